@@ -1,0 +1,327 @@
+"""The command line: commands parse, call and print. Heavy modules are imported when needed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ablate import __version__
+
+if TYPE_CHECKING:
+    from ablate.engine import Progress
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+PACKAGE = Path(__file__).parent
+# In a wheel recipes lie inside the package, in a checkout beside it.
+RECIPES = next(p for p in (PACKAGE / "recipes", PACKAGE.parent / "recipes") if p.is_dir())
+
+
+class Exit(click.ClickException):
+    """A message to the user and an exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def show(self, file: Any = None) -> None:
+        click.echo(self.message, err=True)
+        sys.exit(self.code)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Known errors become a message and an exit code; unknown ones keep their traceback."""
+    from ablate.recipe import RecipeError
+
+    try:
+        yield
+    except RecipeError as error:
+        count = len(error.problems)
+        raise Exit(f"{error}\n{count} problem{'s' * (count != 1)}", WRONG) from None
+    except OSError as error:
+        raise Exit(
+            f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), WRONG
+        ) from error
+
+
+@contextmanager
+def _model_told() -> Iterator[None]:
+    from ablate.pipeline import ModelError
+
+    try:
+        with _told():
+            yield
+    except ModelError as error:
+        raise Exit(str(error), WRONG) from None
+
+
+def _overrides(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    import yaml
+
+    found: dict[str, Any] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"`{item}` is not key=value, as in sampling.width=256")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise click.BadParameter(f"`{value}` is not valid YAML") from error
+    return found
+
+
+def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What all commands that read a recipe take."""
+    command = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_overrides,
+        help="Replace a value of the recipe, as in --set sampling.num_inference_steps=5.",
+    )(command)  # fmt: skip
+    command = click.option("--model", help="`bundled`, a hub id, or a folder.")(command)
+    return click.argument("recipe", type=click.Path(path_type=Path))(command)
+
+
+def _found(recipe: Path) -> Path:
+    """The recipe file, or the one of that name among the recipes that come along."""
+    named = RECIPES / f"{recipe.name.removesuffix('.yaml')}.yaml"
+    if recipe.exists() or recipe.parent != Path() or not named.exists():
+        return recipe
+    return named
+
+
+def _with(overrides: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return overrides | {key: value for key, value in options.items() if value is not None}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ablate")
+def main() -> None:
+    """A lab for taking a text-to-image diffusion network apart."""
+
+
+@main.command()
+@_recipe_options
+@click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
+@click.option("--dtype", help="`float32`, `float16`, `bfloat16`. Default: `auto`.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images made at once.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: outputs/<recipe name>.")
+@click.option("--limit", type=click.IntRange(min=1), help="Make only the first so many cells.")
+@click.option("--fresh", is_flag=True, help="Make finished cells again.")
+def run(
+    recipe: Path,
+    overrides: dict[str, Any],
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    batch_size: int | None,
+    out: Path | None,
+    limit: int | None,
+    fresh: bool,
+) -> None:
+    """Run a recipe: make its images, its table and its contact sheet.
+
+    Run it again to resume: finished cells are never made twice.
+    """
+    from ablate import lab
+
+    _quieten()
+    with _model_told():
+        loaded = lab.load(_found(recipe), _with(overrides, model=model, dtype=dtype))
+        reporter = _Reporter()
+        result = lab.run(
+            loaded,
+            out,
+            device=device,
+            batch_size=batch_size,
+            limit=limit,
+            fresh=fresh,
+            on_progress=reporter,
+        )
+    reporter.close()
+    summary = result.summary
+    _report_quiet(summary.quiet)
+    if summary.not_finite:
+        click.echo(f"{summary.not_finite} cells hold NaN or infinity; they are drawn as such")
+    click.echo(
+        f"{summary.computed} cells computed, {summary.reused} reused, of {summary.total},"
+        f" in {_clock(summary.seconds)}"
+    )
+    pages = sorted(result.store.folder.glob("sheet*.png"))
+    for page in pages:
+        click.echo(str(page))
+    if summary.interrupted:
+        raise Exit("interrupted; run the same command again to go on", INTERRUPTED)
+
+
+def _report_quiet(quiet: dict[str, str]) -> None:
+    for what, meaning in (
+        ("never ran", "never ran while sampling"),
+        ("unchanged", "were edited but not changed: their edit leaves them as they are"),
+    ):
+        paths = [path for path, found in quiet.items() if found == what]
+        if paths:
+            some = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+            click.echo(f"{len(paths)} modules {meaning}: {some}")
+
+
+@main.command()
+@_recipe_options
+def check(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
+    """Say whether a recipe is right, without running it."""
+    from ablate import lab
+
+    with _model_told():
+        lab.load(_found(recipe), _with(overrides, model=model))
+    click.echo(f"{recipe}: right")
+
+
+@main.command()
+@_recipe_options
+def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
+    """Print what a recipe comes to: axes, variants, cells, and an estimate."""
+    from ablate import lab
+    from ablate.pipeline import estimate
+
+    with _model_told():
+        loaded = lab.load(_found(recipe), _with(overrides, model=model))
+        planned = lab.resolve(loaded)
+        effort = estimate(loaded.model, loaded.revision)
+    total = sum(m.parameters for m in planned.catalog)
+    click.echo(f"{loaded.name}: {loaded.about}" if loaded.about else loaded.name)
+    click.echo(f"model     {loaded.model}: {len(planned.catalog)} modules, {total:,} parameters")
+    for axis in planned.axes:
+        shown = ", ".join(axis.labels[:4])
+        shown += f", ... {axis.labels[-1]}" if len(axis.labels) > 4 else ""
+        click.echo(f"axis      {axis.name}: {len(axis.values)} ({shown})")
+    images = len(planned.distinct())
+    click.echo(f"variants  {len(planned.variants)}")
+    click.echo(f"cells     {len(planned.cells)}, {images} different images")
+    rows = planned.denoiser_rows
+    seconds = rows * effort.flops / effort.rate
+    click.echo(
+        f"estimate  {rows:,} denoiser rows of {effort.flops / 1e9:,.1f} GFLOP;"
+        f" roughly {_clock(seconds)} on this {effort.device}"
+    )
+
+
+@main.command()
+@click.argument("model", default="bundled")
+@click.option("--select", metavar="SELECTOR", help="Only these, as in --select role=resnet.")
+@click.option("--component", help="Another part than the denoiser, as in `text_encoder`.")
+@click.option("--revision", help="Of a hub model.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list.")
+def modules(
+    model: str, select: str | None, component: str | None, revision: str | None, as_json: bool
+) -> None:
+    """List the modules of a model's denoiser, from its configuration alone."""
+    from dataclasses import asdict
+
+    from ablate.catalog import SelectorError
+    from ablate.catalog import select as select_modules
+    from ablate.pipeline import load_catalog
+
+    with _model_told():
+        found = load_catalog(model, component, revision)
+        try:
+            found = select_modules(select, found) if select else found
+        except SelectorError as error:
+            raise Exit(f"--select: {error}", WRONG) from None
+    if as_json:
+        click.echo(json.dumps([asdict(m) for m in found], indent=1))
+        return
+    heads = ("#", "path", "kind", "stage", "role", "parameters")
+    rows = [(str(m.number), m.path, m.kind, m.stage, m.role, f"{m.parameters:,}") for m in found]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        cells = [c.rjust(w) if i in (0, 5) else c.ljust(w)
+                 for i, (c, w) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
+        click.echo("  ".join(cells).rstrip())
+    click.echo(f"{len(found)} modules, {sum(m.parameters for m in found):,} parameters")
+
+
+@main.command()
+def recipes() -> None:
+    """List the recipes that come along; `ablate run NAME` runs one."""
+    from ablate.recipe import read
+
+    for file in sorted(RECIPES.glob("*.yaml")):
+        recipe = read(file).get()
+        click.echo(f"{file.stem:26} {recipe.about}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--rows", multiple=True, metavar="AXIS", help="Axes of the rows.")
+@click.option("--columns", multiple=True, metavar="AXIS", help="Axes of the columns.")
+def sheet(run: Path, rows: tuple[str, ...], columns: tuple[str, ...]) -> None:
+    """Draw the contact sheet of a run again, perhaps laid out differently."""
+    from ablate import sheets
+    from ablate.store import Run, StoreError
+
+    with _told():
+        try:
+            pages = sheets.save(Run(run), rows=list(rows) or None, columns=list(columns) or None)
+        except (StoreError, sheets.SheetError) as error:
+            raise Exit(str(error), WRONG) from None
+    for page in pages:
+        click.echo(str(page))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from ablate.schema import schema as made
+
+    click.echo(json.dumps(made(), indent=2))
+
+
+# ---------------------------------------------------------------- progress
+
+
+class _Reporter:
+    """A bar with an ETA in a terminal; a plain line every few seconds in a log."""
+
+    EVERY = 5.0  # seconds between lines in a log
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.last = 0.0
+        self.wrote = False
+
+    def __call__(self, now: Progress) -> None:
+        left = f", {_clock(now.left)} left"
+        count = f"{now.done}/{now.total} cells"
+        if self.terminal:
+            width = 28
+            full = round(width * now.done / now.total)
+            bar = "█" * full + "·" * (width - full)
+            click.echo(f"\r\x1b[K{bar} {count}, {_clock(now.seconds)}{left}", err=True, nl=False)
+            self.wrote = True
+        elif now.done == now.total or time.monotonic() - self.last >= self.EVERY:
+            self.last = time.monotonic()
+            click.echo(f"{count} ({now.computed} computed), {_clock(now.seconds)}{left}", err=True)
+
+    def close(self) -> None:
+        if self.wrote:
+            click.echo("", err=True)
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def _quieten() -> None:
+    """Libraries' advice to their own users is not for ours."""
+    logging.getLogger("diffusers").setLevel(logging.ERROR)

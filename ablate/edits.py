@@ -1,0 +1,197 @@
+"""Variants applied to a network: in place, with exact restore.
+
+    with applied(network, Variant("no middle", (Edit.on(network, "zero", "mid_block.*"),))):
+        ...  # the network is edited here, and bit for bit as before afterwards
+
+Works on any `torch.nn.Module`. Memory: a copy of the touched tensors, for as long as they are
+edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablate import ops
+from ablate.catalog import Selector, catalog, select
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One op on some modules. `params`: `weight` or `bias` narrows it; None is all parameters."""
+
+    op: str
+    modules: tuple[str, ...]
+    strength: float | None = None
+    params: str | None = None
+    distribution: str | None = None
+
+    @classmethod
+    def on(
+        cls,
+        network: nn.Module,
+        op: str,
+        selector: Selector,
+        strength: float | None = None,
+        *,
+        params: str | None = None,
+        distribution: str | None = None,
+    ) -> Edit:
+        """An edit on the modules of `network` that a selector names (`ablate.catalog.select`)."""
+        paths = tuple(m.path for m in select(selector, catalog(network)))
+        return cls(op, paths, strength, params, distribution)
+
+    def __post_init__(self) -> None:
+        if self.op not in ops.OPS:
+            raise ValueError(f"there is no op `{self.op}`; known: {', '.join(sorted(ops.OPS))}")
+        needed = ops.OPS[self.op].strength
+        if (self.strength is None) != (needed is None):
+            takes = f"needs a strength, `{needed}`" if needed else "takes no strength"
+            raise ValueError(f"`{self.op}` {takes}")
+
+    @property
+    def is_random(self) -> bool:
+        return ops.OPS[self.op].draws is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain objects for a cell's PNG; what is not set is left out."""
+        given = {k: v for k, v in asdict(self).items() if v is not None}
+        given["modules"] = list(self.modules)
+        if self.strength is not None:
+            given[str(ops.OPS[self.op].strength)] = given.pop("strength")
+        return given
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named set of edits, applied in order; without edits it is the baseline.
+
+    `perturbation_seed`: what all random draws of the variant start from.
+    """
+
+    name: str
+    edits: tuple[Edit, ...] = ()
+    perturbation_seed: int = 0
+
+    @property
+    def is_baseline(self) -> bool:
+        return not self.edits
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Paths of all modules that are edited, each once."""
+        return tuple(dict.fromkeys(path for edit in self.edits for path in edit.modules))
+
+    def identity(self) -> dict[str, Any]:
+        """What of a variant determines an image."""
+        found: dict[str, Any] = {"edits": [edit.as_json() for edit in self.edits]}
+        if any(edit.is_random for edit in self.edits):
+            found["perturbation_seed"] = self.perturbation_seed
+        return found
+
+
+@dataclass(frozen=True)
+class Touched:
+    """A parameter that a variant edits, and the edits that apply to it, in order."""
+
+    module: str
+    name: str
+    parameter: nn.Parameter
+    edits: tuple[Edit, ...]
+
+
+def touched(network: nn.Module, variant: Variant) -> Iterator[Touched]:
+    """All parameters that a variant edits. A tensor that two modules share is given once.
+
+    Raises `ValueError` for a module path that the network does not have.
+    """
+    seen: set[int] = set()
+    modules = dict(network.named_modules())
+    by_module: dict[str, list[Edit]] = {}
+    for edit in variant.edits:
+        for path in edit.modules:
+            by_module.setdefault(path, []).append(edit)
+    for path, applying in by_module.items():
+        if path not in modules:
+            raise ValueError(f"variant `{variant.name}`: the network has no module `{path}`")
+        for name, parameter in modules[path].named_parameters(recurse=False):
+            chosen = tuple(e for e in applying if e.params in (None, name))
+            if chosen and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield Touched(path, name, parameter, chosen)
+
+
+@torch.no_grad()
+def edited(item: Touched, untouched: Tensor, perturbation_seed: int) -> Tensor:
+    """The weights of one parameter after its edits; `untouched`: as loaded, left as it is."""
+    tensor = untouched
+    for edit in item.edits:
+        tensor = ops.apply(
+            ops.OPS[edit.op],
+            tensor,
+            untouched,
+            strength=edit.strength,
+            seed=perturbation_seed,
+            module=item.module,
+            parameter=item.name,
+            distribution=edit.distribution,
+        )
+    return tensor
+
+
+@contextmanager
+def applied(network: nn.Module, variant: Variant) -> Iterator[set[str]]:
+    """Edit a network in place; afterwards every tensor is bit-identical to what it was.
+
+    Yields the paths of the modules in which at least one number changed. Restores after errors
+    and interruptions too.
+    """
+    saved: list[tuple[Tensor, Tensor]] = []
+    changed: set[str] = set()
+    try:
+        with torch.no_grad():
+            for item in touched(network, variant):
+                weights = item.parameter.data
+                untouched = weights.clone()
+                saved.append((weights, untouched))
+                weights.copy_(edited(item, untouched, variant.perturbation_seed))
+                if not torch.equal(weights, untouched):
+                    changed.add(item.module)
+        yield changed
+    finally:
+        _restore(saved)
+
+
+def _restore(saved: list[tuple[Tensor, Tensor]]) -> None:
+    interrupted: KeyboardInterrupt | None = None
+    while saved:
+        try:
+            with torch.no_grad():
+                saved[-1][0].copy_(saved[-1][1])
+            saved.pop()
+        except KeyboardInterrupt as error:  # restore first, stop then
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+
+
+@contextmanager
+def watched(network: nn.Module, paths: tuple[str, ...]) -> Iterator[set[str]]:
+    """Yields a set that fills with those of the module paths that run."""
+    ran: set[str] = set()
+    modules = dict(network.named_modules())
+    handles = []
+    try:
+        for path in paths:
+            handles.append(
+                modules[path].register_forward_pre_hook(lambda _m, _a, path=path: ran.add(path))
+            )
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()

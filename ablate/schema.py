@@ -1,0 +1,117 @@
+"""The JSON Schema of recipes, made from the tables that reading them uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ablate.ops import DISTRIBUTIONS, OPS
+from ablate.recipe import DTYPES, GROUPINGS, ORDERS, SAMPLING, VERSION
+
+_TEXT = {"type": "string"}
+_WHOLE = {"type": "integer", "minimum": 0}
+_NUMBER = {"type": "number"}
+_REF = {"type": "string", "pattern": r"^\$[A-Za-z_]\w*$"}
+_SELECTOR = {"$ref": "#/$defs/selector"}
+_NUMBERS = {
+    "values": {"type": "array", "minItems": 1, "uniqueItems": True},
+    "range": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
+    "linspace": {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3},
+    "geomspace": {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3},
+}
+
+
+def schema() -> dict[str, Any]:
+    """The schema, draft 2020-12. What refers to axes or to a network it cannot check."""
+    sampling = dict.fromkeys(SAMPLING, _TEXT) | {
+        "num_inference_steps": {"type": "integer", "minimum": 1},
+        "guidance_scale": _NUMBER,
+        "width": {"type": "integer", "minimum": 8, "multipleOf": 8},
+        "height": {"type": "integer", "minimum": 8, "multipleOf": 8},
+    }
+    names = {"type": "array", "items": _TEXT}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "ablate recipe",
+        **_mapping(
+            {
+                "version": {"const": VERSION},
+                "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+                "about": _TEXT,
+                "model": _TEXT,
+                "revision": _TEXT,
+                "component": _TEXT,
+                "dtype": {"enum": list(DTYPES)},
+                "prompts": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
+                "seeds": {"type": "array", "items": _WHOLE, "minItems": 1, "uniqueItems": True},
+                "perturbation_seed": _WHOLE,
+                "sampling": _mapping(sampling),
+                "axes": {"type": "object", "additionalProperties": _axis()},
+                "zip": {"anyOf": [names, {"type": "array", "items": names}]},
+                "edits": {"type": "array", "items": {"oneOf": [_edit(name) for name in OPS]}},
+                "sheet": _mapping(
+{"rows": {"anyOf": [_TEXT, names]}, "columns": {"anyOf": [_TEXT, names]}}),
+            },
+            required=("version", "name"),
+        ),
+        "$defs": {
+            "selector": {
+                "anyOf": [
+                    {"type": "string", "minLength": 1},
+                    {"type": "array", "items": _SELECTOR, "minItems": 1},
+                    _mapping({"not": _SELECTOR}, required=("not",)),
+                    _mapping({"sample": _mapping(
+                        {"of": _SELECTOR, "count": {"type": "integer", "minimum": 1},
+                         "seed": {"type": "integer"}}, required=("of", "count"))},
+                        required=("sample",)),
+                ]
+            }
+        },
+    }  # fmt: skip
+
+
+def _mapping(properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _axis() -> dict[str, Any]:
+    group = {"modules": _SELECTOR, "by": {"enum": list(GROUPINGS)}}
+    counts = [_with_step(form) for form in _NUMBERS] + [{"type": "array", "items": _WHOLE}]
+    cumulative = {
+        "modules": _SELECTOR,
+        "order": {"enum": list(ORDERS)},
+        "seed": {"anyOf": [_WHOLE, _REF]},
+        "counts": {"anyOf": counts},
+        "run": _TEXT,
+    }
+    return {
+        "oneOf": [
+            *(_with_step(form) for form in _NUMBERS),
+            _mapping({"each": _SELECTOR}, required=("each",)),
+            _mapping({"group": _mapping(group)}, required=("group",)),
+            _mapping({"cumulative": _mapping(cumulative)}, required=("cumulative",)),
+        ]
+    }
+
+
+def _with_step(form: str) -> dict[str, Any]:
+    if form == "range":
+        return _mapping({form: _NUMBERS[form], "step": _NUMBER}, required=(form, "step"))
+    return _mapping({form: _NUMBERS[form]}, required=(form,))
+
+
+def _edit(name: str) -> dict[str, Any]:
+    op = OPS[name]
+    settings: dict[str, Any] = {"modules": _SELECTOR, "params": {"enum": ["weight", "bias"]}}
+    required = ["modules"]
+    if op.strength:
+        settings[op.strength] = {"anyOf": [_NUMBER, _REF]}
+        required.append(op.strength)
+    if op.has_distribution:
+        settings["distribution"] = {"anyOf": [{"enum": list(DISTRIBUTIONS)}, _REF]}
+    body = _mapping(settings, required=tuple(required)) | {"description": op.about}
+    return _mapping({name: body}, required=(name,))

@@ -1,0 +1,207 @@
+"""A run on disk: one self-describing PNG a cell, written whole or not at all.
+
+    outputs/<name>/
+      recipe.yaml      as given
+      run.json         what was resolved: versions, model, device, axes, and the cells in plan order
+      cells/<key>.png  key = digest of everything that determines the image
+      drift.csv, sheet.png ...
+
+A PNG carries its own meaning in two text chunks: `parameters`, in the layout common among image
+generators, and `ablate`, the full cell as JSON. `run.json` holds the order of the cells and which
+axis values led to each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+FORMAT = 1  # of the run folder; raised when an older reader would misread it
+
+
+class StoreError(Exception):
+    """A run folder that cannot be read or used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of the sweep as it was run: its values in order and how each is written."""
+
+    name: str
+    values: tuple[Any, ...]
+    labels: tuple[str, ...]
+
+    def label(self, value: Any) -> str:
+        """How a value of this axis is written on sheets."""
+        return self.labels[self.values.index(value)]
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """One cell of a run: where its image lies and what it stands for.
+
+    `axes` maps axis names to values; it is empty for a baseline that the run added by itself.
+    """
+
+    key: str
+    path: Path
+    variant: str
+    prompt: str
+    seed: int
+    axes: Mapping[str, Any]
+    baseline: str  # key of the baseline of this cell's own condition
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.key == self.baseline
+
+    @property
+    def done(self) -> bool:
+        return self.path.exists()
+
+    def image(self) -> Image.Image:
+        """The finished image, RGB."""
+        with Image.open(self.path) as image:
+            return image.convert("RGB")
+
+    def record(self) -> dict[str, Any]:
+        """The full cell as its PNG tells it."""
+        return read_record(self.path)
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """Digest of everything that determines an image, as 32 hexadecimal digits."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The `ablate` chunk of a cell's PNG.
+
+    Raises `StoreError` when the file is no PNG or carries no such chunk.
+    """
+    try:
+        with Image.open(path) as image:
+            text = getattr(image, "text", {}).get("ablate")
+    except OSError as error:
+        raise StoreError(f"{path}: not a readable image ({error})") from error
+    if text is None:
+        raise StoreError(f"{path}: this image was not made by ablate: it has no `ablate` chunk")
+    record: dict[str, Any] = json.loads(text)
+    return record
+
+
+def parameters_text(record: Mapping[str, Any]) -> str:
+    """The `parameters` chunk: prompt, negative prompt, and settings, as image generators write."""
+    condition = record["condition"]
+    sampling = condition["sampling"]
+    lines = [condition["prompt"]]
+    if sampling.get("negative_prompt"):
+        lines.append(f"Negative prompt: {sampling['negative_prompt']}")
+    settings = {
+        "Steps": sampling["num_inference_steps"],
+        "Sampler": sampling["scheduler"],
+        "CFG scale": sampling["guidance_scale"],
+        "Seed": condition["seed"],
+        "Size": f"{record['size'][0]}x{record['size'][1]}",
+        "Model": record["model"]["id"],
+        "Variant": record["variant"],
+    }
+    quoted = (f"{k}: {json.dumps(v) if ',' in str(v) else v}" for k, v in settings.items())
+    lines.append(", ".join(quoted))
+    return "\n".join(lines)
+
+
+class Run:
+    """A run folder. Nothing is created before the first write."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    # ------------------------------------------------------------ cells
+
+    def path(self, key: str) -> Path:
+        return self.folder / "cells" / f"{key}.png"
+
+    def has(self, key: str) -> bool:
+        return self.path(key).exists()
+
+    def write_cell(self, key: str, image: Image.Image, record: Mapping[str, Any]) -> Path:
+        """Write a finished cell; a reader sees all of it or nothing."""
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text("parameters", parameters_text(record))
+        chunks.add_text("ablate", json.dumps(record, sort_keys=True))
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        image.save(temporary, format="PNG", pnginfo=chunks)
+        temporary.replace(path)
+        return path
+
+    def sweep_temporaries(self) -> None:
+        """Remove what a killed process left half-written."""
+        for leftover in self.folder.glob("**/*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------ files beside the cells
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file of the run whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
+        temporary = _temporary(path)
+        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.replace(path)
+        return path
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        self.write_text("run.json", json.dumps({"format": FORMAT, **manifest}, indent=1) + "\n")
+
+    def manifest(self) -> dict[str, Any]:
+        """`run.json`. Raises `StoreError` when there is none or it cannot be read."""
+        path = self.folder / "run.json"
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StoreError(f"{self.folder} is not a run: it has no run.json") from None
+        except ValueError as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        if manifest.get("format") != FORMAT:
+            raise StoreError(
+                f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+            )
+        return manifest
+
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of the sweep, in recipe order; `prompt` and `seed` are among them."""
+        return tuple(
+            Axis(a["name"], tuple(a["values"]), tuple(a["labels"])) for a in self.manifest()["axes"]
+        )
+
+    def cells(self) -> Iterator[StoredCell]:
+        """All planned cells in plan order, finished or not (`StoredCell.done`)."""
+        for cell in self.manifest()["cells"]:
+            yield StoredCell(
+                key=cell["key"],
+                path=self.path(cell["key"]),
+                variant=cell["variant"],
+                prompt=cell["prompt"],
+                seed=cell["seed"],
+                axes=cell["axes"],
+                baseline=cell["baseline"],
+            )
+
+
+def _temporary(path: Path) -> Path:
+    # The process number keeps processes apart that write into one run.
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
