@@ -52,13 +52,13 @@ ROLES = tuple(
         (r"(^|\.)(\w*norm\w*)$|(^|\.)norm\d?_?\w*(\.|$)|_norm(\.|$)|layer_norm\d?$", "norm"),
         (r"attn2(\.|$)|cross_attn", "cross_attention"),
         (r"attn1(\.|$)|self_attn|\.attn(\.|$)|attentions\.\d+\.to_", "self_attention"),
-        (r"(^|\.)(ff|mlp|ff_context)(\.|$)", "feed_forward"),
-        (r"proj_in|proj_out$", "projection"),
+        (r"(^|\.)(ff|mlp|ff_context|proj_mlp)(\.|$)", "feed_forward"),
+        (r"\.proj_in|\.proj_out$|quant_conv$", "projection"),
         (r"downsamplers", "downsample"),
         (r"upsamplers", "upsample"),
         (r"resnets", "resnet"),
         (r"^(\w+\.)?(conv_in|pos_embed|x_embedder|patch_embed\w*)(\.|$)", "input"),
-        (r"^(\w+\.)?(conv_out)(\.|$)", "output"),
+        (r"^(\w+\.)?(conv_out|proj_out)(\.|$)", "output"),
         (r"embed", "embedding"),
     )
 )

@@ -150,9 +150,9 @@ def run(
     summary = result.summary
     _report_quiet(summary.quiet)
     if summary.not_finite:
-        click.echo(f"{summary.not_finite} cells hold NaN or infinity; they are drawn as such")
+        click.echo(f"{summary.not_finite} images hold NaN or infinity; they are drawn as such")
     click.echo(
-        f"{summary.computed} cells computed, {summary.reused} reused, of {summary.total},"
+        f"{summary.computed} images computed, {summary.reused} reused, of {summary.total},"
         f" in {_clock(summary.seconds)}"
     )
     pages = sorted(result.store.folder.glob("sheet*.png"))
@@ -299,7 +299,7 @@ class _Reporter:
 
     def __call__(self, now: Progress) -> None:
         left = f", {_clock(now.left)} left"
-        count = f"{now.done}/{now.total} cells"
+        count = f"{now.done}/{now.total} images"
         if self.terminal:
             width = 28
             full = round(width * now.done / now.total)

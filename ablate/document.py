@@ -29,11 +29,16 @@ class Problem:
         return ": ".join(p for p in (place, self.key, self.message) if p)
 
 
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems in the order of the file, each once."""
+    return tuple(dict.fromkeys(sorted(problems, key=lambda p: p.line or 0)))
+
+
 class DocumentError(ValueError):
     """A document that is wrong; `problems` are all of its mistakes, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda p: p.line or 0))
+        self.problems = in_order(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
 
@@ -60,25 +65,29 @@ class Document:
     # ------------------------------------------------------------ text to plain objects
 
     def load(self, text: str) -> Any:
-        loader = _Loader(text)
+        """Plain objects; None, and a problem, when the text is not YAML."""
         try:
+            loader = _Loader(text)
             node = loader.get_single_node()
             return {} if node is None else self._plain(loader, node, ())
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            what = getattr(error, "problem", None) or str(error)
-            line = mark.line + 1 if mark else None
-            self.problems.append(Problem(f"not valid YAML: {what}", "", self.file, line))
-            return None
-        finally:
-            loader.dispose()
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            what = f"the character #x{error.character:04x} may not stand in it"
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            what = error.problem or str(error)
+        except RecursionError:
+            line, what = 1, "an alias stands within what it stands for"
+        self.problems.append(Problem(f"not valid YAML: {what}", "", self.file, line))
+        return None
 
     def _plain(self, loader: _Loader, node: yaml.Node, path: KeyPath) -> Any:
         self.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             found: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                key = str(loader.construct_object(key_node, deep=True))
+                # As written: `on` is no truth value and 1 no number when they name something.
+                key = str(key_node.value if isinstance(key_node, yaml.ScalarNode) else "[...]")
                 line = key_node.start_mark.line + 1
                 if key in found:
                     first = self.lines[(*path, key)]
@@ -96,6 +105,9 @@ class Document:
         return loader.construct_object(node, deep=True)
 
     def override(self, data: Any, key: str, value: Any) -> None:
+        """Put a value in the place that a dotted key names; numbers count from 0 in lists."""
+        if data is None:
+            return
         *parents, last = key.split(".")
         path: KeyPath = ()
         place = data
@@ -120,6 +132,7 @@ class Document:
     # ------------------------------------------------------------ reporting
 
     def at(self, path: KeyPath, message: str = "") -> Problem:
+        """A problem with the place where a key, or the nearest above it, stands."""
         if any(path[: len(o)] == o for o in self.overridden):
             return Problem(message, f"--set {written(path)}")
         line = next((self.lines[path[:n]] for n in range(len(path), -1, -1)
@@ -127,11 +140,13 @@ class Document:
         return Problem(message, written(path), self.file, line)
 
     def wrong(self, path: KeyPath, message: str) -> None:
+        """Note a mistake."""
         self.problems.append(self.at(path, message))
 
     # ------------------------------------------------------------ types
 
     def mapping(self, value: Any, path: KeyPath, known: Sequence[str]) -> dict[str, Any]:
+        """A mapping of none but known keys; an empty one, and a problem, when it is none."""
         if not isinstance(value, dict):
             self.wrong(path, f"must be a mapping with {', '.join(known)}, not {kind_of(value)}")
             return {}
@@ -154,9 +169,12 @@ class Document:
         return least
 
     def number(self, value: Any, path: KeyPath) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return value
-        self.wrong(path, f"must be a number, not {kind_of(value)}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if math.isfinite(value):
+                return value
+            self.wrong(path, f"must be a finite number, not {kind_of(value)}")
+        else:
+            self.wrong(path, f"must be a number, not {kind_of(value)}")
         return 0.0
 
     def choice(self, value: Any, path: KeyPath, known: Sequence[str]) -> str:
@@ -169,12 +187,12 @@ class Document:
     def items(self, value: Any, path: KeyPath, what: str) -> list[Any]:
         if isinstance(value, list) and value:
             return value
-        empty = isinstance(value, list)
-        self.wrong(path, f"must be a list of {what}, not {'empty' if empty else kind_of(value)}")
+        self.wrong(path, f"must be a list of {what}, not {kind_of(value)}")
         return []
 
 
 def written(path: KeyPath) -> str:
+    """`edits[0].scale.factor`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -182,9 +200,14 @@ def written(path: KeyPath) -> str:
 
 
 def kind_of(value: Any) -> str:
+    """What a value is, for the end of "must be ..., not"."""
     match value:
         case None:
-            return "empty"
+            return "nothing"
+        case "":
+            return "empty text"
+        case []:
+            return "an empty list"
         case bool():
             return f"`{str(value).lower()}`"
         case str() | int() | float():

@@ -58,6 +58,12 @@ class Edit:
     def is_random(self) -> bool:
         return ops.OPS[self.op].draws is not None
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether its strength is the one that leaves every bit as it is."""
+        neutral = ops.OPS[self.op].neutral
+        return neutral is not None and self.strength == neutral
+
     def as_json(self) -> dict[str, Any]:
         """Plain objects for a cell's PNG; what is not set is left out."""
         given = {k: v for k, v in asdict(self).items() if v is not None}

@@ -1,14 +1,13 @@
 """A page of pictures with labels: type, tables and grids of tiles, and paper to put them on.
 
-Knows nothing of runs: `pages` takes blocks of tiles and the words around them. All lengths are
-pixels.
+Knows nothing of runs: `pages` takes blocks of tiles and the words around. Lengths are pixels.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+MAX_SIDE = 16_000  # viewers and printers stumble beyond this
 MAX_PIXELS = 89_000_000  # a page; Pillow warns of a decompression bomb above 89.5 million
 PAPER = math.sqrt(2)  # width : height that free layouts aim at, A4 to A0 on its side
 WIDEST = 40  # rows of a table in one piece, and columns that are chosen when nobody asked
@@ -79,24 +79,18 @@ class Words:
     facts: Sequence[str]
 
 
-def pages(
-    words: Words, style: Style, blocks: Sequence[Block], *, flowing: bool
-) -> Iterator[Image.Image]:
-    """As many pages as hold all blocks, RGB. `flowing`: a block's one line may be folded."""
-    yield from _paint(words, style, _arrange(blocks, style, flowing))
-
-
 # ------------------------------------------------------------ type
 
 
 def clean(text: str) -> str:
     """One line of what the font can draw; any other character becomes a box."""
     line = " ".join(text.split())
-    return "".join(c if c == " " or font(20).getmask(c).getbbox() else "□" for c in line)
+    return "".join(c if c == " " or typeface(20).getmask(c).getbbox() else "□" for c in line)
 
 
 @cache
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def typeface(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Inter, of so many pixels."""
     file = Path(__file__).parent / "fonts" / f"Inter-{'SemiBold' if bold else 'Regular'}.otf"
     # The basic layout engine is part of every Pillow, so that sheets look alike everywhere.
     return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
@@ -112,28 +106,26 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int = 99) 
 
     What still does not fit is elided: in the middle of a path, at the end of prose.
     """
-    words = _words(text)
+    words = _breakable(text)
     lines = _fill(words, font, width)
     cut = len(words) if " " in text else (len(words) + 1) // 2
     before, after = words[:cut], words[cut:]
     while len(lines) > most and before:
-        if len(before) >= len(after):
-            before = before[:-1]
-        else:
-            after = after[1:]
+        longer = len(before) >= len(after)
+        before, after = (before[:-1], after) if longer else (before, after[1:])
         lines = _fill([*before[:-1], "".join(before[-1:]).rstrip() + "…", *after], font, width)
     return lines[:most]
 
 
-def _words(text: str) -> list[str]:
+def _breakable(text: str) -> list[str]:
     """Where a line may break: after spaces, and before the next name of a module path."""
     return re.split(r"(?<=\s)|(?<=[./])(?=[^\d\s])", text)
 
 
 def _fits(label: Label, size: int, width: float) -> bool:
     """Whether four lines hold it, no word torn."""
-    words = (word.rstrip() for text, _ in label for word in _words(text))
-    whole = all(font(size).getlength(word) <= width for word in words)
+    words = (word.rstrip() for text, _ in label for word in _breakable(text))
+    whole = all(typeface(size).getlength(word) <= width for word in words)
     return whole and len(_set(label, size, width, 5)) <= 4
 
 
@@ -156,7 +148,7 @@ def _set(label: Label, size: int, width: float, most: int) -> Label:
     """The lines of a label. Of a broken module path the last line, the leaf, is the strongest."""
     lines: Label = ()
     for text, color in label:
-        broken = wrap(text, font(size, color == ACCENT), width, most)
+        broken = wrap(text, typeface(size, color == ACCENT), width, most)
         faint = MUTED if " " not in text else color
         lines += tuple((line, faint) for line in broken[:-1])
         lines += tuple((line, color) for line in broken[-1:])
@@ -167,7 +159,7 @@ def _write(
     draw: ImageDraw.ImageDraw, x: float, y: float, lines: Sequence[tuple[str, Color]], size: int
 ) -> None:
     for i, (line, color) in enumerate(lines):
-        font = font(size, color == ACCENT)
+        font = typeface(size, color == ACCENT)
         draw.text((x, y + i * _lead(size) + size), line, fill=color, font=font, anchor="ls")
 
 
@@ -186,7 +178,6 @@ def _join(facts: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> lis
 # ------------------------------------------------------------ sizes and places on the page
 
 
-
 @dataclass(frozen=True)
 class _Measured:
     block: Block
@@ -203,7 +194,7 @@ def _measure(block: Block, style: Style, text: int) -> _Measured:
     sides = [_set(s, text, _side_room(style), height // lead) for s in block.sides]
     notes: list[Label] = [((block.beside, MUTED),)] if block.beside else []
     longest = max(
-        (font(text, c == ACCENT).getlength(t) for s in sides + notes for t, c in s), default=0
+        (typeface(text, c == ACCENT).getlength(t) for s in sides + notes for t, c in s), default=0
     )
     side = math.ceil(longest) + 16 if longest else 0
     heads = max((len(_set(head, text, room, 4)) for head in block.heads), default=0)
@@ -213,9 +204,8 @@ def _measure(block: Block, style: Style, text: int) -> _Measured:
     for i, line in enumerate(block.tiles):
         captions = max(len(_set(t.caption, text, room, 4)) for t in line if t) if any(line) else 0
         tall = style.gap if i in block.tall_before else 0
-        lines.append(
-            tall + height + (captions * lead + 8 + style.gap // 2 if captions else 0) + style.gap
-        )
+        below = captions * lead + 8 + style.gap // 2 if captions else 0
+        lines.append(tall + height + below + style.gap)
     columns = len(block.tiles[0])
     across = columns * (width + style.gap) - style.gap + len(block.wide_before) * style.gap
     return _Measured(block, text, side, top, lines, side + across)
@@ -229,14 +219,9 @@ def _side_room(style: Style) -> int:
     return max(180, round(1.5 * style.tile[0]))
 
 
-def _arrange(sweep: _Sweep, layout: _Layout, style: Style) -> list[list[_Measured]]:
+def _arrange(whole: Iterable[Block], style: Style, flowing: bool) -> list[list[_Measured]]:
     """Shelves, from top to bottom, of blocks that stand side by side."""
-    blocks = [
-        part
-        for block in _blocks(sweep, layout)
-        for narrow in _narrow(block, style)
-        for part in _shorten(narrow)
-    ]
+    blocks = [part for b in whole for narrow in _narrow(b, style) for part in _shorten(narrow)]
     labels = [label for b in blocks for label in b.heads]
     labels += [tile.caption for b in blocks for line in b.tiles for tile in line if tile]
     text = style.text
@@ -245,25 +230,23 @@ def _arrange(sweep: _Sweep, layout: _Layout, style: Style) -> list[list[_Measure
 
     def shape(columns: int) -> tuple[float, list[list[_Measured]]]:
         """How far from paper the sheet is: with so many blocks, or tiles of one, in a line."""
-        if layout.flowing:
+        if flowing:
             shelves = [[_measure(_fold(block, columns), style, text)] for block in blocks]
         else:
             measured = [_measure(block, style, text) for block in blocks]
             shelves = [measured[i : i + columns] for i in range(0, len(measured), columns)]
         width = max(sum(m.width + 3 * style.gap for m in shelf) for shelf in shelves)
         height = sum(max(m.top + sum(m.lines) for m in shelf) for shelf in shelves)
-        pages = math.ceil(max(height / MAX_SIDE, width * height / MAX_PIXELS))
+        sheets = math.ceil(max(height / MAX_SIDE, width * height / MAX_PIXELS))
         bare = max(1, NARROWEST / width) - 1
         width, height = max(width, NARROWEST), height + width // 10 + 150
         loose = -count % columns / columns if count > columns else 0
         over = 100 * (width > 0.9 * MAX_SIDE)
-        return abs(math.log(width * pages / height / PAPER)) + loose / 4 + bare + over, shelves
+        return abs(math.log(width * sheets / height / PAPER)) + loose / 4 + bare + over, shelves
 
-    count = max(len(b.tiles[0]) for b in blocks) if layout.flowing else len(blocks)
+    count = max(len(b.tiles[0]) for b in blocks) if flowing else len(blocks)
     start = max(1, int(math.sqrt(count) / 2))
-    choices = (
-        range(start, min(count, 4 * start + 12) + 1) if layout.flowing else range(1, count + 1)
-    )
+    choices = range(start, min(count, 4 * start + 12) + 1) if flowing else range(1, count + 1)
     return min((shape(columns) for columns in choices), key=lambda choice: choice[0])[1]
 
 
@@ -328,52 +311,49 @@ def _paginate(shelves: list[tuple[int, list[int]]], room: int, space: int) -> li
             start, left = stop, left - used - space
     return pages
 
+
 # ------------------------------------------------------------ ink
 
 
-def _paint(sweep: _Sweep, style: Style, shelves: list[list[_Measured]]) -> Iterator[Image.Image]:
+def pages(
+    words: Words, blocks: Iterable[Block], style: Style, *, flowing: bool
+) -> Iterator[Image.Image]:
+    """As many pages as hold all blocks, RGB. `flowing`: the one line of a block may be folded."""
+    shelves = _arrange(blocks, style, flowing)
     space = 3 * style.gap
-    content = max(sum(m.width + space for m in shelf) - space for shelf in shelves)
-    content = max(content, NARROWEST)
+    content = max(NARROWEST, *(sum(m.width + space for m in shelf) - space for shelf in shelves))
     margin = min(max(content // 28, 36), 140)
     title, about, small = (
         min(max(content // share, low), high)
         for share, low, high in ((40, 28, 88), (82, 14, 36), (100, 12, 28))
     )
-    manifest = sweep.manifest
-    names = wrap(clean(manifest["name"]), font(title, True), content, 2)
-    abouts = wrap(clean(manifest.get("about") or ""), font(about), min(content, 48 * about), 4)
+    names = wrap(words.name, typeface(title, True), content, 2)
+    abouts = wrap(words.about, typeface(about), min(content, 48 * about), 4)
     header = len(names) * _lead(title) + len(abouts) * _lead(about) + round(1.2 * title)
-    prompts = {clean(place.cell.prompt) for place in sweep.places}
-    prompt = f"“{prompts.pop()}”" if len(prompts) == 1 else ""
-    footer = [(line, INK) for line in wrap(prompt, font(small), content, 3)]
-    facts = _join(_facts(sweep), font(small), content - 6 * small)
+    footer = [(line, INK) for line in wrap(words.prompt, typeface(small), content, 3)]
+    facts = _join(words.facts, typeface(small), content - 6 * small)
     footer += [(line, MUTED) for line in facts]
     foot = round(2 * small) + len(footer) * _lead(small)  # a rule and air above
 
     width = content + 2 * margin
     room = min(MAX_SIDE, MAX_PIXELS // width) - 2 * margin - header - foot
-    heights = [
-        (
-            max(m.top for m in shelf),
-            [max(line) for line in zip_longest(*(m.lines for m in shelf), fillvalue=0)],
-        )
-        for shelf in shelves
-    ]
-    pages = _paginate(heights, room, space)
-    if len(pages) > 1:  # as many pages, evenly filled
+    tops = (max(m.top for m in shelf) for shelf in shelves)
+    rows = (zip_longest(*(m.lines for m in shelf), fillvalue=0) for shelf in shelves)
+    heights = [(top, list(map(max, lines))) for top, lines in zip(tops, rows, strict=True)]
+    parts = _paginate(heights, room, space)
+    if len(parts) > 1:  # as many pages, evenly filled
         even = (room * i // 40 for i in range(1, 41))
         fits = (_paginate(heights, r, space) for r in even)
-        pages = next((p for p in fits if len(p) <= len(pages)), pages)
+        parts = next((p for p in fits if len(p) <= len(parts)), parts)
 
-    for number, pieces in enumerate(pages, 1):
+    for number, pieces in enumerate(parts, 1):
         body = sum(heights[i][0] + sum(heights[i][1][a:b]) for i, a, b in pieces)
         height = 2 * margin + header + body + space * (len(pieces) - 1) + foot
         page = Image.new("RGB", (width, height), PAGE)
         draw = ImageDraw.Draw(page)
         for i, line in enumerate(names):
             y = margin + i * _lead(title) + title
-            draw.text((margin, y), line, fill=INK, font=font(title, True), anchor="ls")
+            draw.text((margin, y), line, fill=INK, font=typeface(title, True), anchor="ls")
         y = margin + len(names) * _lead(title) + title // 4
         _write(draw, margin, y, [(line, MUTED) for line in abouts], about)
         y = margin + header
@@ -381,22 +361,21 @@ def _paint(sweep: _Sweep, style: Style, shelves: list[list[_Measured]]) -> Itera
             top, lines = heights[index]
             x = margin
             for measured in shelves[index]:
-                _paint_block(sweep, style, page, (x, y + top), measured, lines, (start, stop))
+                _paint_block(style, page, (x, y + top), measured, lines, (start, stop))
                 x += measured.width + space
             y += top + sum(lines[start:stop]) + space
         y = height - margin - foot + small
         draw.line((margin, y, width - margin, y), HAIRLINE)
         y += small
         _write(draw, margin, y, footer, small)
-        if len(pages) > 1:
+        if len(parts) > 1:
             y += (len(footer) - 1) * _lead(small) + small
             place = (width - margin, y)
-            draw.text(place, f"{number} / {len(pages)}", MUTED, font(small), anchor="rs")
+            draw.text(place, f"{number} / {len(parts)}", MUTED, typeface(small), anchor="rs")
         yield page
 
 
 def _paint_block(
-    sweep: _Sweep,
     style: Style,
     page: Image.Image,
     origin: tuple[int, int],
@@ -409,7 +388,7 @@ def _paint_block(
     (width, height), lead = style.tile, _lead(text)
     left, y = origin
     if block.title:
-        font = font(round(1.3 * text), True)
+        font = typeface(round(1.3 * text), True)
         (line,) = wrap(block.title, font, measured.width, 1)
         draw.text((left, y - measured.top + 1.3 * text), line, INK, font, anchor="ls")
     if block.beside:
@@ -431,25 +410,21 @@ def _paint_block(
             _write(draw, left, y + inset + (height - len(side) * lead) // 2, side, text)
         for x, tile in zip(columns, block.tiles[i], strict=False):
             if tile:
-                _paint_tile(sweep, style, page, (x, y + inset), tile)
+                _paint_tile(style, page, (x, y + inset), tile)
                 caption = _set(tile.caption, text, _head_room(style), 4)
                 _write(draw, x, y + inset + height + 6, caption, text)
         y += lines[i]
 
 
-def _paint_tile(
-    sweep: _Sweep, style: Style, page: Image.Image, at: tuple[int, int], tile: Tile
-) -> None:
+def _paint_tile(style: Style, page: Image.Image, at: tuple[int, int], tile: Tile) -> None:
     draw, (width, height), (x, y) = ImageDraw.Draw(page), style.tile, at
-    if tile.cell.key in sweep.broken:
+    if tile.broken:
         picture = _nan(width, height)
-    elif tile.cell.key in sweep.sizes:
-        image = tile.cell.image()
+    elif tile.image:
+        image = tile.image()
+        how = Image.Resampling.NEAREST if style.scale >= 1 else Image.Resampling.LANCZOS
         size = (round(image.width * style.scale), round(image.height * style.scale))
-        crisp = style.scale >= 1
-        picture = image.resize(
-            size, Image.Resampling.NEAREST if crisp else Image.Resampling.LANCZOS
-        )
+        picture = image.resize(size, how)
     else:
         picture = Image.new("RGB", (width, height), VACANT)
     x, y = x + (width - picture.width) // 2, y + (height - picture.height) // 2
@@ -467,7 +442,7 @@ def _nan(width: int, height: int) -> Image.Image:
     draw = ImageDraw.Draw(tile)
     for x in range(-height, width, 12):
         draw.line((x, height, x + height, 0), HATCH, width=3)
-    font = font(max(10, width // 7), True)
+    font = typeface(max(10, width // 7), True)
     box = draw.textbbox((width // 2, height // 2), "NaN", font, anchor="mm")
     draw.rectangle((box[0] - 6, box[1] - 6, box[2] + 6, box[3] + 6), fill=DARK)
     draw.text((width // 2, height // 2), "NaN", PAGE, font, anchor="mm")

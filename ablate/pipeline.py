@@ -26,7 +26,13 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,14 +82,14 @@ def _read_config(model: str, name: str, revision: str | None) -> dict[str, Any] 
     else:
         try:
             file = Path(hf_hub_download(model, name, revision=revision))
-        except (LocalEntryNotFoundError, HFValidationError) as error:
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             raise ModelError(
                 f"`{model}` is not in the hub cache and the hub cannot be reached: {error}"
             ) from error
-        except HfHubHTTPError as error:
-            if error.response is not None and error.response.status_code == 404:
-                return None
-            raise ModelError(f"the hub refused `{model}`: {error}") from error
+        except EntryNotFoundError:
+            return None
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise ModelError(f"the hub does not give `{model}`: {error}") from error
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -105,16 +111,21 @@ def load_catalog(
 
 
 def _component_config(model: str, component: str | None, revision: str | None) -> dict[str, Any]:
+    index = _read_config(model, "model_index.json", revision)
+    present = [k for k, v in (index or {}).items() if isinstance(v, list) and v[0]]
     for name in (component,) if component else DENOISERS:
-        config = _read_config(model, f"{name}/config.json", revision)
+        # A hub model's index is asked first: of what it does not name nothing may be cached.
+        config = (
+            _read_config(model, f"{name}/config.json", revision)
+            if index is None or name in present
+            else None
+        )
         if config is not None:
             return config
-    if component is None:  # a folder that is itself a component
+    if component is None and index is None:  # a folder that is itself a component
         config = _read_config(model, "config.json", revision)
         if config is not None:
             return config
-    index = _read_config(model, "model_index.json", revision) or {}
-    present = [k for k, v in index.items() if isinstance(v, list) and v[0]]
     what = f"no component `{component}`" if component else "no denoiser (`unet`, `transformer`)"
     there = f"{did_you_mean(component or '', present)}; it has {', '.join(present)}"
     raise ModelError(f"`{model}` has {what}{there if present else ''}")

@@ -13,19 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ablate.axes import SAMPLING, Axis, Ref, Sampling
 from ablate.catalog import ModuleInfo, Selector, SelectorError, groups, select
 from ablate.document import Problem
 from ablate.edits import Edit, Variant
-from ablate.recipe import (
-    SAMPLING,
-    Axis,
-    Draft,
-    EditSpec,
-    Recipe,
-    RecipeError,
-    Ref,
-    Sampling,
-)
+from ablate.recipe import Draft, EditSpec, Recipe, RecipeError
 
 BASELINE = Variant("baseline")
 
@@ -181,7 +173,7 @@ def _by_drift(axis: Axis, paths: Sequence[str]) -> tuple[str, ...]:
     with file.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     columns = [name for name in (rows[0] if rows else {}) if set(paths) <= {r[name] for r in rows}]
-    if not columns:
+    if not columns or "rmse" not in rows[0]:
         raise RecipeError([Problem(f"{file} does not have every one of these modules by itself",
                                    key)])  # fmt: skip
     drift: dict[str, list[float]] = {}
@@ -227,7 +219,8 @@ def _cell(
     edits = []
     for i, spec in enumerate(recipe.edits):
         edit = _edit(spec, by_name, assignment, catalog, f"edits[{i}].{spec.op}.modules")
-        if edit.modules:
+        # Strength nought is the baseline: such a cell is drawn once and marked as what it is.
+        if edit.modules and not edit.is_neutral:
             edits.append(edit)
     sampling = replace(recipe.sampling, **{k: v for k, v in assignment.items() if k in SAMPLING})
     condition = Condition(assignment["prompt"], assignment["seed"], sampling)

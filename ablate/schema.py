@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ablate.axes import GROUPINGS, ORDERS, SAMPLING
 from ablate.ops import DISTRIBUTIONS, OPS
-from ablate.recipe import DTYPES, GROUPINGS, ORDERS, SAMPLING, VERSION
+from ablate.recipe import DTYPES, VERSION
 
 _TEXT = {"type": "string"}
 _WHOLE = {"type": "integer", "minimum": 0}
@@ -100,7 +101,8 @@ def _axis() -> dict[str, Any]:
 
 def _with_step(form: str) -> dict[str, Any]:
     if form == "range":
-        return _mapping({form: _NUMBERS[form], "step": _NUMBER}, required=(form, "step"))
+        step = _NUMBER | {"not": {"const": 0}}
+        return _mapping({form: _NUMBERS[form], "step": step}, required=(form, "step"))
     return _mapping({form: _NUMBERS[form]}, required=(form,))
 
 

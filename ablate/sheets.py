@@ -10,31 +10,40 @@ printable page. The baseline stands first, framed and named. All lengths are pix
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from ablate.page import (
+    BASELINE,
+    INK,
+    MAX_SIDE,
+    WIDEST,
+    Block,
+    Label,
+    Style,
+    Tile,
+    Words,
+    clean,
+    pages,
+)
 from ablate.store import Axis, Run, StoredCell
 
-@@CONST
+Names = str | Sequence[str] | None  # of axes
+
+
 class SheetError(ValueError):
     """A sheet that cannot be made; the message says why."""
 
 
 def contact_sheet(
-    run: Run,
-    *,
-    rows: str | Sequence[str] | None = None,
-    columns: str | Sequence[str] | None = None,
-    thumbnail: int | None = None,
+    run: Run, *, rows: Names = None, columns: Names = None, thumbnail: int | None = None
 ) -> list[Image.Image]:
     """The pages of a run's contact sheet, RGB.
 
@@ -45,11 +54,7 @@ def contact_sheet(
     return list(_pages(run, rows, columns, thumbnail))
 
 
-def save(
-    run: Run,
-    rows: str | Sequence[str] | None = None,
-    columns: str | Sequence[str] | None = None,
-) -> list[Path]:
+def save(run: Run, rows: Names = None, columns: Names = None) -> list[Path]:
     """Write `sheet.png`, `sheet-2.png` ... into the run and remove those of an earlier sheet."""
     paths: list[Path] = []
     for page in _pages(run, rows, columns, None):
@@ -67,16 +72,11 @@ def save(
     return paths
 
 
-def _pages(
-    run: Run,
-    rows: str | Sequence[str] | None,
-    columns: str | Sequence[str] | None,
-    thumbnail: int | None,
-) -> Iterator[Image.Image]:
+def _pages(run: Run, rows: Names, columns: Names, thumbnail: int | None) -> Iterator[Image.Image]:
     sweep = _read(run)
     layout = _layout(sweep, _names(rows), _names(columns))
     style = _style(sweep, thumbnail)
-    yield from _paint(sweep, style, _arrange(sweep, layout, style))
+    yield from pages(_words(sweep), _blocks(sweep, layout), style, flowing=layout.flowing)
 
 
 # ------------------------------------------------------------ the run, seen from its axes
@@ -97,17 +97,18 @@ class _Sweep:
     places: list[_Place]
     added: Mapping[str, StoredCell]  # by key: baselines that no value of the axes leads to
     sizes: Mapping[str, tuple[int, int]]  # by key, of finished cells
-    broken: frozenset[str]  # keys of cells that met NaN or infinity
+    broken: Set[str]  # keys of cells that met NaN or infinity
     labels: Mapping[str, list[str]]  # by axis, without the module path that all share
     shared: Mapping[str, str]  # by axis: that path
+    plain: bool  # every cell is a baseline, so that none is shown as one
 
     def seen(self, name: str) -> int:
         """How many values of an axis have cells."""
         return len({place.at[name] for place in self.places})
 
     def marks(self, cell: StoredCell | None) -> bool:
-        """Whether a cell is shown as the baseline: not where every cell is one."""
-        return bool(cell and cell.is_baseline) and not all(p.cell.is_baseline for p in self.places)
+        """Whether a cell is shown as the baseline."""
+        return bool(cell and cell.is_baseline) and not self.plain
 
     def is_condition(self, name: str) -> bool:
         """Whether the baseline, too, depends on this axis."""
@@ -119,18 +120,16 @@ def _read(run: Run) -> _Sweep:
     places: list[_Place] = []
     added: dict[str, StoredCell] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    broken = set()
+    broken: set[str] = set()
     for cell in run.cells():
         values = {"prompt": cell.prompt, "seed": cell.seed, **cell.axes}
         if axes.keys() <= values.keys():
-            at = {name: axis.values.index(values[name]) for name, axis in axes.items()}
-            places.append(_Place(cell, at))
+            places.append(_Place(cell, {n: _index(axis, values[n]) for n, axis in axes.items()}))
         elif cell.is_baseline:
             added[cell.key] = cell
         if cell.done and cell.key not in sizes:
             record = cell.record()
-            width, height = record["size"]
-            sizes[cell.key] = (width, height)
+            sizes[cell.key] = (record["size"][0], record["size"][1])
             if record.get("state", "ok") != "ok":
                 broken.add(cell.key)
     if not sizes or not places:
@@ -140,7 +139,16 @@ def _read(run: Run) -> _Sweep:
     labels = {name: [clean(label) for label in axis.labels] for name, axis in axes.items()}
     shared = {name: _shared_path(labels[name]) for name in axes}
     short = {name: [label[len(shared[name]) :] for label in labels[name]] for name in axes}
-    return _Sweep(run.manifest(), axes, places, added, sizes, frozenset(broken), short, shared)
+    plain = all(place.cell.is_baseline for place in places)
+    return _Sweep(run.manifest(), axes, places, added, sizes, broken, short, shared, plain)
+
+
+def _index(axis: Axis, value: Any) -> int:
+    if value not in axis.values:
+        raise SheetError(
+            f"A cell has {value!r} on the axis {axis.name!r}, which has no such value."
+        )
+    return axis.values.index(value)
 
 
 def _shared_path(labels: Sequence[str]) -> str:
@@ -164,7 +172,7 @@ class _Layout:
     flowing: bool
 
 
-def _names(asked: str | Sequence[str] | None) -> tuple[str, ...]:
+def _names(asked: Names) -> tuple[str, ...]:
     return (asked,) if isinstance(asked, str) else tuple(asked or ())
 
 
@@ -352,21 +360,25 @@ def _mark(sweep: _Sweep, block: Block, cells: list[list[StoredCell | None]]) -> 
     if all(down):
         title = " · ".join(filter(None, (title, "baseline")))
     else:
-        heads = [
-            h if h == BASELINE or not m else BASELINE + h for h, m in zip(heads, down, strict=False)
-        ]
+        heads = [h if h == BASELINE else BASELINE * m + h for h, m in zip(heads, down, strict=True)]
         sides = [
-            s if s == BASELINE or not m else s + BASELINE
-            for s, m in zip(sides, across, strict=False)
+            s if s == BASELINE else s + BASELINE * m for s, m in zip(sides, across, strict=True)
         ]
+
+    def tile(cell: StoredCell | None, told: bool) -> Tile | None:
+        own = BASELINE if sweep.marks(cell) and not told else ()
+        return _tile(sweep, cell, own) if cell else None
+
     tiles = [
-        [
-            Tile(cell, BASELINE if m and not (across[i] or down[j]) else (), m) if cell else None
-            for j, (cell, m) in enumerate(zip(line, marked[i], strict=True))
-        ]
+        [tile(cell, across[i] or down[j]) for j, cell in enumerate(line)]
         for i, line in enumerate(cells)
     ]
     return replace(block, title=title, heads=heads, sides=sides, tiles=tiles)
+
+
+def _tile(sweep: _Sweep, cell: StoredCell, caption: Label) -> Tile:
+    image = cell.image if cell.key in sweep.sizes else None
+    return Tile(image, cell.key in sweep.broken, caption, sweep.marks(cell))
 
 
 def _flow(sweep: _Sweep, layout: _Layout, places: list[_Place], title: str) -> Block:
@@ -376,11 +388,11 @@ def _flow(sweep: _Sweep, layout: _Layout, places: list[_Place], title: str) -> B
     for place in sorted(places, key=lambda p: _at(p, layout.columns)):
         added = sweep.added.get(place.cell.baseline)
         if added and added.key not in shown:
-            tiles.append(Tile(added, BASELINE, sweep.marks(added)))
+            tiles.append(_tile(sweep, added, BASELINE))
             shown.add(added.key)
-        marked = sweep.marks(place.cell)
         caption = _label(sweep, layout.columns, _at(place, layout.columns), [place])
-        tiles.append(Tile(place.cell, caption + (BASELINE if marked else ()), marked))
+        own = BASELINE if sweep.marks(place.cell) else ()
+        tiles.append(_tile(sweep, place.cell, caption + own))
     over = _axis_note(sweep, layout.columns)
     return Block(title, over, "", [], [], [tiles], frozenset(), frozenset())
 
@@ -398,7 +410,14 @@ def _style(sweep: _Sweep, thumbnail: int | None) -> Style:
     return Style(scale, (width, height), max(14, width // 12), text)
 
 
-# ------------------------------------------------------------ the footer's words
+# ------------------------------------------------------------ words around the pictures
+
+
+def _words(sweep: _Sweep) -> Words:
+    name, about = sweep.manifest["name"], sweep.manifest.get("about") or ""
+    prompts = {clean(place.cell.prompt) for place in sweep.places}
+    prompt = f"“{prompts.pop()}”" if len(prompts) == 1 else ""
+    return Words(clean(name), clean(about), prompt, _facts(sweep))
 
 
 def _facts(sweep: _Sweep) -> list[str]:

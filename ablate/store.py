@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,8 @@ class Run:
     # ------------------------------------------------------------ cells
 
     def path(self, key: str) -> Path:
+        if not re.fullmatch(r"\w+", key):  # run.json may come from anywhere
+            raise StoreError(f"`{key}` is no key of a cell")
         return self.folder / "cells" / f"{key}.png"
 
     def has(self, key: str) -> bool:

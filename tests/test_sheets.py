@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ablate import page as paper
 from ablate import sheets
+from ablate.page import ACCENT, DARK, HATCH, PAGE, VACANT
 from ablate.store import Run, key_of
 
 Color = tuple[int, int, int]
@@ -130,7 +132,7 @@ def find(page: Image.Image, run: Run, **axes: Any) -> tuple[int, int, int, int]:
 def framed(page: Image.Image, box: tuple[int, int, int, int]) -> bool:
     left, top, right, bottom = box
     corners = [(left - 3, top - 3), (right + 2, top - 3), (left - 3, bottom + 2)]
-    return all(page.getpixel(corner) == sheets.ACCENT for corner in corners)
+    return all(page.getpixel(corner) == ACCENT for corner in corners)
 
 
 def baseline_of(run: Run, seed: int = 0) -> Color:
@@ -301,7 +303,7 @@ def test_a_baseline_of_the_sweep_is_marked_where_it_stands(tmp_path: Path) -> No
 def test_where_all_are_baselines_none_is_marked(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"seed": [0, 1, 2]}, own=lambda values: True)
     (page,) = sheets.contact_sheet(run)
-    assert not np.all(np.asarray(page) == sheets.ACCENT, axis=-1).any()
+    assert not np.all(np.asarray(page) == ACCENT, axis=-1).any()
     assert all(len(spots(page, baseline_of(run, s))) == 1 for s in (0, 1, 2))
 
 
@@ -317,9 +319,9 @@ def test_nan_and_unfinished_cells_have_their_own_look(tmp_path: Path) -> None:
     keys = {c.axes.get("amount"): c.key for c in run.cells()}
     assert not spots(page, color_of(keys[2]))
     pixels = np.asarray(page)
-    for color in (sheets.DARK, sheets.HATCH):
+    for color in (DARK, HATCH):
         assert np.all(pixels == color, axis=-1).sum() > 1000
-    ((left_3, top_3, right_3, bottom_3),) = spots(page, sheets.VACANT)
+    ((left_3, top_3, right_3, bottom_3),) = spots(page, VACANT)
     assert (right_3 - left_3, bottom_3 - top_3) == (right - left, bottom - top)
 
 
@@ -330,14 +332,14 @@ def test_nan_and_unfinished_cells_have_their_own_look(tmp_path: Path) -> None:
 def test_pages_keep_the_limit_and_whole_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
-    monkeypatch.setattr(sheets, limit, value)
+    monkeypatch.setattr(paper, limit, value)
     run = make_run(tmp_path, {"stage": [f"s{i}" for i in range(12)], "amount": [0.1, 0.2]})
     pages = sheets.contact_sheet(run)
     assert len(pages) > 1
     shown = []
     for page in pages:
-        assert max(page.size) <= sheets.MAX_SIDE
-        assert page.width * page.height <= sheets.MAX_PIXELS
+        assert max(page.size) <= paper.MAX_SIDE
+        assert page.width * page.height <= paper.MAX_PIXELS
         on_page = [c for c in run.cells() if "stage" in c.axes and spots(page, color_of(c.key))]
         shown += [c.key for c in on_page]
         assert len(on_page) == 2 * len({c.axes["stage"] for c in on_page})
@@ -346,21 +348,21 @@ def test_pages_keep_the_limit_and_whole_rows(
 
 
 def test_heads_repeat_on_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sheets, "MAX_SIDE", 1000)
+    monkeypatch.setattr(paper, "MAX_SIDE", 1000)
     run = make_run(tmp_path, {"stage": [f"s{i}" for i in range(8)], "amount": [0.1, 0.2]})
     first, second = sheets.contact_sheet(run)
     left, top, right, _ = find(first, run, stage="s0", amount=0.1)
     shifted = min(spots(second, baseline_of(run)), key=lambda box: box[1])[1]
     heads = first.crop((left, top - 40, right, top - 5))
     again = second.crop((left, shifted - 40, right, shifted - 5))
-    assert heads.getcolors() != [(heads.width * heads.height, sheets.PAGE)]
+    assert heads.getcolors() != [(heads.width * heads.height, PAGE)]
     assert heads.tobytes() == again.tobytes()
 
 
 def test_a_table_wider_than_a_page_goes_on_below(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sheets, "MAX_SIDE", 1500)
+    monkeypatch.setattr(paper, "MAX_SIDE", 1500)
     run = make_run(tmp_path, {"amount": list(range(1, 31))})
     pages = sheets.contact_sheet(run, columns="amount")
     assert all(max(page.size) <= 1500 for page in pages)
@@ -387,7 +389,7 @@ def test_save_writes_whole_files_and_removes_stale_ones(
     run = make_run(tmp_path, {"stage": [f"s{i}" for i in range(12)], "amount": [0.1, 0.2]})
     (tmp_path / "sheet-mine.png").write_bytes(b"")
     with monkeypatch.context() as patch:
-        patch.setattr(sheets, "MAX_SIDE", 1000)
+        patch.setattr(paper, "MAX_SIDE", 1000)
         paths = sheets.save(run)
     assert [p.name for p in paths] == [
         "sheet.png",
@@ -423,28 +425,15 @@ def test_errors_are_sentences(tmp_path: Path) -> None:
         sheets.contact_sheet(empty)
 
 
-# ------------------------------------------------------------ type
-
-
-PATH = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-
-
-def test_module_paths_break_between_names() -> None:
-    font = sheets._font(12)
-    lines = sheets._wrap(PATH, font, 136)
-    assert "".join(lines) == PATH
-    assert lines[-1] == "attn1.to_q"
-    assert all(font.getlength(line) <= 136 for line in lines)
-
-
-def test_what_does_not_fit_is_elided() -> None:
-    font = sheets._font(12)
-    (path,) = sheets._wrap(PATH, font, 200, 1)
-    assert path.startswith("down_blocks")
-    assert path.endswith(("…attn1.to_q", "…to_q"))
-    (prose,) = sheets._wrap("a very long prompt that goes on and on", font, 100, 1)
-    assert prose.startswith("a very")
-    assert prose.endswith("…")
+def test_a_cell_off_its_axis_is_an_error(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"amount": [0.1, 0.2]})
+    manifest = run.manifest()
+    manifest["axes"][0]["values"] = [0.1, 0.3]
+    run.write_manifest(manifest)
+    with pytest.raises(
+        sheets.SheetError, match=r"A cell has 0\.2 on the axis 'amount', which has no"
+    ):
+        sheets.contact_sheet(run)
 
 
 def test_a_path_that_all_labels_share_is_told_once(tmp_path: Path) -> None:

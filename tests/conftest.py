@@ -1,0 +1,105 @@
+"""Small pipelines with random weights, built once per session of tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
+
+from ablate import bundled, lab
+from ablate.pipeline import Pipeline
+from ablate.recipe import Recipe
+
+STEPS = 2
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline of Stable Diffusion's classes, a few hundred thousand random weights in all."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+    from diffusers import UNet2DConditionModel as UNet
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(bundled.FOLDER / "tokenizer")
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=32,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        ),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Pipeline:
+    return Pipeline.load(str(tiny_folder), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def bundled_pipeline() -> Pipeline:
+    return Pipeline.load("bundled", device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def build(tiny_folder: Path) -> Callable[..., Recipe]:
+    """A recipe for the tiny pipeline: its keys, with short sampling unless told otherwise."""
+
+    def made(**keys: object) -> Recipe:
+        base = {
+            "version": 1,
+            "name": "test",
+            "model": str(tiny_folder),
+            "dtype": "float32",
+            "sampling": {"num_inference_steps": STEPS},
+        }
+        return Recipe.build(base | keys)
+
+    return made
+
+
+@pytest.fixture
+def run(tiny: Pipeline, tmp_path: Path) -> Callable[..., lab.Result]:
+    """Run a recipe on the tiny pipeline into a folder of the test's own."""
+
+    def ran(recipe: Recipe, folder: str = "run", **options: object) -> lab.Result:
+        return lab.run(recipe, tmp_path / folder, **({"pipeline": tiny} | options))  # type: ignore[arg-type]
+
+    return ran

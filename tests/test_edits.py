@@ -1,0 +1,165 @@
+"""Variants applied in place: exact restore, and nothing else that an edit depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from ablate.catalog import catalog
+from ablate.edits import Edit, Variant, applied, touched, watched
+from ablate.ops import OPS
+from ablate.pipeline import Pipeline
+
+
+def strength(op: str) -> float | None:
+    return 0.4 if OPS[op].strength else None
+
+
+def bits(network: nn.Module) -> dict[str, bytes]:
+    return {k: v.detach().numpy().tobytes() for k, v in network.state_dict().items()}
+
+
+@contextmanager
+def untouched_afterwards(network: nn.Module) -> Iterator[None]:
+    """Law 1: every tensor is bit-identical to what it was."""
+    before = bits(network)
+    yield
+    assert bits(network) == before
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_restores_every_bit(op: str, tiny: Pipeline) -> None:
+    edit = Edit.on(tiny.network, op, "*", strength(op))
+    with untouched_afterwards(tiny.network):
+        before = bits(tiny.network)
+        with applied(tiny.network, Variant("v", (edit,))) as changed:
+            assert bits(tiny.network) != before
+        assert changed
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_restores_after_an_error(op: str, error: type[BaseException], tiny: Pipeline) -> None:
+    variant = Variant("v", (Edit.on(tiny.network, op, "*", strength(op)),))
+    with untouched_afterwards(tiny.network), pytest.raises(error), applied(tiny.network, variant):
+        raise error
+
+
+def test_restores_when_an_edit_fails_halfway(
+    tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.randn
+    drawn = 0
+
+    def failing(*args: object, **options: object) -> torch.Tensor:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 20:
+            raise MemoryError
+        return real(*args, **options)  # type: ignore[arg-type,call-overload,no-any-return]
+
+    monkeypatch.setattr(torch, "randn", failing)
+    variant = Variant("v", (Edit.on(tiny.network, "randomize", "*"),))
+    with (
+        untouched_afterwards(tiny.network),
+        pytest.raises(MemoryError),
+        applied(tiny.network, variant),
+    ):
+        pytest.fail("must not get here")
+    assert drawn == 20
+
+
+def test_restores_nan_and_negative_zero() -> None:
+    network = nn.Linear(2, 2)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[float("nan"), -0.0], [float("inf"), 1.0]]))
+    with untouched_afterwards(network), applied(network, Variant("v", (Edit("zero", ("",)),))):
+        assert network.weight.abs().sum() == 0
+
+
+def weights_under(network: nn.Module, *edits: Edit, path: str) -> torch.Tensor:
+    with applied(network, Variant("v", edits)):
+        return network.get_submodule(path).weight.detach().clone()
+
+
+@pytest.mark.parametrize("op", [name for name, op in OPS.items() if op.draws])
+def test_an_edit_depends_on_no_other(op: str, tiny: Pipeline) -> None:
+    """Law 2: neither order nor company changes the weights that an edit gives."""
+    path = "mid_block.resnets.0.conv1"
+    alone = Edit(op, (path,), strength(op))
+    everywhere = Edit.on(tiny.network, op, "*", strength(op))
+    reversed_order = Edit(op, everywhere.modules[::-1], strength(op))
+    other = Edit("shuffle", ("conv_in",))
+    expected = weights_under(tiny.network, alone, path=path)
+    for edits in ((everywhere,), (reversed_order,), (other, alone), (alone, other)):
+        assert torch.equal(weights_under(tiny.network, *edits, path=path), expected)
+
+
+def test_edits_of_one_module_go_in_order_with_statistics_of_the_untouched() -> None:
+    network = nn.Sequential(nn.Linear(50, 50))
+    original = network[0].weight.detach().clone()
+    halved = Edit("scale", ("0",), 0.5)
+    added = Edit("add_noise", ("0",), 1.0)
+    noise = weights_under(network, added, path="0") - original
+    both = weights_under(network, halved, added, path="0")
+    torch.testing.assert_close(both, 0.5 * original + noise)
+
+
+def test_params_narrows_to_weight_or_bias() -> None:
+    network = nn.Linear(3, 3)
+    with applied(network, Variant("v", (Edit("zero", ("",), params="bias"),))):
+        assert network.bias.abs().sum() == 0
+        assert network.weight.abs().sum() > 0
+
+
+def test_tied_weights_are_edited_once() -> None:
+    network = nn.ModuleDict({"a": nn.Linear(4, 4, bias=False), "b": nn.Linear(4, 4, bias=False)})
+    network["b"].weight = network["a"].weight
+    original = network["a"].weight.detach().clone()
+    variant = Variant("v", (Edit("scale", ("a", "b"), 0.5),))
+    assert len(list(touched(network, variant))) == 1
+    with untouched_afterwards(network), applied(network, variant):
+        assert torch.equal(network["b"].weight, 0.5 * original)
+
+
+def test_tells_what_changed_and_what_ran() -> None:
+    network = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
+    nn.init.zeros_(network["idle"].weight)
+    nn.init.zeros_(network["idle"].bias)
+    paths = tuple(m.path for m in catalog(network))
+    with (
+        watched(network, paths) as ran,
+        applied(network, Variant("v", (Edit("zero", paths),))) as changed,
+    ):
+        network["used"](torch.zeros(1, 2))
+    assert ran == {"used"}
+    assert changed == {"used"}
+    assert not network["used"]._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("op", "given", "message"),
+    [
+        ("zeros", None, "there is no op `zeros`"),
+        ("scale", None, "needs a strength, `factor`"),
+        ("zero", 1.0, "takes no strength"),
+    ],
+)
+def test_wrong_edits_are_refused(op: str, given: float | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Edit(op, ("a",), given)
+
+
+def test_an_unknown_module_is_refused_and_nothing_stays_edited() -> None:
+    network = nn.Linear(2, 2)
+    variant = Variant("v", (Edit("zero", ("", "nowhere")),))
+    with (
+        untouched_afterwards(network),
+        pytest.raises(ValueError, match="no module `nowhere`"),
+        applied(network, variant),
+    ):
+        pytest.fail("must not get here")

@@ -1,0 +1,62 @@
+"""The README holds: its examples run, its recipes are right, its files are there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ablate import lab
+from ablate.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("example", blocks("python"), ids=lambda e: e.splitlines()[0][:40])
+def test_python_examples_run(example: str, tmp_path: Path) -> None:
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    program = tmp_path / "example.py"
+    program.write_text(example)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("example", blocks("yaml"), ids=lambda e: e.splitlines()[0][:40])
+def test_recipe_examples_are_right(example: str) -> None:
+    recipe = Recipe.build(yaml.safe_load(example))
+    assert lab.resolve(recipe).cells
+
+
+def test_pictures_and_files_are_there() -> None:
+    named = re.findall(r"\]\((?!http|#)([^)]+)\)", TEXT)
+    assert any(name.endswith(".png") for name in named)
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_gallery_is_small() -> None:
+    sizes = [p.stat().st_size for p in (ROOT / "outputs" / "gallery").iterdir()]
+    assert sum(sizes) <= 3_000_000
+
+
+def test_every_recipe_and_command_is_mentioned() -> None:
+    from ablate.cli import main
+
+    for file in (ROOT / "recipes").glob("*.yaml"):
+        assert file.stem in TEXT
+    for command in main.commands:
+        assert f"ablate {command}" in TEXT

@@ -1,0 +1,74 @@
+"""The run folder: whole files only, and clear words about what is no run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ablate.store import Run, StoreError, key_of
+
+RECORD = {
+    "variant": "baseline",
+    "condition": {
+        "prompt": "a cat",
+        "seed": 1,
+        "sampling": {
+            "num_inference_steps": 2,
+            "scheduler": "DDIMScheduler",
+            "guidance_scale": 5.0,
+            "negative_prompt": "blur, noise",
+        },
+    },
+    "size": [4, 4],
+    "model": {"id": "bundled"},
+}
+
+
+def test_key_depends_on_content_not_on_order() -> None:
+    assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_a_cell_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    image = Image.new("RGB", (4, 4), "red")
+
+    def failing(_self: Path, _target: Path) -> Path:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", failing)
+        with pytest.raises(OSError, match="the disk is full"):
+            run.write_cell("abc", image, RECORD)
+    assert not run.has("abc")
+    assert list((tmp_path / "run" / "cells").glob("*.png")) == []
+    run.sweep_temporaries()
+    assert list((tmp_path / "run" / "cells").iterdir()) == []
+    path = run.write_cell("abc", image, RECORD)
+    assert run.has("abc")
+    with Image.open(path) as stored:
+        assert stored.text["parameters"].splitlines() == [  # type: ignore[attr-defined]
+            "a cat",
+            "Negative prompt: blur, noise",
+            "Steps: 2, Sampler: DDIMScheduler, CFG scale: 5.0, Seed: 1, Size: 4x4,"
+            " Model: bundled, Variant: baseline",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is not a run: it has no run.json"),
+        ("{", "cannot be read"),
+        ('{"format": 99}', "has format 99; this version reads 1"),
+    ],
+)
+def test_what_is_no_run(content: str | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(StoreError, match=message):
+        Run(tmp_path).manifest()

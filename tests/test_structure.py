@@ -1,0 +1,130 @@
+"""The package holds to its layers, and to the house style where a machine can tell."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ablate"
+FILES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+BELOW = [
+    "ops", "catalog", "document", "axes", "recipe", "schema", "edits", "plan", "store", "pipeline",
+    "engine", "drift", "page", "sheets",
+]  # fmt: skip
+
+# What each file may import of the package. "ablate": the package itself, for its version.
+LAYERS: dict[str, list[str]] = {
+    "__init__": [*BELOW, "lab"],
+    "__main__": ["cli"],
+    "ops": [],
+    "catalog": [],
+    "store": [],
+    "page": [],
+    "document": ["catalog"],
+    "axes": ["catalog", "document"],
+    "edits": ["ops", "catalog"],
+    "recipe": ["ops", "catalog", "document", "axes"],
+    "schema": ["ops", "axes", "recipe"],
+    "plan": ["axes", "recipe", "catalog", "document", "edits"],
+    "pipeline": ["catalog", "bundled", "ablate"],
+    "engine": ["plan", "edits", "pipeline", "store"],
+    "drift": ["store"],
+    "sheets": ["store", "page"],
+    "lab": BELOW,
+    "cli": [*BELOW, "lab", "bundled", "ablate"],
+}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full names of what is imported anywhere in a file, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(tree: ast.AST) -> set[str]:
+    """The files of this package that a file imports."""
+    names = {name.split(".")[1] for name in imports(tree) if name.startswith("ablate.")}
+    homes = {path.stem for path in PACKAGE.iterdir()} - {"__init__"}
+    return {name if name in homes else "ablate" for name in names}
+
+
+def libraries(tree: ast.AST) -> set[str]:
+    return {name.partition(".")[0] for name in imports(tree)}
+
+
+def test_every_file_has_its_layer() -> None:
+    assert sorted(FILES) == sorted(LAYERS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_go_down_only(name: str) -> None:
+    assert sorted(ours(TREES[name]) - set(LAYERS[name])) == []
+
+
+def test_layers_have_no_circles() -> None:
+    reached: set[str] = set()
+    while len(reached) < len(LAYERS) - 1:  # `__init__` imports lazily
+        free = [
+            name
+            for name in LAYERS.keys() - reached - {"__init__"}
+            if ours(TREES[name]) - {"ablate", "bundled"} <= reached
+        ]
+        assert free, f"a circle among {sorted(LAYERS.keys() - reached)}"
+        reached.update(free)
+
+
+def test_the_bundled_model_stands_alone() -> None:
+    tree = ast.parse((PACKAGE / "bundled" / "__init__.py").read_text(encoding="utf-8"))
+    assert libraries(tree) <= set(sys.stdlib_module_names)
+
+
+def test_one_file_is_the_boundary_to_diffusers_and_transformers() -> None:
+    heavy = {"diffusers", "transformers"}
+    assert [name for name, tree in TREES.items() if libraries(tree) & heavy] == ["pipeline"]
+
+
+@pytest.mark.parametrize("module", ["sheets", "page", "store", "drift", "cli"])
+def test_presentation_needs_no_torch(module: str) -> None:
+    program = f"import sys, ablate.{module}; print('torch' in sys.modules)"
+    assert python("-c", program) == "False"
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    program = (
+        "import sys\nfrom ablate.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
+    )
+    assert python("-c", program).splitlines()[-1] == "set()"
+
+
+def python(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_public_has_a_docstring(name: str) -> None:
+    assert ast.get_docstring(TREES[name])
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    public = [n for n in TREES[name].body if isinstance(n, kinds) and not n.name.startswith("_")]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+
+
+def test_files_are_short_and_named_for_what_they_hold() -> None:
+    lengths = {n: len(p.read_text(encoding="utf-8").splitlines()) for n, p in FILES.items()}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}
+    assert not {"utils", "helpers", "common", "misc"} & FILES.keys()
