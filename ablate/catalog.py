@@ -237,9 +237,10 @@ def _nothing(selector: Selector, modules: Sequence[ModuleInfo]) -> str:
     if any(m.path.startswith(text.rstrip(".") + ".") for m in modules):
         return f"`{text}` is no module but holds some; write `{text.rstrip('.')}.*`"
     plain = text.removeprefix("re:").strip("*.")
-    names = {m.path for m in modules} | {m.block for m in modules}
-    near = difflib.get_close_matches(plain, names, n=3, cutoff=0.5)
-    nearest = f"; the nearest are {', '.join(near)}" if near else ""
+    paths = {m.path for m in modules}
+    near = difflib.get_close_matches(plain, paths | {m.block for m in modules}, n=3, cutoff=0.6)
+    shown = ", ".join(name if name in paths else f"{name}.*" for name in near)
+    nearest = f"; the nearest {'is' if len(near) == 1 else 'are'} {shown}" if near else ""
     return f"`{text}` matches no module{nearest}"
 
 

@@ -271,4 +271,4 @@ def _select(selector: Selector, catalog: Sequence[ModuleInfo], key: str) -> tupl
 
 
 def _label(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

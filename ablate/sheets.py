@@ -133,7 +133,7 @@ def _read(run: Run) -> _Sweep:
             if record.get("state", "ok") != "ok":
                 broken.add(cell.key)
     if not sizes or not places:
-        raise SheetError(f"{run.folder} has no finished cells to show yet.")
+        raise SheetError(f"{run.folder} has no finished cells to show yet")
     for place in places:
         added.pop(place.cell.key, None)
     labels = {name: [clean(label) for label in axis.labels] for name, axis in axes.items()}
@@ -145,9 +145,7 @@ def _read(run: Run) -> _Sweep:
 
 def _index(axis: Axis, value: Any) -> int:
     if value not in axis.values:
-        raise SheetError(
-            f"A cell has {value!r} on the axis {axis.name!r}, which has no such value."
-        )
+        raise SheetError(f"a cell has {value!r} on axis `{axis.name}`, which has no such value")
     return axis.values.index(value)
 
 
@@ -184,10 +182,10 @@ def _layout(sweep: _Sweep, rows: tuple[str, ...], columns: tuple[str, ...]) -> _
     for name in rows + columns:
         if name not in sweep.axes:
             near = difflib.get_close_matches(name, sweep.axes, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(sweep.axes)}."
-            raise SheetError(f"The run has no axis {name!r}. {hint}")
+            hint = f", did you mean `{near[0]}`?" if near else f"; it has {', '.join(sweep.axes)}"
+            raise SheetError(f"the run has no axis `{name}`{hint}")
         if (rows + columns).count(name) > 1:
-            raise SheetError(f"The axis {name!r} is used twice; each axis has one place.")
+            raise SheetError(f"axis `{name}` is used twice")
 
     factors = _factors(sweep)
     for factor in factors:  # what the recipe zipped stays together
@@ -402,7 +400,7 @@ def _style(sweep: _Sweep, thumbnail: int | None) -> Style:
     count = len(sweep.places)
     goal = thumbnail or (128 if longest <= 128 else 256 if count <= 100 else 192)
     if not 16 <= goal <= MAX_SIDE // 4:
-        raise SheetError(f"Thumbnails of {goal} px: choose between 16 and {MAX_SIDE // 4}.")
+        raise SheetError(f"thumbnails of {goal} px: choose between 16 and {MAX_SIDE // 4}")
     scale = goal // longest if goal >= longest else goal / longest
     width = max(round(w * scale) for w, _ in sweep.sizes.values())
     height = max(round(h * scale) for _, h in sweep.sizes.values())
@@ -431,7 +429,7 @@ def _facts(sweep: _Sweep) -> list[str]:
     facts = [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"]
     if len(seeds) > 12:
         facts = [f"{len(seeds)} seeds"]
-    facts.append(f"{manifest['model']['id']} ({str(manifest['model']['fingerprint'])[:8]})")
+    facts.append(f"{manifest['model']['id']} ({_short(manifest['model']['fingerprint'])})")
     facts += [form.format(sampling[key]) for key, form in words.items() if key in sampling]
     if sampling.get("negative_prompt"):
         facts.append(f"negative prompt “{sampling['negative_prompt']}”")
@@ -445,3 +443,8 @@ def _facts(sweep: _Sweep) -> list[str]:
     if sweep.broken:
         facts.append(f"{len(sweep.broken)} with NaN")
     return [clean(fact) for fact in facts]
+
+
+def _short(fingerprint: str) -> str:
+    """The first digits of a fingerprint, without what kind it is."""
+    return fingerprint.rpartition(":")[2][:8]
