@@ -108,9 +108,12 @@ class Draft:
     schedulers: tuple[tuple[str, Problem], ...]
     lines: Mapping[str, int]  # of each key, as `Problem.key` writes it
     file: str | None
+    overridden: tuple[str, ...]  # keys that did not come from the file
 
     def locate(self, problem: Problem) -> Problem:
         """The same problem with the line on which its key, or the nearest above it, stands."""
+        if any(f"{problem.key}.".startswith((f"{k}.", f"{k}[")) for k in self.overridden):
+            return replace(problem, key=f"--set {problem.key}")
         key = problem.key
         while key and key not in self.lines:
             key = key[: max(key.rfind("."), key.rfind("["), 0)]
@@ -153,6 +156,7 @@ def parse(text: str, file: str | None, overrides: Mapping[str, Any] | None = Non
         schedulers=tuple(reader.schedulers),
         lines={written(path): line for path, line in reader.lines.items()},
         file=file,
+        overridden=tuple(written(path) for path in reader.overridden),
     )
 
 

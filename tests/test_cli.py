@@ -113,6 +113,10 @@ def test_wrong_requests_end_with_2_and_write_nothing(recipe: Path, tmp_path: Pat
         (("run", "RECIPE", "--device", "warp"), "device `warp` cannot be used here"),
         (("run", "RECIPE", "--set", "oops"), "`oops` is not key=value"),
         (("run", "RECIPE", "--set", "sampling.scheduler=dimm"), "did you mean `ddim`"),
+        (
+            ("check", "hal", "--set", "axes.zeroed.cumulative.counts=[999]"),
+            "--set axes.zeroed.cumulative.counts: asks for 999 modules; there are 183",
+        ),
         (("modules", "--select", "role=resnt"), "role is one of "),
         (("modules", "--component", "text_encodr"), "did you mean `text_encoder`"),
         (("sheet", "recipes"), "is not a run: it has no run.json"),

@@ -73,6 +73,29 @@ def test_restores_when_an_edit_fails_halfway(
     assert drawn == 20
 
 
+def test_restores_everything_when_interrupted_while_restoring() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    interrupted = False
+
+    class Interrupting(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(  # type: ignore[no-untyped-def]
+            self, func, types, args=(), kwargs=None
+        ):
+            nonlocal interrupted
+            if func is torch.ops.aten.copy_.default and not interrupted:
+                interrupted = True
+                raise KeyboardInterrupt
+            return func(*args, **(kwargs or {}))
+
+    variant = Variant("v", (Edit("zero", ("0", "1")),))
+    with untouched_afterwards(network):
+        context = applied(network, variant)
+        context.__enter__()
+        with Interrupting(), pytest.raises(KeyboardInterrupt):
+            context.__exit__(None, None, None)
+    assert interrupted
+
+
 def test_restores_nan_and_negative_zero() -> None:
     network = nn.Linear(2, 2)
     with torch.no_grad():
