@@ -154,6 +154,7 @@ def test_some_modules_matter_and_some_hardly_do(bundled_pipeline: Pipeline) -> N
         with applied(network, Variant("v", (Edit.on(network, "zero", selector),))):
             return rmse(images(bundled_pipeline, FLAGSHIP, seeds), baseline)
 
-    assert drift("conv_out") > 0.25
-    assert drift("conv_in") > 0.2
-    assert drift("mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0") < 0.05
+    slight = drift("mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0")
+    assert slight < 0.05
+    assert drift("conv_in") > 4 * slight
+    assert drift("conv_out") > 8 * slight

@@ -32,7 +32,7 @@ MODULES = (
     "up_blocks.2.attentions.1.transformer_blocks.0.ff.net.2",
     "conv_out",
 )
-STRENGTHS = {"scale": 0.2, "mix_noise": 0.5, "add_noise": 0.5}
+STRENGTHS = {"scale": 0.2, "mix_noise": 0.5, "add_noise": 1.5}
 PROMPT, SEED, STEPS, GUIDANCE = "a cat in a party hat", 3, 3, 5.0
 
 

@@ -18,7 +18,6 @@ import click
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPModel, CLIPTokenizer
 
 from ablate.bundled import FOLDER, data
 from ablate.pipeline import Pipeline, Request
@@ -31,6 +30,8 @@ class Readout:
     """Names what a picture shows, by the image/text encoder in `folder`."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
+        from transformers import CLIPModel, CLIPTokenizer  # after `pipeline` has quietened it
+
         self.net = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
         self.words = CLIPTokenizer.from_pretrained(folder / "tokenizer")
 

@@ -356,19 +356,13 @@ def clip(work: Path, minutes: float, device: torch.device) -> CLIPModel:
         return CLIPModel.from_pretrained(folder).to(device)
     images, shown = pictures(work)
     words = tokenizer(work)
-    special = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+    text = {"vocab_size": len(words), "max_position_embeddings": LENGTH, "projection_dim": 128}
+    text |= {
+        f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
+    vision = {"image_size": data.SIZE, "patch_size": 8, "projection_dim": 128}
     config = CLIPConfig(
-        text_config=CLIP_TOWER
-        | special
-        | {
-            "vocab_size": len(words),
-            "max_position_embeddings": LENGTH,
-            "pad_token_id": words.pad_token_id,
-            "projection_dim": 128,
-        },
-        vision_config=CLIP_TOWER
-        | {"image_size": data.SIZE, "patch_size": 8, "projection_dim": 128},
-        projection_dim=128,
+        text_config=CLIP_TOWER | text, vision_config=CLIP_TOWER | vision, projection_dim=128
     )
     net = CLIPModel(config).to(device)
     batches = shuffled(len(images), 128)
@@ -474,6 +468,10 @@ def export(work: Path, target: Path) -> None:
     )
     pipeline.save_pretrained(target)
     clip(work, 0, torch.device("cpu")).to(half).save_pretrained(target / "clip")
+    for file in target.rglob("config.json"):  # where parts were loaded from is nobody's concern
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @click.command()

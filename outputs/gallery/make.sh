@@ -11,7 +11,7 @@ from PIL import Image
 
 # 255 colors are enough for flat emoji, and a third of the bytes.
 sheet = Image.open(sys.argv[1]).convert("RGB")
-sheet.quantize(255, dither=Image.Dither.NONE).save(sys.argv[2], optimize=True)
+sheet.quantize(255, kmeans=1, dither=Image.Dither.NONE).save(sys.argv[2], optimize=True)
 PY
 done
 "$python" -m ablate.bundled.quality --pictures outputs/gallery/samples.png
