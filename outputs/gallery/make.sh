@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the README's pictures from recipes, on the bundled model. About ten minutes on two cores.
+# Makes the README's pictures from recipes, on the bundled model. About six minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
