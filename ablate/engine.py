@@ -1,7 +1,7 @@
 """The engine: a plan, a pipeline and a store; out come the cells.
 
-Cells are made variant by variant: the network is edited in place once, all conditions of the
-variant are sampled in batches, and the weights are put back. Finished cells are never made again.
+Cells are made variant by variant, the conditions of a variant in batches: for each batch the
+network is edited in place, sampled, and put back as it was. Finished cells are never made again.
 """
 
 from __future__ import annotations

@@ -114,4 +114,4 @@ def test_ten_modules_agree_with_a_plain_script(
     for module, cell in cells.items():
         ours = np.asarray(cell.image(), dtype=int)
         assert np.abs(ours - by_script(plain, op, module)).max() <= 2, module
-    assert max(cell.drift["rmse"] for cell in cells.values()) > 0.03
+    assert max(cell.drift["rmse"] for cell in cells.values()) > 0.05
