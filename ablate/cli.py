@@ -54,7 +54,7 @@ def _told() -> Iterator[None]:
 
 @contextmanager
 def _model_told() -> Iterator[None]:
-    from ablate.pipeline import ModelError
+    from ablate.models import ModelError
 
     try:
         with _told():
@@ -189,7 +189,7 @@ def check(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
 def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
     """Print what a recipe comes to: axes, variants, cells, and an estimate."""
     from ablate import lab
-    from ablate.pipeline import estimate
+    from ablate.models import estimate
 
     with _model_told():
         loaded = lab.load(_found(recipe), _with(overrides, model=model))
@@ -227,7 +227,7 @@ def modules(
 
     from ablate.catalog import SelectorError
     from ablate.catalog import select as select_modules
-    from ablate.pipeline import load_catalog
+    from ablate.models import load_catalog
 
     with _model_told():
         found = load_catalog(model, component, revision)

@@ -1,4 +1,4 @@
-"""Variants applied to a network: in place, with exact restore.
+"""Edits and variants, and a variant applied to a network in place, with exact restore.
 
     with applied(network, Variant("no middle", (Edit.on(network, "zero", "mid_block.*"),))):
         ...  # the network is edited here, and bit for bit as before afterwards
@@ -9,7 +9,7 @@ edited.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from ablate import ops
 from ablate.catalog import Selector, catalog, select
+
+Draw = Callable[..., Tensor]  # as `ops.draw`
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,14 @@ class Variant:
         """Paths of all modules that are edited, each once."""
         return tuple(dict.fromkeys(path for edit in self.edits for path in edit.modules))
 
+    @property
+    def is_random(self) -> bool:
+        return any(edit.is_random for edit in self.edits)
+
     def identity(self) -> dict[str, Any]:
         """What of a variant determines an image."""
         found: dict[str, Any] = {"edits": [edit.as_json() for edit in self.edits]}
-        if any(edit.is_random for edit in self.edits):
+        if self.is_random:
             found["perturbation_seed"] = self.perturbation_seed
         return found
 
@@ -133,42 +139,74 @@ def touched(network: nn.Module, variant: Variant) -> Iterator[Touched]:
 
 
 @torch.no_grad()
-def edited(item: Touched, untouched: Tensor, perturbation_seed: int) -> Tensor:
+def edited(
+    item: Touched, untouched: Tensor, perturbation_seed: int, draw: Draw = ops.draw
+) -> Tensor:
     """The weights of one parameter after its edits; `untouched`: as loaded, left as it is."""
     tensor = untouched
     for edit in item.edits:
-        tensor = ops.apply(
-            ops.OPS[edit.op],
-            tensor,
+        op = ops.OPS[edit.op]
+        noise = draw(
+            op,
             untouched,
-            strength=edit.strength,
             seed=perturbation_seed,
             module=item.module,
             parameter=item.name,
             distribution=edit.distribution,
         )
+        tensor = ops.apply(op, tensor, noise, edit.strength)
     return tensor
 
 
+class Draws:
+    """`ops.draw`, but one draw serves all strengths: kept while the same weights are edited.
+
+    `limit`: bytes to keep. What comes first is kept, for a sweep asks for all of it again, in the
+    same order, at every strength; the draws of another perturbation seed start anew.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._kept: dict[tuple[object, ...], Tensor] = {}
+        self._bytes = 0
+        self._seed: int | None = None
+
+    def __call__(self, op: ops.Op, untouched: Tensor, *, seed: int, **where: Any) -> Tensor:
+        if op.draws is None:
+            return ops.draw(op, untouched, seed=seed, **where)
+        if seed != self._seed:
+            self._kept.clear()
+            self._seed, self._bytes = seed, 0
+        key = (op.stream, op.draws, *where.values())
+        if key not in self._kept:
+            noise = ops.draw(op, untouched, seed=seed, **where)
+            if self._bytes + noise.nbytes > self.limit:
+                return noise
+            self._kept[key] = noise
+            self._bytes += noise.nbytes
+        return self._kept[key]
+
+
 @contextmanager
-def applied(network: nn.Module, variant: Variant) -> Iterator[set[str]]:
+def applied(network: nn.Module, variant: Variant, draw: Draw = ops.draw) -> Iterator[set[str]]:
     """Edit a network in place; afterwards every tensor is bit-identical to what it was.
 
     Yields the paths of the modules in which at least one number changed. Restores after errors
-    and interruptions too.
+    and interruptions too. `draw`: where noise comes from, `ops.draw` or a `Draws` that keeps it.
     """
     saved: list[tuple[Tensor, Tensor]] = []
-    changed: set[str] = set()
+    differs: list[tuple[str, Tensor]] = []
     try:
         with torch.no_grad():
             for item in touched(network, variant):
                 weights = item.parameter.data
                 untouched = weights.clone()
                 saved.append((weights, untouched))
-                weights.copy_(edited(item, untouched, variant.perturbation_seed))
-                if not torch.equal(weights, untouched):
-                    changed.add(item.module)
-        yield changed
+                weights.copy_(edited(item, untouched, variant.perturbation_seed, draw))
+                differs.append((item.module, (weights != untouched).any()))
+            # Asked for all at once, so that a GPU is waited for once.
+            answers = torch.stack([d for _, d in differs]).tolist() if differs else []
+        yield {path for (path, _), yes in zip(differs, answers, strict=True) if yes}
     finally:
         _restore(saved)
 

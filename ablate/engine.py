@@ -1,29 +1,42 @@
 """The engine: a plan, a pipeline and a store; out come the cells.
 
-Cells are made variant by variant, the conditions of a variant in batches: for each batch the
-network is edited in place, sampled, and put back as it was. Finished cells are never made again.
+Cells are made batch by batch, the variants of a batch applied by rows where they touch little of
+the network and in place where they touch much. Images are encoded and written while the next batch
+is computed. Under `accelerate launch` each process makes its share of the batches.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any
 
 import numpy as np
+import psutil
+import torch
 from PIL import Image
 
-from ablate.edits import Variant, applied, watched
-from ablate.pipeline import Pipeline, Request, Settings, Stopped, versions
-from ablate.plan import Cell, Plan
+from ablate.batches import Batch, Job, Layout, in_order, joined, unfinished
+from ablate.edits import Draws, applied, watched
+from ablate.models import versions
+from ablate.pipeline import Pipeline, Request, Stopped
+from ablate.plan import Plan
+from ablate.processes import Processes
+from ablate.rows import NoRowsError, by_rows
 from ablate.store import Run, key_of
 
-BATCH = {"cuda": 16, "mps": 4, "cpu": 8}  # cells of one variant at once
+# Latent pixels computed at once to begin with; `Size` goes on from there.
+LATENT_PIXELS = {"cuda": 16 * 64 * 64, "mps": 4 * 64 * 64, "cpu": 64 * 8 * 8}
+LARGEST = 256  # cells of a batch
+PAYS = 0.95  # a larger batch is kept where it takes at most so much of the time of an image
 
 
 @dataclass(frozen=True)
@@ -35,29 +48,60 @@ class Progress:
     computed: int
     seconds: float
     left: float
-    variant: str
 
 
 @dataclass
 class Summary:
-    """What a run came to. `quiet`: by module path, what is remarkable about an edited module."""
+    """What a run came to, all processes together.
+
+    `by_rows`, `in_place`: images, by how their variants were applied. `batch_size`: cells of the
+    largest batch. `rowless`: modules that could not be edited by rows. `edited`, `ran`, `changed`:
+    modules by what was to become of them and what became of them.
+    """
 
     total: int
-    computed: int = 0
     reused: int = 0
+    by_rows: int = 0
+    in_place: int = 0
+    batch_size: int = 0
     not_finite: int = 0
     interrupted: bool = False
     seconds: float = 0.0
-    quiet: dict[str, str] = field(default_factory=dict)
+    rowless: set[str] = field(default_factory=set)
+    edited: set[str] = field(default_factory=set)
+    ran: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
 
+    @property
+    def computed(self) -> int:
+        return self.by_rows + self.in_place
 
-@dataclass(frozen=True)
-class _Job:
-    """An image to make: a cell, its settings with nothing left open, its key."""
+    @property
+    def quiet(self) -> dict[str, str]:
+        """By module path, what is remarkable about an edited module."""
+        never = dict.fromkeys(sorted(self.edited - self.ran), "never ran")
+        return never | dict.fromkeys(sorted(self.edited & self.ran - self.changed), "unchanged")
 
-    cell: Cell
-    settings: Settings
-    key: str
+    def hear(self, batch: Batch, ran: set[str], changed: set[str]) -> None:
+        """Count a batch that was computed."""
+        if batch.by_rows:
+            self.by_rows += len(batch)
+        else:
+            self.in_place += len(batch)
+        self.batch_size = max(self.batch_size, len(batch))
+        self.edited |= batch.modules
+        self.ran |= ran
+        self.changed |= changed
+
+    def add(self, other: Summary) -> None:
+        """Count what another process computed."""
+        self.by_rows += other.by_rows
+        self.in_place += other.in_place
+        self.batch_size = max(self.batch_size, other.batch_size)
+        self.not_finite += other.not_finite
+        self.interrupted |= other.interrupted
+        for name in ("rowless", "edited", "ran", "changed"):
+            getattr(self, name).update(getattr(other, name))
 
 
 def run(
@@ -67,101 +111,262 @@ def run(
     *,
     batch_size: int | None = None,
     limit: int | None = None,
+    fresh: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Make all cells of a plan that the store does not have yet, or the first `limit` of all.
 
-    Interrupted by Ctrl-C it returns, with `interrupted` set, after the step that it is in; the
-    weights are as loaded then, and finished cells are on disk.
+    `batch_size`: images made at once; without it the size is found while running. `fresh`: forget
+    the finished cells. Interrupted by Ctrl-C it returns, with `interrupted` set, after the step
+    that it is in; the weights are as loaded then, and finished cells are on disk.
     """
     began = time.monotonic()
+    processes = Processes(pipeline.device.type)
     jobs = _jobs(plan, pipeline)
-    store.sweep_temporaries()
-    store.write_text("recipe.yaml", plan.recipe.source)
-    store.write_manifest(_manifest(plan, pipeline, jobs))
-    distinct = list({job.key: job for job in jobs}.values())
-    chosen = _by_variant(distinct)[:limit]
-    missing = [job for job in chosen if not store.has(job.key)]
-    summary = Summary(total=len(chosen), reused=len(chosen) - len(missing))
-    size = batch_size or BATCH.get(pipeline.device.type, 1)
-    silent: dict[str, set[str]] = {"unchanged": set(), "never ran": set()}
-    loud: dict[str, set[str]] = {"unchanged": set(), "never ran": set()}
-    with _stoppable(pipeline):
-        try:
-            for variant, settings, batch in _batches(missing, size):
-                with (
-                    watched(pipeline.network, variant.modules) as ran,
-                    applied(pipeline.network, variant) as changed,
-                ):
-                    requests = [Request(j.cell.condition.prompt, j.cell.condition.seed)
-                                for j in batch]  # fmt: skip
-                    images = pipeline.sample(requests, settings)
-                modules = set(variant.modules)
-                for what, heard in (("unchanged", changed), ("never ran", ran)):
-                    silent[what] |= modules - heard
-                    loud[what] |= heard
-                for job, image in zip(batch, images, strict=True):
-                    summary.not_finite += _write(store, job, image, pipeline)
-                summary.computed += len(batch)
-                summary.seconds = time.monotonic() - began
-                if on_progress is not None:
-                    todo = len(missing) - summary.computed
-                    left = summary.seconds / summary.computed * todo
-                    done = summary.reused + summary.computed
-                    on_progress(
-                        Progress(done, summary.total, summary.computed, summary.seconds, left,
-                                 variant.name)
-                    )  # fmt: skip
-        except Stopped:
-            summary.interrupted = True
-    for what in ("never ran", "unchanged"):
-        for path in sorted(silent[what] - loud[what]):
-            summary.quiet.setdefault(path, what)
+    if processes.is_main:
+        if fresh:
+            store.forget_cells()
+        store.sweep_temporaries()
+        store.write_text("recipe.yaml", plan.recipe.source)
+        store.write_manifest(_manifest(plan, pipeline, jobs))
+    processes.wait()  # until the folder is as it should be
+    # A compiled network is valid for other weights, but not for other functions in its modules.
+    rows = pipeline.network is pipeline.denoiser and not pipeline.compiled
+    layout = Layout(plan.catalog, rows=rows)
+    chosen = in_order(list({job.key: job for job in jobs}.values()))[:limit]
+    size = Size(batch_size, pipeline, chosen)
+    finished = store.finished()
+    todo = unfinished(
+        layout.batches(chosen, size.unit),
+        lambda job: job.key in finished,
+        lambda rest: layout.batches(rest, size.unit),
+    )
+    summary = Summary(len(chosen), reused=sum(job.key in finished for job in chosen))
+    processes.wait()  # until all know what is finished, before anything else is
+    missing = len(chosen) - summary.reused
+
+    def tell(own: Summary) -> None:
+        if on_progress is None or not processes.is_main:
+            return
+        # With other processes at work the folder knows best how far the run is.
+        done = own.computed if processes.alone else len(store.finished() - finished)
+        seconds = time.monotonic() - began
+        left = seconds / done * (missing - done)
+        on_progress(Progress(summary.reused + done, len(chosen), done, seconds, left))
+
+    own = _make(processes.share(todo), pipeline, store, layout, size, tell)
+    for part in processes.gather(own):
+        summary.add(part)
     summary.seconds = time.monotonic() - began
     return summary
 
 
-def _jobs(plan: Plan, pipeline: Pipeline) -> list[_Job]:
+def _make(
+    todo: Sequence[Batch],
+    pipeline: Pipeline,
+    store: Run,
+    layout: Layout,
+    size: Size,
+    tell: Callable[[Summary], None],
+) -> Summary:
+    """Compute batches and have them written, until all are or Ctrl-C is pressed."""
+    queue = deque(todo)
+    own = Summary(sum(map(len, todo)))
+    draws = Draws(_spare_memory(pipeline.device) // 4)
+    with _stoppable(pipeline), _Writer(store, pipeline) as writer:
+        while queue:
+            batch = size.take(queue)
+            try:
+                images, ran, changed = _compute(batch, pipeline, draws, size)
+            except Stopped:
+                own.interrupted = True
+                break
+            except NoRowsError as error:
+                layout.rowless |= error.paths
+                queue.extendleft(reversed(layout.batches(batch.jobs, size.unit)))
+                continue
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or len(batch) == 1:
+                    raise
+                size.shrink(batch)
+                queue.extendleft(reversed(batch.halves()))
+                continue
+            own.hear(batch, ran, changed)
+            own.not_finite += sum(not np.isfinite(image).all() for image in images)
+            writer.put(batch, images)
+            tell(own)
+    own.rowless = layout.rowless
+    return own
+
+
+def _compute(
+    batch: Batch, pipeline: Pipeline, draws: Draws, size: Size
+) -> tuple[np.ndarray, set[str], set[str]]:
+    """The images of a batch, and the modules that ran and that changed.
+
+    Raises `NoRowsError` when one of its variants has to be applied in place.
+    """
+    requests = [Request(j.cell.condition.prompt, j.cell.condition.seed) for j in batch.jobs]
+    settings = batch.jobs[0].settings
+    began = time.perf_counter()
+    if batch.by_rows:
+        with by_rows(pipeline.network, batch.variants, draws) as applied_rows:
+            images = pipeline.sample(requests, settings)
+        unheard = batch.modules - applied_rows.ran
+        if unheard:  # perhaps their weights are used without them being called
+            raise NoRowsError(unheard)
+        ran, changed = applied_rows.ran, applied_rows.changed
+    else:
+        variant = batch.variants[0]
+        with (
+            watched(pipeline.network, variant.modules) as ran,
+            applied(pipeline.network, variant, draws) as changed,
+        ):
+            images = pipeline.sample(requests, settings)
+    size.measured(batch, time.perf_counter() - began)
+    return images, ran, changed
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _spare_memory(device: torch.device) -> int:
+    """Bytes that could still be allocated on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(psutil.virtual_memory().available)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes that this process took on a device at most so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Size:
+    """How many cells are computed at once: units of the plan, joined while that pays.
+
+    After each batch twice as many units are tried, as long as there are that many, memory for them,
+    and an image takes less time for it. Out of memory halves the size for good.
+    """
+
+    def __init__(self, wanted: int | None, pipeline: Pipeline, jobs: Sequence[Job]) -> None:
+        self.device = pipeline.device
+        scale = pipeline.pipe.vae_scale_factor**2
+        pixels = max((j.settings.width * j.settings.height // scale for j in jobs), default=1)
+        start = LATENT_PIXELS.get(self.device.type, pixels) // pixels
+        self.unit = wanted or min(max(start, 1), LARGEST)
+        self.most = self.unit if wanted else LARGEST
+        self.best: dict[bool, float] = {}
+        self.units = {True: 1, False: 1}
+        self.growing = {True: wanted is None, False: wanted is None}
+
+    def take(self, queue: deque[Batch]) -> Batch:
+        """The next batch, taken out of the queue; as many as are computed at once."""
+        first = queue.popleft()
+        while len(first) > self.most:
+            first, second = first.halves()
+            queue.appendleft(second)
+        parts, cells = [first], len(first)
+        while (
+            len(parts) < self.units[first.by_rows]
+            and queue
+            and first.fits(queue[0])
+            and cells + len(queue[0]) <= self.most
+        ):
+            parts.append(queue.popleft())
+            cells += len(parts[-1])
+        return joined(parts)
+
+    def measured(self, batch: Batch, seconds: float) -> None:
+        """Told how long a batch took; may change what is taken next."""
+        kind = batch.by_rows
+        if not self.growing[kind] or len(batch) < self.units[kind] * self.unit * PAYS:
+            return
+        each = seconds / len(batch) / batch.jobs[0].settings.num_inference_steps
+        if each > PAYS * self.best.get(kind, float("inf")):
+            self.units[kind] = max(1, self.units[kind] // 2)
+            self.growing[kind] = False
+            return
+        self.best[kind] = each
+        # A process twice as large would still fit.
+        if _peak_memory(self.device) < _spare_memory(self.device):
+            self.units[kind] *= 2
+        else:
+            self.growing[kind] = False
+
+    def shrink(self, batch: Batch) -> None:
+        """Told that a batch was too large."""
+        self.most = max(1, len(batch) // 2)
+        self.growing = {True: False, False: False}
+
+
+class _Writer:
+    """Encodes and writes images on a thread of its own, two batches behind at most."""
+
+    WAITING = 2
+
+    def __init__(self, store: Run, pipeline: Pipeline) -> None:
+        self.store = store
+        self.pipeline = pipeline
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._pool.shutdown(wait=True)
+        for future in self._pending:
+            future.result()
+
+    def put(self, batch: Batch, images: np.ndarray) -> None:
+        """Have a batch written. Waits while too many are; raises what an earlier one raised."""
+        while len(self._pending) >= self.WAITING:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(self._write, batch, images))
+
+    def _write(self, batch: Batch, images: np.ndarray) -> None:
+        records = (_record(j, i, self.pipeline) for j, i in zip(batch.jobs, images, strict=True))
+        pixels = (np.nan_to_num(images) * 255).round().astype("uint8")
+        self.store.write_cells(
+            (job.key, Image.fromarray(image), record)
+            for job, image, record in zip(batch.jobs, pixels, records, strict=True)
+        )
+
+
+def _jobs(plan: Plan, pipeline: Pipeline) -> list[Job]:
     """One job a cell, in plan order; cells that are one image have one key."""
     settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in plan.cells}}
-    shared = {
+    shared: dict[str, Any] = {
         "model": pipeline.fingerprint,
         "component": pipeline.component,
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
+    if pipeline.compiled:
+        shared["compile"] = True
     variants = {variant: variant.identity() for variant in plan.variants}
     jobs = []
     for cell in plan.cells:
         chosen = settings[cell.condition.sampling]
         identity = shared | variants[cell.variant]
         identity |= {"prompt": cell.condition.prompt, "seed": cell.condition.seed}
-        jobs.append(_Job(cell, chosen, key_of(identity | {"sampling": asdict(chosen)})))
+        jobs.append(Job(cell, chosen, key_of(identity | {"sampling": asdict(chosen)})))
     return jobs
 
 
-def _by_variant(jobs: list[_Job]) -> list[_Job]:
-    """Variants in order of appearance, so that a run cut short has whole variants."""
-    order: dict[Variant, int] = {}
-    for job in jobs:
-        order.setdefault(job.cell.variant, len(order))
-    return sorted(jobs, key=lambda job: order[job.cell.variant])
-
-
-def _batches(jobs: list[_Job], size: int) -> Iterator[tuple[Variant, Settings, list[_Job]]]:
-    groups: dict[tuple[Variant, Settings], list[_Job]] = {}
-    for job in jobs:
-        groups.setdefault((job.cell.variant, job.settings), []).append(job)
-    for (variant, settings), members in groups.items():
-        for i in range(0, len(members), size):
-            yield variant, settings, members[i : i + size]
-
-
-def _write(store: Run, job: _Job, image: np.ndarray, pipeline: Pipeline) -> bool:
-    """Store one image; True when it is not finite, which is told in its record."""
-    finite = bool(np.isfinite(image).all())
-    pixels = (np.nan_to_num(image) * 255).round().astype("uint8")
+def _record(job: Job, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]:
+    """What the PNG of an image tells about it."""
     cell = job.cell
-    record: dict[str, Any] = {
+    return {
         "axes": dict(cell.axes),
         "variant": cell.variant.name,
         **cell.variant.identity(),
@@ -175,13 +380,11 @@ def _write(store: Run, job: _Job, image: np.ndarray, pipeline: Pipeline) -> bool
         "model": {"id": pipeline.model, "fingerprint": pipeline.fingerprint},
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "versions": versions(),
-        "state": "ok" if finite else "nan",
+        "state": "ok" if np.isfinite(image).all() else "nan",
     }
-    store.write_cell(job.key, Image.fromarray(pixels), record)
-    return not finite
 
 
-def _manifest(plan: Plan, pipeline: Pipeline, jobs: list[_Job]) -> dict[str, Any]:
+def _manifest(plan: Plan, pipeline: Pipeline, jobs: list[Job]) -> dict[str, Any]:
     baselines = {j.cell.condition: j.key for j in jobs if j.cell.variant.is_baseline}
     recipe = plan.recipe
     sheet = recipe.sheet

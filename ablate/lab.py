@@ -9,7 +9,6 @@ result.sheet()[0].show()
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +21,10 @@ from ablate import drift, engine, recipe, sheets
 from ablate.document import Problem
 from ablate.drift import MeasuredCell
 from ablate.engine import Progress, Summary
-from ablate.pipeline import ModelError, Pipeline, load_catalog, scheduler_class
+from ablate.models import ModelError, load_catalog, scheduler_class
+from ablate.pipeline import Pipeline
 from ablate.plan import Plan, check, plan
+from ablate.processes import Processes
 from ablate.recipe import Draft, Recipe, RecipeError
 from ablate.store import Run
 
@@ -114,12 +115,17 @@ def run(
             dtype=recipe.dtype,
         )
     store = Run(out if out is not None else Path("outputs") / recipe.name)
-    if fresh:
-        shutil.rmtree(store.folder / "cells", ignore_errors=True)
     summary = engine.run(
-        planned, pipeline, store, batch_size=batch_size, limit=limit, on_progress=on_progress
+        planned,
+        pipeline,
+        store,
+        batch_size=batch_size,
+        limit=limit,
+        fresh=fresh,
+        on_progress=on_progress,
     )
-    drift.write(store)
-    if summary.computed or summary.reused:
-        sheets.save(store)
+    if Processes(pipeline.device.type).is_main:
+        drift.write(store)
+        if summary.computed or summary.reused:
+            sheets.save(store)
     return Result(store, summary)

@@ -96,7 +96,7 @@ def randomize(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
 @op(strength="amount", neutral=0.0, draws="values", stream="randomize")
 def mix_noise(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """(1−a)·W + a·N, N as in `randomize`."""
-    return (1 - strength) * tensor + strength * noise
+    return torch.add(strength * noise, tensor, alpha=1 - strength)
 
 
 @op(strength="amount", neutral=0.0, draws="spread")
@@ -159,22 +159,9 @@ def _generator(
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def apply(
-    op: Op,
-    tensor: Tensor,
-    untouched: Tensor,
-    *,
-    strength: float | None,
-    seed: int,
-    module: str,
-    parameter: str,
-    distribution: str | None = None,
-) -> Tensor:
-    """The edited tensor, of `tensor`'s dtype and device; neither argument is changed.
+def apply(op: Op, tensor: Tensor, noise: Tensor, strength: float | None) -> Tensor:
+    """The edited tensor, of `tensor`'s dtype and device; no argument is changed.
 
-    `tensor`: the weights as they are now; `untouched`: as they were loaded.
+    `tensor`: the weights as they are now; `noise`: a draw of the op's for them as loaded.
     """
-    noise = draw(
-        op, untouched, seed=seed, module=module, parameter=parameter, distribution=distribution
-    )
     return op.apply(tensor.float(), noise, 0.0 if strength is None else strength).to(tensor.dtype)

@@ -17,7 +17,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,17 +140,31 @@ class Run:
     def has(self, key: str) -> bool:
         return self.path(key).exists()
 
-    def write_cell(self, key: str, image: Image.Image, record: Mapping[str, Any]) -> Path:
-        """Write a finished cell; a reader sees all of it or nothing."""
-        chunks = PngImagePlugin.PngInfo()
-        chunks.add_text("parameters", parameters_text(record))
-        chunks.add_text("ablate", json.dumps(record, sort_keys=True))
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
-        image.save(temporary, format="PNG", pnginfo=chunks)
-        temporary.replace(path)
-        return path
+    def finished(self) -> set[str]:
+        """Keys of all cells on disk, in the plan or not."""
+        return {path.stem for path in (self.folder / "cells").glob("*.png")}
+
+    def write_cells(self, cells: Iterable[tuple[str, Image.Image, Mapping[str, Any]]]) -> None:
+        """Write finished cells (key, image, record); a reader sees all of one or nothing.
+
+        They appear together, so that a run killed at any moment has whole batches.
+        """
+        written = []
+        for key, image, record in cells:
+            chunks = PngImagePlugin.PngInfo()
+            chunks.add_text("parameters", parameters_text(record))
+            chunks.add_text("ablate", json.dumps(record, sort_keys=True))
+            path = self.path(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _temporary(path)
+            image.save(temporary, format="PNG", pnginfo=chunks)
+            written.append((temporary, path))
+        for temporary, path in written:
+            temporary.replace(path)
+
+    def forget_cells(self) -> None:
+        """Remove all finished cells."""
+        shutil.rmtree(self.folder / "cells", ignore_errors=True)
 
     def sweep_temporaries(self) -> None:
         """Remove what a killed process left half-written."""

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from ablate.catalog import ModuleInfo, SelectorError, catalog, groups, role_of, select, stage_of
-from ablate.pipeline import load_catalog
-
-DATA = Path(__file__).parent / "data"
+from ablate.models import load_catalog
 
 
 @pytest.fixture(scope="module")
 def sd15() -> tuple[ModuleInfo, ...]:
-    return load_catalog(str(DATA / "sd15"))
+    return load_catalog("sd15-random")
 
 
 def paths(found: tuple[ModuleInfo, ...]) -> list[str]:

@@ -146,7 +146,7 @@ def test_plan_counts_without_weights(recipe: Path) -> None:
 
 
 def test_modules_of_stable_diffusion_1_from_configuration_alone() -> None:
-    done = ablate("modules", ROOT / "tests" / "data" / "sd15")
+    done = ablate("modules", "sd15-random")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "391 modules, 859,520,964 parameters"
 

@@ -17,9 +17,8 @@ def edited(op: str, strength: float | None = None, seed: int = 0, **options: str
     place = {"module": "mid.conv", "parameter": "weight"} | {
         k: options.pop(k) for k in ("module", "parameter") if k in options
     }
-    return ops.apply(
-        ops.OPS[op], WEIGHTS, WEIGHTS, strength=strength, seed=seed, **place, **options
-    )
+    noise = ops.draw(ops.OPS[op], WEIGHTS, seed=seed, **place, **options)
+    return ops.apply(ops.OPS[op], WEIGHTS, noise, strength)
 
 
 def test_zero_and_scale() -> None:
@@ -88,9 +87,8 @@ import torch
 from ablate import ops
 torch.manual_seed(99); torch.randn(7)
 weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(1)) * 0.3 + 0.7
-ops.apply(ops.OPS["shuffle"], weights, weights, strength=None, seed=4, module="a", parameter="b")
-made = ops.apply(ops.OPS["randomize"], weights, weights, strength=None, seed=0,
-                 module="mid.conv", parameter="weight")
+ops.draw(ops.OPS["shuffle"], weights, seed=4, module="a", parameter="b")
+made = ops.draw(ops.OPS["randomize"], weights, seed=0, module="mid.conv", parameter="weight")
 print(made.double().sum().item().hex())
 """
     command = [sys.executable, "-c", program]
@@ -108,7 +106,5 @@ def test_statistics_are_float32_whatever_the_dtype() -> None:
 
 def test_a_single_number_has_no_deviation() -> None:
     one = torch.tensor([3.0])
-    made = ops.apply(
-        ops.OPS["randomize"], one, one, strength=None, seed=0, module="m", parameter="p"
-    )
+    made = ops.draw(ops.OPS["randomize"], one, seed=0, module="m", parameter="p")
     assert torch.equal(made, one)

@@ -14,15 +14,8 @@ import pytest
 import torch
 
 from ablate import lab
-from ablate.pipeline import (
-    ModelError,
-    Pipeline,
-    Request,
-    find_device,
-    find_dtype,
-    load_catalog,
-    scheduler_class,
-)
+from ablate.models import ModelError, find_device, find_dtype, load_catalog, scheduler_class
+from ablate.pipeline import Pipeline, Request
 from ablate.recipe import Recipe, Sampling
 
 Build = Callable[..., Recipe]

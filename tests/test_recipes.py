@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from ablate import lab
-from ablate.pipeline import Pipeline, load_catalog
+from ablate.models import load_catalog
+from ablate.pipeline import Pipeline
 from ablate.plan import plan
 from ablate.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes").glob("*.yaml"))
-SD15 = str(ROOT / "tests" / "data" / "sd15")
+SD15 = "sd15-random"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)

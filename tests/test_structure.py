@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 FILES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 BELOW = [
-    "ops", "catalog", "document", "axes", "recipe", "schema", "edits", "plan", "store", "pipeline",
-    "engine", "drift", "page", "sheets",
+    "ops", "catalog", "document", "axes", "recipe", "schema", "edits", "rows", "plan", "store",
+    "models", "pipeline", "batches", "processes", "engine", "drift", "page", "sheets",
 ]  # fmt: skip
 
 # What each file may import of the package. "ablate": the package itself, for its version.
@@ -32,8 +32,12 @@ LAYERS: dict[str, list[str]] = {
     "recipe": ["ops", "catalog", "document", "axes"],
     "schema": ["ops", "axes", "recipe"],
     "plan": ["axes", "recipe", "catalog", "document", "edits"],
-    "pipeline": ["catalog", "bundled", "ablate"],
-    "engine": ["plan", "edits", "pipeline", "store"],
+    "rows": ["ops", "edits"],
+    "models": ["catalog", "bundled", "ablate"],
+    "pipeline": ["catalog", "models", "bundled"],
+    "batches": ["catalog", "edits", "pipeline", "plan"],
+    "processes": [],
+    "engine": ["plan", "edits", "rows", "models", "pipeline", "batches", "processes", "store"],
     "drift": ["store"],
     "sheets": ["store", "page"],
     "lab": BELOW,
@@ -89,9 +93,16 @@ def test_the_bundled_model_stands_alone() -> None:
     assert libraries(tree) <= set(sys.stdlib_module_names)
 
 
-def test_one_file_is_the_boundary_to_diffusers_and_transformers() -> None:
-    heavy = {"diffusers", "transformers"}
-    assert [name for name, tree in TREES.items() if libraries(tree) & heavy] == ["pipeline"]
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("diffusers", ["models", "pipeline"]),
+        ("transformers", ["models", "pipeline"]),
+        ("accelerate", ["processes"]),
+    ],
+)
+def test_heavy_libraries_have_boundaries(library: str, homes: list[str]) -> None:
+    assert [name for name, tree in TREES.items() if library in libraries(tree)] == homes
 
 
 @pytest.mark.parametrize("module", ["sheets", "page", "store", "drift", "cli"])

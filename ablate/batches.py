@@ -1,0 +1,152 @@
+"""Which cells are computed together, and how their variants are applied.
+
+Batches are laid out from the whole plan, so that a run resumed, or split over processes, computes
+the same batches as one that does all of it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from ablate.catalog import ModuleInfo
+from ablate.edits import Variant
+from ablate.pipeline import Settings
+from ablate.plan import Cell
+
+# Variants that compute more of the network's parameters than this anew are applied in place: by
+# rows every edited module runs once for each variant, and that many edited tensors are in memory.
+SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to make: a cell, its settings with nothing left open, its key."""
+
+    cell: Cell
+    settings: Settings
+    key: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs of equal settings that are computed together; in place they are of one variant."""
+
+    jobs: tuple[Job, ...]
+    by_rows: bool
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        return tuple(job.cell.variant for job in self.jobs)
+
+    @property
+    def modules(self) -> set[str]:
+        """Paths of all modules that one of its variants edits."""
+        return {path for variant in set(self.variants) for path in variant.modules}
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches with the same jobs."""
+        middle = len(self.jobs) // 2
+        return replace(self, jobs=self.jobs[:middle]), replace(self, jobs=self.jobs[middle:])
+
+    def fits(self, other: Batch) -> bool:
+        """Whether the two can be computed as one."""
+        if self.by_rows != other.by_rows or self.jobs[0].settings != other.jobs[0].settings:
+            return False
+        return self.by_rows or self.variants[0] == other.variants[0]
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """Variants in order of appearance, so that a run cut short has whole variants; those of one
+    perturbation seed follow one another, so that they share their noise."""
+    seeds: dict[int | None, int] = {}
+    order: dict[Variant, tuple[int, int]] = {}
+    for job in jobs:
+        variant = job.cell.variant
+        if variant not in order:
+            seed = variant.perturbation_seed if variant.is_random else None
+            order[variant] = (seeds.setdefault(seed, len(seeds)), len(order))
+    return sorted(jobs, key=lambda job: order[job.cell.variant])
+
+
+class Layout:
+    """How jobs become batches on one network.
+
+    `rows`: whether its modules see a row a cell at all. `rowless`: modules found not to.
+    """
+
+    def __init__(self, catalog: Sequence[ModuleInfo], *, rows: bool) -> None:
+        self.rows = rows
+        self.rowless: set[str] = set()
+        self._parameters = {m.path: m.parameters for m in catalog}
+        self._total = sum(self._parameters.values())
+        self._shares: dict[Variant, float] = {}
+
+    def share(self, variant: Variant) -> float:
+        """The part of the network's parameters that has edited values; zeroed ones need none."""
+        if variant not in self._shares:
+            paths = {p for e in variant.edits if e.op != "zero" or e.params for p in e.modules}
+            self._shares[variant] = sum(self._parameters[p] for p in paths) / self._total
+        return self._shares[variant]
+
+    def by_rows(self, variant: Variant) -> bool:
+        if not self.rows or self.share(variant) > SHARE:
+            return False
+        return self.rowless.isdisjoint(variant.modules)
+
+    def batches(self, jobs: Sequence[Job], size: int) -> list[Batch]:
+        """All jobs in batches of about equal size, `size` at most, in the order of variants.
+
+        Those by rows hold as many variants as have room in the memory of one more network.
+        """
+        groups: dict[object, list[Job]] = {}
+        for job in in_order(jobs):
+            rows = self.by_rows(job.cell.variant)
+            key = (rows, job.settings, None if rows else job.cell.variant)
+            groups.setdefault(key, []).append(job)
+        found = []
+        for (rows, *_), members in groups.items():  # type: ignore[misc]
+            for part in self._by_memory(members) if rows else [members]:
+                even = ceil(len(part) / ceil(len(part) / size))
+                found += [Batch(tuple(part[i : i + even]), rows) for i in range(0, len(part), even)]
+        return found
+
+    def _by_memory(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        part: list[Job] = []
+        seen: set[Variant] = set()
+        used = 0.0
+        for job in jobs:
+            variant = job.cell.variant
+            if variant not in seen and used + self.share(variant) > 1:
+                yield part
+                part, seen, used = [], set(), 0.0
+            if variant not in seen:
+                seen.add(variant)
+                used += self.share(variant)
+            part.append(job)
+        yield part
+
+
+def unfinished(
+    batches: Sequence[Batch],
+    done: Callable[[Job], bool],
+    again: Callable[[Sequence[Job]], list[Batch]],
+) -> list[Batch]:
+    """The batches without finished cells; what is left of others is batched `again`, together."""
+    whole, rest = [], []
+    for batch in batches:
+        left = [job for job in batch.jobs if not done(job)]
+        if len(left) == len(batch):
+            whole.append(batch)
+        else:
+            rest += left
+    return whole + again(rest)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch with the jobs of all."""
+    return replace(batches[0], jobs=tuple(job for batch in batches for job in batch.jobs))

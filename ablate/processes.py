@@ -1,0 +1,54 @@
+"""The processes of `accelerate launch`, or the one that there is. The only file that imports
+accelerate.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+# A process that is done waits for the slowest; torch's own patience ends after half an hour.
+PATIENCE = timedelta(days=30)
+
+
+class Processes:
+    """Which of how many processes this is. Alone it does nothing, and loads nothing."""
+
+    def __init__(self, device: str) -> None:
+        self._state: Any = None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+
+    @property
+    def alone(self) -> bool:
+        return self._state is None
+
+    @property
+    def is_main(self) -> bool:
+        return self._state is None or bool(self._state.is_main_process)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Every n-th item, this process's own."""
+        if self._state is None:
+            return list(items)
+        return list(items[self._state.process_index :: self._state.num_processes])
+
+    def gather(self, item: Item) -> list[Item]:
+        """The items of all processes, the main one's first."""
+        if self._state is None:
+            return [item]
+        from accelerate.utils import gather_object
+
+        found: list[Item] = gather_object([item])
+        return found

@@ -1,0 +1,268 @@
+"""Variants applied by rows: one batch, and in it a different network for every cell.
+
+    with by_rows(network, [variant_0, variant_1, variant_2]) as applied:
+        ...  # row r of whatever the network is called with belongs to cell r mod 3
+
+A module that some variants edit computes their rows with the edited weights and the others as they
+are; a module that all of them zero is not run at all. The network's own weights are never touched,
+so that there is nothing to restore but the modules' `forward`.
+
+Memory: the edited tensors of all different variants; zeroed modules cost nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablate.edits import Draw, Touched, Variant, edited, touched
+from ablate.ops import draw as draw_noise
+
+# Without weights these give zeros, whatever finite input they have.
+LINEAR = (
+    nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d,
+    nn.ConvTranspose2d, nn.ConvTranspose3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding,
+)  # fmt: skip
+
+# Where fewer of a module's cells are edited than this, it is run on all rows at once and those of
+# the edited cells are overwritten: gathering the others would cost more than it saves.
+FEW = 0.25
+
+
+class NoRowsError(Exception):
+    """Modules that cannot be edited by rows; their variants have to be applied in place."""
+
+    def __init__(self, paths: set[str]) -> None:
+        super().__init__(f"no row a cell: {', '.join(sorted(paths))}")
+        self.paths = paths
+
+
+@dataclass
+class Applied:
+    """What became of the edits so far. `changed`, `ran`: paths of modules, of edited ones only."""
+
+    changed: set[str] = field(default_factory=set)
+    ran: set[str] = field(default_factory=set)
+
+
+@contextmanager
+def by_rows(
+    network: nn.Module, variants: Sequence[Variant], draw: Draw = draw_noise
+) -> Iterator[Applied]:
+    """Apply `variants[c]` to the rows c, c + n, c + 2n ... of each call of the network.
+
+    For sampling, without gradients. Raises `NoRowsError` where a module shares weights, has another
+    `forward` than its class, or is called with an input that has no row for every row of the
+    network's own input.
+    """
+    n = len(variants)
+    applied = Applied()
+    modules = dict(network.named_modules())
+    edits = _edits(network, modules, variants, draw, applied)
+    with ExitStack() as stack:
+        batch = _Batch(n)
+        handle = network.register_forward_pre_hook(batch.observe, with_kwargs=True)
+        stack.callback(handle.remove)
+        for path, parts in edits.items():
+            module = modules[path]
+            split = _Split(path, module, parts, batch, applied)
+            stack.callback(module.__dict__.pop, "forward", None)
+            module.forward = split
+        yield applied
+
+
+@dataclass
+class _Part:
+    """The cells that share one edited form of a module; no `module` where it gives zeros."""
+
+    cells: list[int]
+    module: nn.Module | None
+
+
+def _edits(
+    network: nn.Module,
+    modules: dict[str, nn.Module],
+    variants: Sequence[Variant],
+    draw: Draw,
+    applied: Applied,
+) -> dict[str, list[_Part]]:
+    """By module path, the forms that its cells see. A form is made once for each variant."""
+    owners = Counter(id(p) for m in modules.values() for p in m.parameters(recurse=False))
+    by_variant: dict[Variant, list[int]] = {}
+    for cell, variant in enumerate(variants):
+        by_variant.setdefault(variant, []).append(cell)
+    found: dict[str, list[_Part]] = {}
+    rowless = set()
+    for variant, cells in by_variant.items():
+        by_module: dict[str, list[Touched]] = {}
+        for item in touched(network, variant):
+            by_module.setdefault(item.module, []).append(item)
+            if owners[id(item.parameter)] > 1 or "forward" in vars(modules[item.module]):
+                rowless.add(item.module)
+        for path, items in by_module.items():
+            form = _form(modules[path], items, variant, draw, applied)
+            parts = found.setdefault(path, [])
+            silent = next((p for p in parts if p.module is None), None)
+            if form is None and silent is not None:
+                silent.cells += cells
+            else:
+                parts.append(_Part(list(cells), form))
+    if rowless:
+        raise NoRowsError(rowless)
+    return found
+
+
+def _form(
+    module: nn.Module, items: Sequence[Touched], variant: Variant, draw: Draw, applied: Applied
+) -> nn.Module | None:
+    """A module that computes with edited weights and shares the rest; None when it gives zeros."""
+    all_of_it = len(items) == sum(1 for _ in module.parameters(recurse=False))
+    if (
+        isinstance(module, LINEAR)
+        and all_of_it
+        and all(edit.op == "zero" for item in items for edit in item.edits)
+    ):
+        if any(bool(item.parameter.any()) for item in items):
+            applied.changed.add(items[0].module)
+        return None
+    form = copy.copy(module)
+    form._parameters = dict(module._parameters)
+    for item in items:
+        weights = edited(item, item.parameter.data, variant.perturbation_seed, draw)
+        if not torch.equal(weights, item.parameter.data):
+            applied.changed.add(item.module)
+        form._parameters[item.name] = nn.Parameter(weights, requires_grad=False)
+    return form
+
+
+class _Batch:
+    """How many rows the network was called with, and which of them belong to which cells."""
+
+    def __init__(self, cells: int) -> None:
+        self.cells = cells
+        self.rows = 0
+        self._indices: dict[tuple[int, ...], Tensor] = {}
+
+    def observe(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        if first.shape[0] != self.rows:
+            self.rows = first.shape[0]
+            self._indices.clear()
+
+    def fits(self, tensor: Any) -> bool:
+        return (
+            isinstance(tensor, Tensor)
+            and tensor.dim() > 0
+            and tensor.shape[0] == self.rows
+            and self.rows % self.cells == 0
+        )
+
+    def index(self, cells: Sequence[int], device: torch.device) -> Tensor:
+        """Row numbers of some cells, in the order of rows."""
+        key = tuple(cells)
+        if key not in self._indices:
+            rows = torch.arange(self.rows).view(-1, self.cells)[:, list(key)]
+            self._indices[key] = rows.flatten().to(device)
+        return self._indices[key]
+
+    def take(self, tensor: Any, cells: Sequence[int]) -> Any:
+        """The rows of some cells; what has no rows is passed on as it is."""
+        if not self.fits(tensor) or len(cells) == self.cells:
+            return tensor
+        if len(cells) == 1:
+            return tensor[cells[0] :: self.cells]
+        return tensor.index_select(0, self.index(cells, tensor.device))
+
+    def put(self, whole: Tensor, rows: Tensor, cells: Sequence[int]) -> None:
+        """Write the rows of some cells; `rows` may be one for all of them."""
+        if len(cells) == 1:
+            whole[cells[0] :: self.cells] = rows
+        else:
+            index = self.index(cells, whole.device)
+            whole.index_copy_(0, index, rows.expand(len(index), *whole.shape[1:]))
+
+
+class _Split:
+    """Stands in for a module's `forward`: every cell's rows through the form that it sees."""
+
+    def __init__(
+        self, path: str, module: nn.Module, parts: list[_Part], batch: _Batch, applied: Applied
+    ) -> None:
+        self.path = path
+        self.plain: Callable[..., Any] = module.forward
+        self.parts = parts
+        self.batch = batch
+        self.applied = applied
+        touched_cells = {cell for part in parts for cell in part.cells}
+        self.others = [cell for cell in range(batch.cells) if cell not in touched_cells]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.applied.ran.add(self.path)
+        batch = self.batch
+        given = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        if given is None or not batch.fits(given):
+            raise NoRowsError({self.path})
+        only = self.parts[0] if len(self.parts) == 1 and not self.others else None
+        if only is not None and only.module is not None:
+            return only.module.forward(*args, **kwargs)
+        out: Tensor | None = None
+        if len(self.others) > (1 - FEW) * batch.cells:
+            out = self._checked(self.plain(*args, **kwargs))
+        elif self.others:
+            out = self._put(out, self._run(self.plain, self.others, args, kwargs), self.others)
+        for part in self.parts:
+            if part.module is not None:
+                rows = self._run(part.module.forward, part.cells, args, kwargs)
+                out = self._put(out, rows, part.cells)
+        for part in self.parts:
+            if part.module is None:
+                if out is None:
+                    # One row through the untouched module tells the shape that comes out.
+                    out = self._put(None, self._run(self.plain, [0], args, kwargs), [0])
+                nought = _nought(batch.take(given, part.cells))
+                batch.put(out, nought.to(out.dtype).view(-1, *[1] * (out.dim() - 1)), part.cells)
+        return out
+
+    def _run(
+        self,
+        forward: Callable[..., Any],
+        cells: Sequence[int],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        taken = [self.batch.take(v, cells) for v in args]
+        named = {name: self.batch.take(v, cells) for name, v in kwargs.items()}
+        rows = forward(*taken, **named)
+        if not isinstance(rows, Tensor) or rows.dim() == 0:
+            raise NoRowsError({self.path})
+        return rows
+
+    def _checked(self, out: Any) -> Tensor:
+        if not self.batch.fits(out):
+            raise NoRowsError({self.path})
+        whole: Tensor = out
+        return whole
+
+    def _put(self, out: Tensor | None, rows: Tensor, cells: Sequence[int]) -> Tensor:
+        if out is None:
+            shape = (self.batch.rows, *rows.shape[1:])
+            order = torch.contiguous_format
+            if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
+                order = torch.channels_last
+            out = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=order)
+        self.batch.put(out, rows, cells)
+        return out
+
+
+def _nought(rows: Tensor) -> Tensor:
+    """0 for each row, NaN where it holds NaN or infinity: what 0·x comes to."""
+    if not rows.is_floating_point():
+        return torch.zeros(rows.shape[0], device=rows.device)
+    return (rows.flatten(1) * 0).sum(1)
