@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ablate.store import Run as Run
 
 __version__ = "0.1.0"
+
+# Before transformers is imported: its advice on missing optional packages is for its own users.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 # Loaded when first asked for: `import ablate` must not wait for torch.
 _HOMES = {

@@ -18,9 +18,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-# Before transformers is imported: its advice on missing optional packages is for its own users.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
 import diffusers
 import torch
 import transformers

@@ -265,4 +265,4 @@ def _nought(rows: Tensor) -> Tensor:
     """0 for each row, NaN where it holds NaN or infinity: what 0·x comes to."""
     if not rows.is_floating_point():
         return torch.zeros(rows.shape[0], device=rows.device)
-    return (rows.flatten(1) * 0).sum(1)
+    return rows.sum(tuple(range(1, rows.dim())), dtype=torch.float32) * 0
