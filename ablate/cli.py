@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import click
 from ablate import __version__
 
 if TYPE_CHECKING:
-    from ablate.engine import Progress
+    from ablate.engine import Progress, Summary
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 PACKAGE = Path(__file__).parent
@@ -32,7 +32,8 @@ class Exit(click.ClickException):
         self.code = code
 
     def show(self, file: Any = None) -> None:
-        click.echo(self.message, err=True)
+        if self.message:
+            click.echo(self.message, err=True)
         sys.exit(self.code)
 
 
@@ -148,6 +149,9 @@ def run(
         )
     reporter.close()
     summary = result.summary
+    if not result.is_main:
+        raise Exit("", INTERRUPTED if summary.interrupted else DONE)
+    _report_application(summary)
     _report_quiet(summary.quiet)
     if summary.not_finite:
         click.echo(f"{summary.not_finite} images hold NaN or infinity; they are drawn as such")
@@ -162,6 +166,21 @@ def run(
         raise Exit("interrupted; run the same command again to go on", INTERRUPTED)
 
 
+def _report_application(summary: Summary) -> None:
+    ways = [(summary.by_rows, "by rows"), (summary.in_place, "in place")]
+    used = ", ".join(f"{count} {way}" for count, way in ways if count)
+    if used:
+        click.echo(f"edits applied {used}, in batches of up to {summary.batch_size}")
+    if summary.rowless:
+        click.echo(f"in place because they cannot be edited by rows: {_some(summary.rowless)}")
+
+
+def _some(paths: Collection[str]) -> str:
+    """The first few of many module paths."""
+    shown = sorted(paths)
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
 def _report_quiet(quiet: dict[str, str]) -> None:
     for what, meaning in (
         ("never ran", "never ran while sampling"),
@@ -169,8 +188,7 @@ def _report_quiet(quiet: dict[str, str]) -> None:
     ):
         paths = [path for path, found in quiet.items() if found == what]
         if paths:
-            some = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
-            click.echo(f"{len(paths)} modules {meaning}: {some}")
+            click.echo(f"{len(paths)} modules {meaning}: {_some(paths)}")
 
 
 @main.command()

@@ -149,7 +149,9 @@ def run(
         if on_progress is None or not processes.is_main:
             return
         # With other processes at work the folder knows best how far the run is.
-        done = own.computed if processes.alone else len(store.finished() - finished)
+        done = own.computed
+        if not processes.alone:
+            done = max(done, len(store.finished() - finished))
         seconds = time.monotonic() - began
         left = seconds / done * (missing - done)
         on_progress(Progress(summary.reused + done, len(chosen), done, seconds, left))

@@ -31,10 +31,14 @@ from ablate.store import Run
 
 @dataclass(frozen=True)
 class Result:
-    """A run: iterate over it for its finished cells (`axes`, `image()`, `drift`)."""
+    """A run: iterate over it for its finished cells (`axes`, `image()`, `drift`).
+
+    `is_main`: whether this process, of those that `accelerate launch` started, speaks for all.
+    """
 
     store: Run
     summary: Summary
+    is_main: bool = True
 
     def __iter__(self) -> Iterator[MeasuredCell]:
         return iter(self.cells)
@@ -124,8 +128,9 @@ def run(
         fresh=fresh,
         on_progress=on_progress,
     )
-    if Processes(pipeline.device.type).is_main:
+    is_main = Processes(pipeline.device.type).is_main
+    if is_main:
         drift.write(store)
         if summary.computed or summary.reused:
             sheets.save(store)
-    return Result(store, summary)
+    return Result(store, summary, is_main)

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
+# What launchers tell their processes: torch's and accelerate's own, Open MPI, MPICH and Intel MPI.
+COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
 # A process that is done waits for the slowest; torch's own patience ends after half an hour.
 PATIENCE = timedelta(days=30)
 
@@ -20,7 +23,7 @@ class Processes:
 
     def __init__(self, device: str) -> None:
         self._state: Any = None
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if any(int(os.environ.get(name, "1")) > 1 for name in COUNTS):
             from accelerate import PartialState
 
             self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
