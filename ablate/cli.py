@@ -295,6 +295,31 @@ def sheet(run: Path, rows: tuple[str, ...], columns: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.option("--model", default="bundled", help="Also `sd15-random`: real size, random weights.")
+@click.option("--steps", type=click.IntRange(min=2), default=20, show_default=True)
+@click.option("--size", type=click.IntRange(min=8), help="Pixels of a side. Default: the model's.")
+@click.option("--modules", type=click.IntRange(min=1), help="So many, evenly spread. Default: all.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
+@click.option("--dtype", default="auto", help="`float32`, `float16`, `bfloat16`. Default: `auto`.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here too.")
+@click.option("--peers", is_flag=True, help="Measure nnsight as well, where it is installed.")
+def bench(file: Path | None, **options: Any) -> None:
+    """Measure the lab against a diffusers script and against what the machine can do."""
+    from ablate.bench import bench as measure
+
+    _quieten()
+    with _model_told():
+        try:
+            report = measure(**options, tell=lambda what: click.echo(what, err=True))
+        except ModuleNotFoundError as error:
+            raise Exit(f"--peers: {error}; `pip install nnsight`", WRONG) from None
+        if file is not None:
+            file.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
+    click.echo(str(report))
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
     from ablate.schema import schema as made

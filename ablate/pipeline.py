@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -127,7 +126,7 @@ class Pipeline:
             options |= {"safety_checker": None, "requires_safety_checker": False}
         try:
             if model == RANDOM:
-                pipe = _random_pipeline().to(dtype=dtype_found)
+                pipe = random_pipeline().to(dtype=dtype_found)
             else:
                 pipe = diffusers.DiffusionPipeline.from_pretrained(
                     str(folder) if folder else model,
@@ -204,13 +203,11 @@ class Pipeline:
         requests: Sequence[Request],
         settings: Settings,
         on_step: Callable[[int], None] | None = None,
-        decode: bool = True,
     ) -> np.ndarray:
         """Images for the requests, float32 in [0, 1], shape (n, height, width, 3).
 
         Where a network gave NaN or infinity, the image has NaN. The initial latent of a request
-        depends on its seed and shape alone: it is drawn in float32 on the CPU. Without `decode`
-        the result is empty: for measuring what the steps cost.
+        depends on its seed and shape alone: it is drawn in float32 on the CPU.
         """
         pipe = self.pipe
         pipe.scheduler = self._scheduler(settings.scheduler)
@@ -244,11 +241,9 @@ class Pipeline:
                 guidance_scale=settings.guidance_scale,
                 width=settings.width,
                 height=settings.height,
-                output_type="np" if decode else "latent",
+                output_type="np",
                 callback_on_step_end=after_step,
             )
-        if not decode:
-            return np.empty((0, settings.height, settings.width, 3), dtype=np.float32)
         images: np.ndarray = result.images.astype(np.float32)
         images[~finite.cpu().numpy()] = np.nan
         return images
@@ -274,18 +269,6 @@ class Pipeline:
         finally:
             del vae.decode
 
-    def seconds_per_step(self, cells: int, settings: Settings) -> float:
-        """How long one step of so many cells takes here: the second of two, the first warms up."""
-        ends: list[float] = []
-
-        def ended(_step: int) -> None:
-            self.synchronize()
-            ends.append(time.perf_counter())
-
-        short = replace(settings, num_inference_steps=2)
-        self.sample([Request("", seed) for seed in range(cells)], short, ended, decode=False)
-        return ends[-1] - ends[-2]
-
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
         if self.device.type in ("cuda", "mps"):
@@ -305,7 +288,7 @@ class Pipeline:
         return states
 
 
-def _random_pipeline() -> Any:
+def random_pipeline() -> Any:
     """Stable Diffusion 1.x of its real size; the weights are torch's default initialization."""
     configs = {
         part: read_config(RANDOM, f"{part}/config.json", None) or {}

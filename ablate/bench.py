@@ -1,0 +1,447 @@
+"""The benchmark: every module zeroed in turn, against what a user would do without the lab.
+
+All contestants make the same cells, in turn within each round, so that a machine whose speed
+drifts is fair to all of them:
+
+    (a) the script that a user of diffusers would write, in float32 and in the lab's dtype
+    (b) the lab, one variant at a time
+    (c) the lab, as it runs by itself
+    (d) the limit: as many rows through the denoiser, at the best batch size, and nothing else
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import diffusers
+import psutil
+import torch
+
+from ablate import engine
+from ablate.edits import Draws, Edit, Variant, applied
+from ablate.models import RANDOM, folder_of, versions
+from ablate.pipeline import Pipeline, Request, Settings, random_pipeline
+from ablate.plan import plan
+from ablate.recipe import Recipe
+from ablate.store import Run
+
+PROMPT = "a cat in a party hat"
+GUIDANCE = 5.0
+
+
+@dataclass
+class Contestant:
+    """One way of making the cells. `seconds`, `images`: by round; `peak`: bytes beyond the loaded
+    models, at most."""
+
+    name: str
+    make: Callable[[Sequence[str]], int] = field(repr=False)
+    seconds: list[float] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    peak: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Images a second, the median of the rounds."""
+        return median(n / s for n, s in zip(self.images, self.seconds, strict=True))
+
+    def ratios(self, other: Contestant) -> list[float]:
+        """How many times as fast as another, by round."""
+        own, others = (
+            [n / s for n, s in zip(c.images, c.seconds, strict=True)] for c in (self, other)
+        )
+        return [a / b for a, b in zip(own, others, strict=True)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a benchmark found. `edit`: seconds to edit all weights in place; `image`: seconds of an
+    image made so; `batch`: rows at which the limit is reached."""
+
+    model: str
+    machine: str
+    versions: dict[str, str]
+    modules: int
+    settings: Settings
+    dtype: str
+    rounds: int
+    batch: int
+    contestants: tuple[Contestant, ...]
+    edit: float
+    image: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain objects, ratios included."""
+        base, limit = self.contestants[0], self.contestants[-1]
+        found: dict[str, Any] = {
+            k: getattr(self, k)
+            for k in ("model", "machine", "versions", "modules", "dtype", "rounds", "edit", "image")
+        }
+        found["settings"] = vars(self.settings)
+        found["limit_rows"] = self.batch
+        found["contestants"] = [
+            {
+                "name": c.name,
+                "images_a_second": c.rate,
+                "to_script": c.ratios(base),
+                "to_limit": c.ratios(limit),
+                "seconds": c.seconds,
+                "images": c.images,
+                "peak_bytes": c.peak,
+            }
+            for c in self.contestants
+        ]
+        return found
+
+    def __str__(self) -> str:
+        base, limit = self.contestants[0], self.contestants[-1]
+        s = self.settings
+        guidance = f"guidance {s.guidance_scale:g}" if s.guided else "no guidance"
+        lines = [
+            f"{self.model}, {s.width}x{s.height}, {self.modules} modules zeroed in turn,"
+            f" {s.num_inference_steps} steps, {guidance}, {s.scheduler}",
+            f"{self.machine}; torch {self.versions['torch']},"
+            f" diffusers {self.versions['diffusers']}; medians of {self.rounds} rounds",
+            "",
+            f"{'':40}{'images/s':>10}{'to (a)':>18}{'to (d)':>18}{'memory':>10}",
+        ]
+        for c in self.contestants:
+            lines.append(
+                f"{c.name:40}{c.rate:10.3g}{_spread(c.ratios(base)):>18}"
+                f"{_spread(c.ratios(limit)):>18}{c.peak / 2**20:>6,.0f} MB"
+            )
+        share = self.edit / self.image
+        lines += [
+            "",
+            f"(d) at {self.batch} rows; memory is what comes on top of the loaded models",
+            f"all weights edited in place (mix_noise, its noise drawn already): {self.edit:.3g} s,"
+            f" {share:.1%} of an image's {self.image:.3g} s",
+        ]
+        return "\n".join(lines)
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def bench(
+    model: str = "bundled",
+    *,
+    steps: int = 20,
+    size: int | None = None,
+    modules: int | None = None,
+    slow: int = 16,
+    rounds: int = 3,
+    device: str | None = None,
+    dtype: str = "auto",
+    peers: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Run the benchmark. `size`: pixels of a side; `modules`: so many, evenly spread, instead of
+    all. In every round (a) and (b) make at most `slow` of the round's cells: they are slow.
+    """
+    tell("loading")
+    pipeline = Pipeline.load(model, device=device, dtype=dtype)
+    recipe = {
+        "version": 1,
+        "name": "bench",
+        "model": model,
+        "prompts": [PROMPT],
+        "sampling": {"num_inference_steps": steps, "guidance_scale": GUIDANCE},
+    }
+    if size is not None:
+        recipe["sampling"] |= {"width": size, "height": size}  # type: ignore[operator]
+    paths = [m.path for m in pipeline.catalog]
+    count = min(modules or len(paths), len(paths))
+    paths = [paths[i * len(paths) // count] for i in range(count)]
+    rounds = min(rounds, count)
+    settings = pipeline.settings(Recipe.build(recipe | {"edits": [_zero("*")]}).sampling)
+
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as temporary:
+        folder = Path(temporary)
+        contestants = [
+            Contestant(
+                "(a) diffusers script, float32",
+                lambda p: _script(
+                    _plain(model, torch.float32, pipeline.device), settings, p, folder
+                ),
+            ),
+            Contestant(
+                "(b) ablate, one variant at a time", lambda p: _lab(p, recipe, pipeline, folder, 1)
+            ),
+            Contestant("(c) ablate", lambda p: _lab(p, recipe, pipeline, folder, None)),
+        ]
+        if pipeline.dtype != torch.float32:
+            name = str(pipeline.dtype).removeprefix("torch.")
+            contestants.insert(
+                1,
+                Contestant(
+                    f"(a) diffusers script, {name}",
+                    lambda p: _script(
+                        _plain(model, pipeline.dtype, pipeline.device), settings, p, folder
+                    ),
+                ),
+            )
+        if peers:
+            contestants[-1:-1] = _peers(model, pipeline, settings)
+        tell("finding the limit's batch size")
+        limit = _Limit(pipeline, settings, ceil(count / rounds) + 1)
+        contestants.append(Contestant("(d) limit: denoiser rows alone", limit.make))
+        for contestant in contestants:  # what is first called is slow, and loads
+            tell(f"warming up: {contestant.name}")
+            contestant.make(paths[:1])
+        for turn in range(rounds):
+            own = paths[turn::rounds]
+            # Another order each round: none is always the one after (d).
+            for contestant in islice(cycle(contestants), turn, turn + len(contestants)):
+                tell(f"round {turn + 1} of {rounds}: {contestant.name}")
+                few = contestant.name[:3] in ("(a)", "(b)", "(p)")
+                chosen = own[:: ceil(len(own) / slow)] if few else own
+                _measure(contestant, chosen, pipeline)
+    tell("editing all weights in place")
+    edit, image = _dense(pipeline, settings)
+    return Report(
+        model, _machine(pipeline.device), versions(), count, settings,
+        str(pipeline.dtype).removeprefix("torch."), rounds, limit.rows, tuple(contestants),
+        edit, image,
+    )  # fmt: skip
+
+
+def _zero(modules: str | list[str]) -> dict[str, Any]:
+    return {"zero": {"modules": modules}}
+
+
+# ---------------------------------------------------------------- the contestants
+
+
+_loaded: dict[tuple[str, torch.dtype], Any] = {}
+
+
+def _plain(model: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """A pipeline as diffusers loads it."""
+    if (model, dtype) not in _loaded:
+        if model == RANDOM:
+            pipe = random_pipeline().to(dtype=dtype)
+        else:
+            pipe = diffusers.DiffusionPipeline.from_pretrained(
+                folder_of(model) or model, dtype=dtype
+            )
+        pipe.set_progress_bar_config(disable=True)
+        _loaded[model, dtype] = pipe.to(device)
+    return _loaded[model, dtype]
+
+
+def _script(pipe: Any, settings: Settings, paths: Sequence[str], folder: Path) -> int:
+    """What a user would write: save, zero, call, save the picture, restore."""
+    network = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    for path in paths:
+        module = network.get_submodule(path)
+        with torch.no_grad():
+            saved = [p.detach().clone() for p in module.parameters()]
+            for parameter in module.parameters():
+                parameter.zero_()
+        image = pipe(
+            PROMPT,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            width=settings.width,
+            height=settings.height,
+            generator=torch.Generator("cpu").manual_seed(0),
+        ).images[0]
+        image.save(folder / f"{path}.png")
+        with torch.no_grad():
+            for parameter, original in zip(module.parameters(), saved, strict=True):
+                parameter.copy_(original)
+    return len(paths)
+
+
+def _lab(
+    paths: Sequence[str],
+    recipe: dict[str, Any],
+    pipeline: Pipeline,
+    folder: Path,
+    batch_size: int | None,
+) -> int:
+    """A run of the lab, with all that belongs to it but drift and sheet."""
+    axes = {"module": {"values": list(paths)}}
+    made = Recipe.build(recipe | {"axes": axes, "edits": [_zero("$module")]})
+    store = Run(folder / "run")
+    summary = engine.run(
+        plan(made, pipeline.catalog), pipeline, store, batch_size=batch_size, fresh=True
+    )
+    return summary.computed
+
+
+def _peers(model: str, pipeline: Pipeline, settings: Settings) -> list[Contestant]:
+    """nnsight's way, where it is installed: outputs set to zero in a trace of the pipeline, one
+    module at a time, and all of a round's in one batch."""
+    if importlib.util.find_spec("nnsight") is None:
+        raise ModuleNotFoundError("nnsight is not installed")
+    from nnsight.modeling.diffusion import DiffusionModel
+
+    peer = DiffusionModel(str(folder_of(model) or model), dispatch=True, dtype=pipeline.dtype)
+    peer.pipeline.to(pipeline.device).set_progress_bar_config(disable=True)
+
+    def batch(paths: Sequence[str]) -> int:
+        with peer.generate(
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            width=settings.width,
+            height=settings.height,
+            seed=0,
+        ) as tracer:
+            for path in paths:
+                with tracer.invoke(PROMPT):
+                    for _ in tracer.iter[:]:
+                        getattr(peer, pipeline.denoiser_name).get(path).output[:] = 0
+            with tracer.invoke():
+                out = peer.output.save()
+        return len(out.images)
+
+    def one(paths: Sequence[str]) -> int:
+        return sum(batch([path]) for path in paths)
+
+    return [
+        Contestant("(p) nnsight, one module at a time", one),
+        Contestant("(P) nnsight, a batch of invokes", batch),
+    ]
+
+
+class _Limit:
+    """The denoiser called with recorded inputs, and nothing else done."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, cells: int) -> None:
+        self.pipeline = pipeline
+        self.settings = settings
+        self.inputs: dict[int, Any] = {}
+        best, self.cells, size = float("inf"), 1, 1
+        while True:
+            try:
+                self._call(size)
+                each = min(self._timed(size) for _ in range(2)) / size
+            except torch.OutOfMemoryError:
+                break
+            if each < best:
+                best, self.cells = each, size
+            if size >= cells or each > 1.1 * best:
+                break
+            size = min(2 * size, cells)
+        self.rows = self.cells * (2 if settings.guided else 1)
+
+    def _call(self, cells: int) -> None:
+        network = self.pipeline.denoiser
+        if cells not in self.inputs:
+
+            def keep(_module: object, args: Any, kwargs: Any) -> None:
+                self.inputs[cells] = (args, kwargs)
+
+            handle = network.register_forward_pre_hook(keep, with_kwargs=True)
+            try:
+                requests = [Request(PROMPT, seed) for seed in range(cells)]
+                self.pipeline.sample(requests, replace(self.settings, num_inference_steps=1))
+            finally:
+                handle.remove()
+        args, kwargs = self.inputs[cells]
+        with torch.inference_mode():
+            network(*args, **kwargs)
+
+    def _timed(self, cells: int) -> float:
+        began = time.perf_counter()
+        self._call(cells)
+        self.pipeline.synchronize()
+        return time.perf_counter() - began
+
+    def make(self, paths: Sequence[str]) -> int:
+        """As many rows as a run over these modules and its baseline, in equal batches."""
+        cells = len(paths) + 1
+        even = ceil(cells / ceil(cells / self.cells))
+        for start in range(0, cells, even):
+            for _ in range(self.settings.num_inference_steps):
+                self._call(min(even, cells - start))
+        self.pipeline.synchronize()
+        return cells
+
+
+def _dense(pipeline: Pipeline, settings: Settings) -> tuple[float, float]:
+    """Seconds to edit all weights in place and restore them, and of an image made meanwhile."""
+    draws = Draws(2**62)
+    request = [Request(PROMPT, 0)]
+    edits, images = [], []
+    for amount in (0.1, 0.2, 0.3, 0.4):
+        edit = Edit("mix_noise", tuple(m.path for m in pipeline.catalog), amount)
+        began = time.perf_counter()
+        with applied(pipeline.network, Variant("dense", (edit,)), draws):
+            pipeline.synchronize()
+            middle = time.perf_counter()
+            pipeline.sample(request, settings)
+            end = time.perf_counter()
+        pipeline.synchronize()
+        images.append(end - middle)
+        edits.append(time.perf_counter() - began - images[-1])
+    return median(edits[1:]), median(images[1:])  # the first drew the noise
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _measure(contestant: Contestant, paths: Sequence[str], pipeline: Pipeline) -> None:
+    gc.collect()
+    with _peak(pipeline.device) as peak:
+        pipeline.synchronize()
+        began = time.perf_counter()
+        contestant.images.append(contestant.make(paths))
+        pipeline.synchronize()
+        contestant.seconds.append(time.perf_counter() - began)
+    contestant.peak = max(contestant.peak, peak[0])
+
+
+@contextmanager
+def _peak(device: torch.device) -> Iterator[list[int]]:
+    """Yields a list whose one number is, afterwards, the bytes that came on top at most."""
+    found = [0]
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield found
+        found[0] = torch.cuda.max_memory_allocated(device) - before
+        return
+    process = psutil.Process()
+    before = process.memory_info().rss
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            found[0] = max(found[0], process.memory_info().rss - before)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {torch.get_num_threads()} threads"
