@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -25,13 +25,18 @@ Draw = Callable[..., Tensor]  # as `ops.draw`
 
 @dataclass(frozen=True)
 class Edit:
-    """One op on some modules. `params`: `weight` or `bias` narrows it; None is all parameters."""
+    """One op on some modules. `params`: `weight` or `bias` narrows it; None is all parameters.
+
+    `when`: the first and the last step of the sampling at which it holds, counted from 0; None is
+    all of them.
+    """
 
     op: str
     modules: tuple[str, ...]
     strength: float | None = None
     params: str | None = None
     distribution: str | None = None
+    when: tuple[int, int] | None = None
 
     @classmethod
     def on(
@@ -43,10 +48,11 @@ class Edit:
         *,
         params: str | None = None,
         distribution: str | None = None,
+        when: tuple[int, int] | None = None,
     ) -> Edit:
         """An edit on the modules of `network` that a selector names (`ablate.catalog.select`)."""
         paths = tuple(m.path for m in select(selector, catalog(network)))
-        return cls(op, paths, strength, params, distribution)
+        return cls(op, paths, strength, params, distribution, when)
 
     def __post_init__(self) -> None:
         if self.op not in ops.OPS:
@@ -66,10 +72,16 @@ class Edit:
         neutral = ops.OPS[self.op].neutral
         return neutral is not None and self.strength == neutral
 
+    def holds(self, step: int) -> bool:
+        """Whether it is in force at a step of the sampling."""
+        return self.when is None or self.when[0] <= step <= self.when[1]
+
     def as_json(self) -> dict[str, Any]:
         """Plain objects for a cell's PNG; what is not set is left out."""
         given = {k: v for k, v in asdict(self).items() if v is not None}
         given["modules"] = list(self.modules)
+        if self.when is not None:
+            given["when"] = {"steps": list(self.when)}
         if self.strength is not None:
             given[str(ops.OPS[self.op].strength)] = given.pop("strength")
         return given
@@ -98,6 +110,16 @@ class Variant:
     @property
     def is_random(self) -> bool:
         return any(edit.is_random for edit in self.edits)
+
+    @property
+    def moments(self) -> set[int]:
+        """The steps from which on other edits hold than before; 0 is among them."""
+        windows = [edit.when for edit in self.edits if edit.when is not None]
+        return {0} | {step for first, last in windows for step in (first, last + 1)}
+
+    def at(self, step: int) -> Variant:
+        """The variant with those of its edits that hold at a step."""
+        return replace(self, edits=tuple(edit for edit in self.edits if edit.holds(step)))
 
     def identity(self) -> dict[str, Any]:
         """What of a variant determines an image."""

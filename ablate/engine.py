@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
+from torch import nn
 
 from ablate.batches import Batch, Job, Layout, in_order, joined, unfinished
 from ablate.edits import Draws, applied, watched
@@ -209,24 +210,55 @@ def _compute(
     Raises `NoRowsError` when one of its variants has to be applied in place.
     """
     requests = [Request(j.cell.condition.prompt, j.cell.condition.seed) for j in batch.jobs]
-    settings = batch.jobs[0].settings
     began = time.perf_counter()
-    if batch.by_rows:
-        with by_rows(pipeline.network, batch.variants, draws) as applied_rows:
-            images = pipeline.sample(requests, settings)
-        unheard = batch.modules - applied_rows.ran
-        if unheard:  # perhaps their weights are used without them being called
-            raise NoRowsError(unheard)
-        ran, changed = applied_rows.ran, applied_rows.changed
-    else:
-        variant = batch.variants[0]
-        with (
-            watched(pipeline.network, variant.modules) as ran,
-            applied(pipeline.network, variant, draws) as changed,
-        ):
-            images = pipeline.sample(requests, settings)
+    with _applied(batch, pipeline.network, draws) as (reach, ran, changed):
+        images = pipeline.sample(requests, batch.jobs[0].settings, before_step=reach)
+    unheard = batch.modules - ran
+    if batch.by_rows and unheard:  # perhaps their weights are used without them being called
+        raise NoRowsError(unheard)
     size.measured(batch, time.perf_counter() - began)
     return images, ran, changed
+
+
+@contextmanager
+def _applied(
+    batch: Batch, network: nn.Module, draws: Draws
+) -> Iterator[tuple[Callable[[int], None], set[str], set[str]]]:
+    """The variants of a batch, applied to a network. Yields what to call before every step, so that
+    edits come and go with their windows, and the modules that ran and that changed so far.
+
+    Cells of one condition whose edits have been the same so far are computed once.
+    """
+    ran: set[str] = set()
+    changed: set[str] = set()
+    moments = {moment for variant in set(batch.variants) for moment in variant.moments}
+    past: list[object] = [job.cell.condition for job in batch.jobs]
+
+    with ExitStack() as stack:
+
+        def reach(step: int) -> None:
+            if step not in moments:
+                return
+            stack.close()
+            now = [variant.at(step) for variant in batch.variants]
+            if not batch.by_rows:
+                found = stack.enter_context(watched(network, now[0].modules))
+                stack.callback(lambda: ran.update(found))
+                changed.update(stack.enter_context(applied(network, now[0], draws)))
+                return
+            past[:] = [
+                (before, v.edits, v.perturbation_seed if v.is_random else None)
+                for before, v in zip(past, now, strict=True)
+            ]
+            numbers = {history: i for i, history in enumerate(dict.fromkeys(past))}
+            cells = [numbers[history] for history in past]
+            variants = [now[cells.index(i)] for i in range(len(numbers))]
+            shared = cells if len(variants) < len(cells) else None
+            rows = stack.enter_context(by_rows(network, variants, draws, shared))
+            changed.update(rows.changed)
+            stack.callback(lambda: ran.update(rows.ran))
+
+        yield reach, ran, changed
 
 
 def _is_out_of_memory(error: Exception) -> bool:

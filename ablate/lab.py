@@ -117,6 +117,7 @@ def run(
             component=recipe.component,
             device=device,
             dtype=recipe.dtype,
+            compile=recipe.compile,
         )
     store = Run(out if out is not None else Path("outputs") / recipe.name)
     summary = engine.run(

@@ -202,14 +202,16 @@ class Pipeline:
         self,
         requests: Sequence[Request],
         settings: Settings,
-        on_step: Callable[[int], None] | None = None,
+        before_step: Callable[[int], None] = lambda _: None,
     ) -> np.ndarray:
         """Images for the requests, float32 in [0, 1], shape (n, height, width, 3).
 
-        Where a network gave NaN or infinity, the image has NaN. The initial latent of a request
+        `before_step` is told the number of every step, and at last how many there were. Where a
+        network gave NaN or infinity, the image has NaN. The initial latent of a request
         depends on its seed and shape alone: it is drawn in float32 on the CPU.
         """
         pipe = self.pipe
+        before_step(0)
         pipe.scheduler = self._scheduler(settings.scheduler)
         # The same generator goes on to schedulers that draw noise of their own at every step.
         generators = [torch.Generator().manual_seed(r.seed) for r in requests]
@@ -225,8 +227,7 @@ class Pipeline:
             finite.logical_and_(torch.isfinite(state["latents"]).flatten(1).all(1))
             if self.stop():
                 raise Stopped
-            if on_step is not None:
-                on_step(step)
+            before_step(step + 1)
             return state
 
         with self._decoding_in_parts(settings):

@@ -219,6 +219,13 @@ def _cell(
     edits = []
     for i, spec in enumerate(recipe.edits):
         edit = _edit(spec, by_name, assignment, catalog, f"edits[{i}].{spec.op}.modules")
+        if edit.when is not None and edit.when[0] >= _steps(recipe, assignment):
+            problem = Problem(
+                f"never holds: sampling has {_steps(recipe, assignment)} steps,"
+                f" and the first one named is {edit.when[0]}, counted from 0",
+                f"edits[{i}].{spec.op}.when.steps",
+            )
+            raise RecipeError([problem])
         # Strength nought is the baseline: such a cell is drawn once and marked as what it is.
         if edit.modules and not edit.is_neutral:
             edits.append(edit)
@@ -256,7 +263,13 @@ def _edit(
         strength=None if strength is None else float(strength),
         params=spec.params,
         distribution=value(spec.distribution),
+        when=spec.when,
     )
+
+
+def _steps(recipe: Recipe, assignment: Mapping[str, Any]) -> int:
+    given = assignment.get("num_inference_steps", recipe.sampling.num_inference_steps)
+    return int(given)
 
 
 def _paths(selector: Selector, catalog: Sequence[ModuleInfo], key: str) -> tuple[str, ...]:

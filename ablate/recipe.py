@@ -24,8 +24,8 @@ from ablate.ops import DISTRIBUTIONS, OPS
 
 VERSION = 1
 TOP_LEVEL = (
-    "version", "name", "about", "model", "revision", "dtype", "component", "prompts", "seeds",
-    "perturbation_seed", "sampling", "axes", "zip", "edits", "sheet",
+    "version", "name", "about", "model", "revision", "dtype", "compile", "component", "prompts",
+    "seeds", "perturbation_seed", "sampling", "axes", "zip", "edits", "sheet",
 )  # fmt: skip
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -43,6 +43,7 @@ class EditSpec:
     strength: float | Ref | None = None
     params: str | None = None
     distribution: str | Ref | None = None
+    when: tuple[int, int] | None = None
 
     def references(self) -> set[str]:
         parts = (self.modules, self.strength, self.distribution)
@@ -68,6 +69,7 @@ class Recipe:
     model: str = "bundled"
     revision: str | None = None
     dtype: str = "auto"
+    compile: bool = False
     component: str | None = None
     prompts: tuple[str, ...] = ("a cat in a party hat",)
     seeds: tuple[int, ...] = (0,)
@@ -183,6 +185,10 @@ class _Reader(AxisReader):
                 made = replace(made, **changes)
         if "dtype" in top:
             made = replace(made, dtype=self.choice(top["dtype"], ("dtype",), DTYPES))
+        if "compile" in top:
+            if not isinstance(top["compile"], bool):
+                self.wrong(("compile",), f"must be true or false, not {kind_of(top['compile'])}")
+            made = replace(made, compile=bool(top["compile"]))
         if "perturbation_seed" in top:
             seed = self.integer(top["perturbation_seed"], ("perturbation_seed",))
             made = replace(made, perturbation_seed=seed)
@@ -235,7 +241,7 @@ class _Reader(AxisReader):
             self.wrong(path, f"unknown op{hint}")
             return None
         op = OPS[name]
-        known = ["modules", "params"]
+        known = ["modules", "params", "when"]
         known += [op.strength] if op.strength else []
         known += ["distribution"] if op.has_distribution else []
         if not isinstance(body, dict):
@@ -264,7 +270,24 @@ class _Reader(AxisReader):
             distribution = self.or_ref(body["distribution"])
             if not isinstance(distribution, Ref):
                 distribution = self.choice(distribution, (*path, "distribution"), DISTRIBUTIONS)
-        return EditSpec(name, modules or "*", strength, params, distribution)
+        when = self._when(body["when"], (*path, "when")) if "when" in body else None
+        return EditSpec(name, modules or "*", strength, params, distribution, when)
+
+    def _when(self, value: Any, path: KeyPath) -> tuple[int, int] | None:
+        given = self.mapping(value, path, ["steps"])
+        path = (*path, "steps")
+        if "steps" not in given:
+            if not given:
+                self.wrong(path, "is missing")
+            return None
+        steps = given["steps"]
+        if not isinstance(steps, list) or len(steps) != 2:
+            self.wrong(path, "must be the first and the last step, counted from 0, as in [0, 9]")
+            return None
+        first, last = (self.integer(s, (*path, i)) for i, s in enumerate(steps))
+        if last < first:
+            self.wrong(path, f"ends before it begins: {last} is less than {first}")
+        return first, last
 
     # ------------------------------------------------------------ what refers to axes
 
@@ -329,7 +352,7 @@ class _Reader(AxisReader):
             elif key == "modules" and axes[name].form == "values":
                 for i, value in enumerate(axes[name].values if first else ()):
                     self.selector(value, ("axes", name, "values", i))
-            elif key not in ("modules", "params", None):
+            elif key not in ("modules", "params", "when", None):
                 self._fitting(axes[name], str(key), path)
         for axis in recipe.axes:
             if isinstance(axis.seed, Ref):

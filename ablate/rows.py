@@ -54,9 +54,15 @@ class Applied:
 
 @contextmanager
 def by_rows(
-    network: nn.Module, variants: Sequence[Variant], draw: Draw = draw_noise
+    network: nn.Module,
+    variants: Sequence[Variant],
+    draw: Draw = draw_noise,
+    cells: Sequence[int] | None = None,
 ) -> Iterator[Applied]:
     """Apply `variants[c]` to the rows c, c + n, c + 2n ... of each call of the network.
+
+    `cells`: which variant each cell takes, where cells of one variant have equal rows: these are
+    computed once. Without it there is a cell a variant.
 
     For sampling, without gradients. Raises `NoRowsError` where a module shares weights, has another
     `forward` than its class, or is called with an input that has no row for every row of the
@@ -68,14 +74,25 @@ def by_rows(
     edits = _edits(network, modules, variants, draw, applied)
     with ExitStack() as stack:
         batch = _Batch(n)
-        handle = network.register_forward_pre_hook(batch.observe, with_kwargs=True)
-        stack.callback(handle.remove)
         for path, parts in edits.items():
             module = modules[path]
-            split = _Split(path, module, parts, batch, applied)
-            stack.callback(module.__dict__.pop, "forward", None)
-            module.forward = split
+            _put_in(stack, module, _Split(path, module, parts, batch, applied))
+        _put_in(stack, network, _Entry(network, batch, cells))
         yield applied
+
+
+def _put_in(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
+    """Have a module run something else than its `forward` until the stack is closed."""
+    before = vars(module).get("forward")
+
+    def put_back() -> None:
+        if before is None:
+            vars(module).pop("forward", None)
+        else:
+            module.forward = before
+
+    stack.callback(put_back)
+    module.forward = forward
 
 
 @dataclass
@@ -150,10 +167,10 @@ class _Batch:
         self.rows = 0
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
-    def observe(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        first = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-        if first.shape[0] != self.rows:
-            self.rows = first.shape[0]
+    def has(self, rows: int) -> None:
+        """Told how many rows the network is called with."""
+        if rows != self.rows:
+            self.rows = rows
             self._indices.clear()
 
     def fits(self, tensor: Any) -> bool:
@@ -187,6 +204,33 @@ class _Batch:
         else:
             index = self.index(cells, whole.device)
             whole.index_copy_(0, index, rows.expand(len(index), *whole.shape[1:]))
+
+
+class _Entry:
+    """Stands in for the network's `forward`: counts its rows, and runs equal ones once."""
+
+    def __init__(self, network: nn.Module, batch: _Batch, cells: Sequence[int] | None) -> None:
+        self.plain: Callable[..., Any] = network.forward
+        self.batch = batch
+        self.cells = list(cells or [])
+        self.whole = _Batch(len(self.cells))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        rows = next(v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        if not self.cells or rows % len(self.cells):
+            self.batch.has(rows)
+            return self.plain(*args, **kwargs)
+        self.whole.has(rows)
+        self.batch.has(rows // len(self.cells) * self.batch.cells)
+        first = [self.cells.index(variant) for variant in range(self.batch.cells)]
+        taken = [self.whole.take(v, first) for v in args]
+        named = {name: self.whole.take(v, first) for name, v in kwargs.items()}
+        out = self.plain(*taken, **named)
+        return tuple(self._spread(o) for o in out) if isinstance(out, tuple) else self._spread(out)
+
+    def _spread(self, out: Tensor) -> Tensor:
+        """Every cell's rows, from those of its variant."""
+        return out.index_select(0, self.batch.index(self.cells, out.device))
 
 
 class _Split:

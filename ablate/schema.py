@@ -42,6 +42,7 @@ def schema() -> dict[str, Any]:
                 "revision": _TEXT,
                 "component": _TEXT,
                 "dtype": {"enum": list(DTYPES)},
+                "compile": {"type": "boolean"},
                 "prompts": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
                 "seeds": {"type": "array", "items": _WHOLE, "minItems": 1, "uniqueItems": True},
                 "perturbation_seed": _WHOLE,
@@ -109,6 +110,8 @@ def _with_step(form: str) -> dict[str, Any]:
 def _edit(name: str) -> dict[str, Any]:
     op = OPS[name]
     settings: dict[str, Any] = {"modules": _SELECTOR, "params": {"enum": ["weight", "bias"]}}
+    steps = {"type": "array", "items": _WHOLE, "minItems": 2, "maxItems": 2}
+    settings["when"] = _mapping({"steps": steps}, required=("steps",))
     required = ["modules"]
     if op.strength:
         settings[op.strength] = {"anyOf": [_NUMBER, _REF]}

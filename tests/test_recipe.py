@@ -232,7 +232,7 @@ colour: red
         "r.yaml:11: edits[1].scale.factor: there is no axis `amnt`, did you mean `amount`?",
         "r.yaml:13: sheet.rows: there is no axis `idel`, did you mean `idle`?",
         "r.yaml:14: colour: unknown key; known here: version, name, about, model, revision, dtype,"
-        " component, prompts, seeds, perturbation_seed, sampling, axes, zip, edits, sheet",
+        " compile, component, prompts, seeds, perturbation_seed, sampling, axes, zip, edits, sheet",
     ]
 
 

@@ -41,7 +41,8 @@ LAYERS: dict[str, list[str]] = {
     "drift": ["store"],
     "sheets": ["store", "page"],
     "lab": BELOW,
-    "cli": [*BELOW, "lab", "bundled", "ablate"],
+    "bench": ["edits", "plan", "recipe", "store", "models", "pipeline", "engine"],
+    "cli": [*BELOW, "lab", "bench", "bundled", "ablate"],
 }
 
 
@@ -96,7 +97,8 @@ def test_the_bundled_model_stands_alone() -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("diffusers", ["models", "pipeline"]),
+        # The benchmark is also the script that a user of diffusers would write.
+        ("diffusers", ["bench", "models", "pipeline"]),
         ("transformers", ["models", "pipeline"]),
         ("accelerate", ["processes"]),
     ],

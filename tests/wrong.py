@@ -130,7 +130,7 @@ WRONG = [
     Wrong(
         "edit without a mapping",
         HEAD + "edits:\n  - scale: 3\n",
-        "r.yaml:4: edits[0].scale: must be a mapping with modules, params, factor, not `3`",
+        "r.yaml:4: edits[0].scale: must be a mapping with modules, params, when, factor, not `3`",
         True,
     ),
     Wrong(
@@ -312,6 +312,31 @@ WRONG = [
         HEAD + "axes: {a: {values: [1]}}\nsheet: {rows: a, columns: [seed, a]}\n" + SCALED,
         "r.yaml:4: sheet.columns: axis `a` is used twice",
         False,
+    ),
+    Wrong(
+        "window of one number",
+        HEAD + 'edits:\n  - zero: {modules: "*", when: {steps: 3}}\n',
+        "r.yaml:4: edits[0].zero.when.steps: must be the first and the last step, counted from 0,"
+        " as in [0, 9]",
+        True,
+    ),
+    Wrong(
+        "window that ends before it begins",
+        HEAD + 'edits:\n  - zero: {modules: "*", when: {steps: [5, 3]}}\n',
+        "r.yaml:4: edits[0].zero.when.steps: ends before it begins: 3 is less than 5",
+        False,
+    ),
+    Wrong(
+        "window without steps",
+        HEAD + 'edits:\n  - zero: {modules: "*", when: {step: [5, 3]}}\n',
+        "r.yaml:4: edits[0].zero.when.step: unknown key, did you mean `steps`?",
+        True,
+    ),
+    Wrong(
+        "compile neither true nor false",
+        HEAD + "compile: fast\n" + ZERO,
+        "r.yaml:3: compile: must be true or false, not `fast`",
+        True,
     ),
     Wrong("empty file", "", "r.yaml: a recipe is a mapping that begins `version: 1`, not an empty"
           " file", True),
