@@ -217,7 +217,7 @@ def applied(network: nn.Module, variant: Variant, draw: Draw = ops.draw) -> Iter
     and interruptions too. `draw`: where noise comes from, `ops.draw` or a `Draws` that keeps it.
     """
     saved: list[tuple[Tensor, Tensor]] = []
-    differs: list[tuple[str, Tensor]] = []
+    differs: list[tuple[str, Tensor | bool]] = []
     try:
         with torch.no_grad():
             for item in touched(network, variant):
@@ -225,12 +225,16 @@ def applied(network: nn.Module, variant: Variant, draw: Draw = ops.draw) -> Iter
                 untouched = weights.clone()
                 saved.append((weights, untouched))
                 weights.copy_(edited(item, untouched, variant.perturbation_seed, draw))
-                differs.append((item.module, (weights != untouched).any()))
-            # Asked for all at once, so that a GPU is waited for once.
-            answers = torch.stack([d for _, d in differs]).tolist() if differs else []
-        yield {path for (path, _), yes in zip(differs, answers, strict=True) if yes}
+                differs.append((item.module, _differs(weights, untouched)))
+        # Asked for when all are under way, so that a GPU is not waited for at each.
+        yield {path for path, differs_here in differs if differs_here}
     finally:
         _restore(saved)
+
+
+def _differs(one: Tensor, other: Tensor) -> Tensor | bool:
+    """Whether two tensors differ; on a GPU as a tensor, which is there before its answer."""
+    return not torch.equal(one, other) if one.device.type == "cpu" else (one != other).any()
 
 
 def _restore(saved: list[tuple[Tensor, Tensor]]) -> None:

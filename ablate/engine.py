@@ -8,24 +8,22 @@ is computed. Under `accelerate launch` each process makes its share of the batch
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import FrameType
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from torch import nn
 
-from ablate.batches import Batch, Job, Layout, in_order, joined, unfinished
+from ablate.batches import Batch, Job, Layout, Size, in_order, spare_memory, unfinished
 from ablate.edits import Draws, applied, watched
 from ablate.models import versions
 from ablate.pipeline import Pipeline, Request, Stopped
@@ -33,11 +31,6 @@ from ablate.plan import Plan
 from ablate.processes import Processes
 from ablate.rows import NoRowsError, by_rows
 from ablate.store import Run, key_of
-
-# Latent pixels computed at once to begin with; `Size` goes on from there.
-LATENT_PIXELS = {"cuda": 16 * 64 * 64, "mps": 4 * 64 * 64, "cpu": 64 * 8 * 8}
-LARGEST = 256  # cells of a batch
-PAYS = 0.95  # a larger batch is kept where it takes at most so much of the time of an image
 
 
 @dataclass(frozen=True)
@@ -175,8 +168,10 @@ def _make(
     """Compute batches and have them written, until all are or Ctrl-C is pressed."""
     queue = deque(todo)
     own = Summary(sum(map(len, todo)))
-    draws = Draws(_spare_memory(pipeline.device) // 4)
+    draws = Draws(spare_memory(pipeline.device) // 4)
     with _stoppable(pipeline), _Writer(store, pipeline) as writer:
+        if pipeline.compiled and todo:
+            own.ran = _that_run(pipeline, todo)
         while queue:
             batch = size.take(queue)
             try:
@@ -218,6 +213,15 @@ def _compute(
         raise NoRowsError(unheard)
     size.measured(batch, time.perf_counter() - began)
     return images, ran, changed
+
+
+def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
+    """The modules of some batches that run at all: a compiled network calls none of their hooks."""
+    modules = tuple({path for batch in todo for path in batch.modules})
+    short = replace(todo[0].jobs[0].settings, num_inference_steps=2)
+    with torch.compiler.set_stance("force_eager"), watched(pipeline.network, modules) as ran:
+        pipeline.sample([Request("", 0)], short)
+    return ran
 
 
 @contextmanager
@@ -263,84 +267,6 @@ def _applied(
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _spare_memory(device: torch.device) -> int:
-    """Bytes that could still be allocated on a device."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(psutil.virtual_memory().available)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes that this process took on a device at most so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-class Size:
-    """How many cells are computed at once: units of the plan, joined while that pays.
-
-    After each batch twice as many units are tried, as long as there are that many, memory for them,
-    and an image takes less time for it. Out of memory halves the size for good.
-    """
-
-    def __init__(self, wanted: int | None, pipeline: Pipeline, jobs: Sequence[Job]) -> None:
-        self.device = pipeline.device
-        scale = pipeline.pipe.vae_scale_factor**2
-        pixels = max((j.settings.width * j.settings.height // scale for j in jobs), default=1)
-        start = LATENT_PIXELS.get(self.device.type, pixels) // pixels
-        self.unit = wanted or min(max(start, 1), LARGEST)
-        self.most = self.unit if wanted else LARGEST
-        self.best: dict[bool, float] = {}
-        self.units = {True: 1, False: 1}
-        self.growing = {True: wanted is None, False: wanted is None}
-
-    def take(self, queue: deque[Batch]) -> Batch:
-        """The next batch, taken out of the queue; as many as are computed at once."""
-        first = queue.popleft()
-        while len(first) > self.most:
-            first, second = first.halves()
-            queue.appendleft(second)
-        parts, cells = [first], len(first)
-        while (
-            len(parts) < self.units[first.by_rows]
-            and queue
-            and first.fits(queue[0])
-            and cells + len(queue[0]) <= self.most
-        ):
-            parts.append(queue.popleft())
-            cells += len(parts[-1])
-        return joined(parts)
-
-    def measured(self, batch: Batch, seconds: float) -> None:
-        """Told how long a batch took; may change what is taken next."""
-        kind = batch.by_rows
-        if not self.growing[kind] or len(batch) < self.units[kind] * self.unit * PAYS:
-            return
-        each = seconds / len(batch) / batch.jobs[0].settings.num_inference_steps
-        if each > PAYS * self.best.get(kind, float("inf")):
-            self.units[kind] = max(1, self.units[kind] // 2)
-            self.growing[kind] = False
-            return
-        self.best[kind] = each
-        # A process twice as large would still fit.
-        if _peak_memory(self.device) < _spare_memory(self.device):
-            self.units[kind] *= 2
-        else:
-            self.growing[kind] = False
-
-    def shrink(self, batch: Batch) -> None:
-        """Told that a batch was too large."""
-        self.most = max(1, len(batch) // 2)
-        self.growing = {True: False, False: False}
 
 
 class _Writer:

@@ -13,6 +13,7 @@ dtype, order, batch and process nor on the other edits. Two strengths of one op 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor
 
 Draws = Literal["values", "spread", "order"]
 DISTRIBUTIONS = ("normal", "uniform")
+PART = 2**17  # entries of a large tensor that are edited at a time
 Apply = Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -47,6 +49,11 @@ class Op:
         return self.draws == "values"
 
     @property
+    def is_elementwise(self) -> bool:
+        """Whether each entry of the result depends on the same entry of weights and noise alone."""
+        return self.draws != "order"
+
+    @property
     def about(self) -> str:
         return (self.apply.__doc__ or "").strip().splitlines()[0]
 
@@ -63,7 +70,8 @@ def op(
 ) -> Callable[[Apply], Apply]:
     """Register a function `(tensor, noise, strength) -> tensor` as an op under its own name.
 
-    All three tensors have the shape of the parameter and are float32.
+    All three tensors have one shape, and are float32. A function that takes noise of the kind
+    `order` gets whole parameters; the others may get parts of them, flattened.
     """
 
     def register(function: Apply) -> Apply:
@@ -164,4 +172,15 @@ def apply(op: Op, tensor: Tensor, noise: Tensor, strength: float | None) -> Tens
 
     `tensor`: the weights as they are now; `noise`: a draw of the op's for them as loaded.
     """
-    return op.apply(tensor.float(), noise, 0.0 if strength is None else strength).to(tensor.dtype)
+    amount = 0.0 if strength is None else strength
+    if tensor.device.type != "cpu" or not op.is_elementwise or not tensor.is_contiguous():
+        return op.apply(tensor.float(), noise, amount).to(tensor.dtype)
+    # In parts that stay in the processor's cache between one step of a formula and the next.
+    made = torch.empty_like(tensor)
+    drawn = torch.split(noise.flatten(), PART) if op.draws else itertools.repeat(noise)
+    parts = zip(
+        torch.split(made.view(-1), PART), torch.split(tensor.view(-1), PART), drawn, strict=False
+    )
+    for out, part, of_noise in parts:
+        out.copy_(op.apply(part.float(), of_noise, amount))
+    return made
