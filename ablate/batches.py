@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import ceil
 
 import psutil
@@ -41,10 +42,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Batch:
-    """Jobs of equal settings that are computed together; in place they are of one variant."""
+    """Jobs of equal settings that are computed together; in place they are of one variant.
+
+    `share`: edited values that its variants have in memory at once, as a part of the network's
+    parameters.
+    """
 
     jobs: tuple[Job, ...]
     by_rows: bool
+    share: float = 0.0
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -67,7 +73,9 @@ class Batch:
         """Whether the two can be computed as one."""
         if self.by_rows != other.by_rows or self.jobs[0].settings != other.jobs[0].settings:
             return False
-        return self.by_rows or self.variants[0] == other.variants[0]
+        if self.by_rows:
+            return self.share + other.share <= 1
+        return self.variants[0] == other.variants[0]
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
@@ -121,9 +129,12 @@ class Layout:
         found = []
         for (rows, *_), members in groups.items():  # type: ignore[misc]
             for part in self._by_memory(members) if rows else [members]:
-                even = ceil(len(part) / ceil(len(part) / size))
-                found += [Batch(tuple(part[i : i + even]), rows) for i in range(0, len(part), even)]
+                found += [self._batch(some, rows) for some in even(part, ceil(len(part) / size))]
         return found
+
+    def _batch(self, jobs: Sequence[Job], rows: bool) -> Batch:
+        variants = {job.cell.variant for job in jobs} if rows else ()
+        return Batch(tuple(jobs), rows, sum(map(self.share, variants)))
 
     def _by_memory(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         part: list[Job] = []
@@ -159,7 +170,14 @@ def unfinished(
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """One batch with the jobs of all."""
-    return replace(batches[0], jobs=tuple(job for batch in batches for job in batch.jobs))
+    jobs = tuple(job for batch in batches for job in batch.jobs)
+    return replace(batches[0], jobs=jobs, share=sum(batch.share for batch in batches))
+
+
+def even(jobs: Sequence[Job], parts: int) -> Iterator[Sequence[Job]]:
+    """So many parts, of which none has two jobs more than another."""
+    bounds = [len(jobs) * i // parts for i in range(parts + 1)]
+    return (jobs[start:end] for start, end in pairwise(bounds))
 
 
 def spare_memory(device: torch.device) -> int:
@@ -206,16 +224,13 @@ class Size:
         while len(first) > self.most:
             first, second = first.halves()
             queue.appendleft(second)
-        parts, cells = [first], len(first)
-        while (
-            len(parts) < self.units[first.by_rows]
-            and queue
-            and first.fits(queue[0])
-            and cells + len(queue[0]) <= self.most
-        ):
-            parts.append(queue.popleft())
-            cells += len(parts[-1])
-        return joined(parts)
+        batch = first
+        for _ in range(self.units[first.by_rows] - 1):
+            room = self.most - len(batch)
+            if not queue or not batch.fits(queue[0]) or len(queue[0]) > room:
+                break
+            batch = joined([batch, queue.popleft()])
+        return batch
 
     def measured(self, batch: Batch, seconds: float) -> None:
         """Told how long a batch took; may change what is taken next."""

@@ -327,18 +327,17 @@ class _Limit:
         self.pipeline = pipeline
         self.settings = settings
         self.inputs: dict[int, Any] = {}
-        best, self.cells, size = float("inf"), 1, 1
-        while True:
-            try:
-                self._call(size)
-                each = min(self._timed(size) for _ in range(2)) / size
-            except torch.OutOfMemoryError:
-                break
-            if each < best:
-                best, self.cells = each, size
-            if size >= cells or each > 1.1 * best:
-                break
-            size = min(2 * size, cells)
+        sizes = sorted({min(2**i, cells) for i in range(cells.bit_length() + 1)})
+        each: dict[int, float] = {}
+        for _ in range(3):  # all sizes in turn, so that one slow moment does not rule out a size
+            for size in sizes:
+                try:
+                    self._call(size)
+                    each[size] = min(each.get(size, float("inf")), self._timed(size) / size)
+                except torch.OutOfMemoryError:
+                    sizes = [s for s in sizes if s < size]
+                    break
+        self.cells = min(each, key=lambda size: each[size])
         self.rows = self.cells * (2 if settings.guided else 1)
 
     def _call(self, cells: int) -> None:

@@ -251,9 +251,11 @@ def _restore(saved: list[tuple[Tensor, Tensor]]) -> None:
 
 
 @contextmanager
-def watched(network: nn.Module, paths: tuple[str, ...]) -> Iterator[set[str]]:
-    """Yields a set that fills with those of the module paths that run."""
-    ran: set[str] = set()
+def watched(
+    network: nn.Module, paths: tuple[str, ...], ran: set[str] | None = None
+) -> Iterator[set[str]]:
+    """Yields a set, the one given or a new one, that fills with those of the paths that run."""
+    ran = set() if ran is None else ran
     modules = dict(network.named_modules())
     handles = []
     try:

@@ -29,7 +29,7 @@ from ablate.models import versions
 from ablate.pipeline import Pipeline, Request, Stopped
 from ablate.plan import Plan
 from ablate.processes import Processes
-from ablate.rows import NoRowsError, by_rows
+from ablate.rows import Applied, NoRowsError, by_rows
 from ablate.store import Run, key_of
 
 
@@ -76,16 +76,16 @@ class Summary:
         never = dict.fromkeys(sorted(self.edited - self.ran), "never ran")
         return never | dict.fromkeys(sorted(self.edited & self.ran - self.changed), "unchanged")
 
-    def hear(self, batch: Batch, ran: set[str], changed: set[str]) -> None:
-        """Count a batch that was computed."""
+    def hear(self, batch: Batch, found: Applied) -> None:
+        """Count a batch that was computed, and what became of its edits."""
         if batch.by_rows:
             self.by_rows += len(batch)
         else:
             self.in_place += len(batch)
         self.batch_size = max(self.batch_size, len(batch))
         self.edited |= batch.modules
-        self.ran |= ran
-        self.changed |= changed
+        self.ran |= found.ran
+        self.changed |= found.changed
 
     def add(self, other: Summary) -> None:
         """Count what another process computed."""
@@ -175,12 +175,12 @@ def _make(
         while queue:
             batch = size.take(queue)
             try:
-                images, ran, changed = _compute(batch, pipeline, draws, size)
+                images, found = _compute(batch, pipeline, draws, size)
             except Stopped:
                 own.interrupted = True
                 break
             except NoRowsError as error:
-                layout.rowless |= error.paths
+                layout.rowless |= error.paths or batch.modules
                 queue.extendleft(reversed(layout.batches(batch.jobs, size.unit)))
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -189,7 +189,7 @@ def _make(
                 size.shrink(batch)
                 queue.extendleft(reversed(batch.halves()))
                 continue
-            own.hear(batch, ran, changed)
+            own.hear(batch, found)
             own.not_finite += sum(not np.isfinite(image).all() for image in images)
             writer.put(batch, images)
             tell(own)
@@ -199,20 +199,21 @@ def _make(
 
 def _compute(
     batch: Batch, pipeline: Pipeline, draws: Draws, size: Size
-) -> tuple[np.ndarray, set[str], set[str]]:
-    """The images of a batch, and the modules that ran and that changed.
+) -> tuple[np.ndarray, Applied]:
+    """The images of a batch, and what became of its edits.
 
     Raises `NoRowsError` when one of its variants has to be applied in place.
     """
     requests = [Request(j.cell.condition.prompt, j.cell.condition.seed) for j in batch.jobs]
     began = time.perf_counter()
-    with _applied(batch, pipeline.network, draws) as (reach, ran, changed):
+    found = Applied()
+    with _applied(batch, pipeline.network, draws, found) as reach:
         images = pipeline.sample(requests, batch.jobs[0].settings, before_step=reach)
-    unheard = batch.modules - ran
-    if batch.by_rows and unheard:  # perhaps their weights are used without them being called
-        raise NoRowsError(unheard)
+    if batch.by_rows and found.edited - found.ran:
+        # Perhaps their weights are used without them being called.
+        raise NoRowsError(found.edited - found.ran)
     size.measured(batch, time.perf_counter() - began)
-    return images, ran, changed
+    return images, found
 
 
 def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
@@ -226,15 +227,13 @@ def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
 
 @contextmanager
 def _applied(
-    batch: Batch, network: nn.Module, draws: Draws
-) -> Iterator[tuple[Callable[[int], None], set[str], set[str]]]:
-    """The variants of a batch, applied to a network. Yields what to call before every step, so that
-    edits come and go with their windows, and the modules that ran and that changed so far.
+    batch: Batch, network: nn.Module, draws: Draws, found: Applied
+) -> Iterator[Callable[[int], None]]:
+    """The variants of a batch, applied to a network; `found` is filled with what became of them.
+    Yields what to call before every step, so that edits come and go with their windows.
 
     Cells of one condition whose edits have been the same so far are computed once.
     """
-    ran: set[str] = set()
-    changed: set[str] = set()
     moments = {moment for variant in set(batch.variants) for moment in variant.moments}
     past: list[object] = [job.cell.condition for job in batch.jobs]
 
@@ -246,9 +245,9 @@ def _applied(
             stack.close()
             now = [variant.at(step) for variant in batch.variants]
             if not batch.by_rows:
-                found = stack.enter_context(watched(network, now[0].modules))
-                stack.callback(lambda: ran.update(found))
-                changed.update(stack.enter_context(applied(network, now[0], draws)))
+                ran = stack.enter_context(watched(network, now[0].modules))
+                changed = stack.enter_context(applied(network, now[0], draws))
+                stack.callback(found.add, Applied(set(now[0].modules), changed, ran))
                 return
             past[:] = [
                 (before, v.edits, v.perturbation_seed if v.is_random else None)
@@ -258,11 +257,10 @@ def _applied(
             cells = [numbers[history] for history in past]
             variants = [now[cells.index(i)] for i in range(len(numbers))]
             shared = cells if len(variants) < len(cells) else None
-            rows = stack.enter_context(by_rows(network, variants, draws, shared))
-            changed.update(rows.changed)
-            stack.callback(lambda: ran.update(rows.ran))
+            rows = by_rows(network, variants, draws, shared)
+            stack.callback(found.add, stack.enter_context(rows))
 
-        yield reach, ran, changed
+        yield reach
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -21,11 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from ablate.edits import Draw, Touched, Variant, edited, touched
+from ablate.edits import Draw, Touched, Variant, edited, touched, watched
 from ablate.ops import draw as draw_noise
 
-# Without weights these give zeros, whatever finite input they have.
+# Without weights these give zeros, whatever finite input they have, and always a tensor of their
+# own. Subclasses may do otherwise.
 LINEAR = (
     nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d,
     nn.ConvTranspose2d, nn.ConvTranspose3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding,
@@ -46,10 +48,19 @@ class NoRowsError(Exception):
 
 @dataclass
 class Applied:
-    """What became of the edits so far. `changed`, `ran`: paths of modules, of edited ones only."""
+    """What became of the edits so far: paths of the modules that are edited, and of those that were
+    changed by it and that ran.
+    """
 
+    edited: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     ran: set[str] = field(default_factory=set)
+
+    def add(self, other: Applied) -> None:
+        """Count what became of others."""
+        self.edited |= other.edited
+        self.changed |= other.changed
+        self.ran |= other.ran
 
 
 @contextmanager
@@ -64,20 +75,24 @@ def by_rows(
     `cells`: which variant each cell takes, where cells of one variant have equal rows: these are
     computed once. Without it there is a cell a variant.
 
-    For sampling, without gradients. Raises `NoRowsError` where a module shares weights, has another
-    `forward` than its class, or is called with an input that has no row for every row of the
-    network's own input.
+    For sampling, without gradients. Raises `NoRowsError` where a module shares weights, computes
+    them anew, has another `forward` than its class, or is called with an input that has no row for
+    every row of the network's own input.
     """
     n = len(variants)
     applied = Applied()
     modules = dict(network.named_modules())
     edits = _edits(network, modules, variants, draw, applied)
+    applied.edited |= edits.keys()
+    # Selected, but without the parameters that the edits name.
+    idle = {path for v in set(variants) for path in v.modules} - applied.edited
     with ExitStack() as stack:
+        stack.enter_context(watched(network, tuple(idle), applied.ran))
         batch = _Batch(n)
         for path, parts in edits.items():
             module = modules[path]
             _put_in(stack, module, _Split(path, module, parts, batch, applied))
-        _put_in(stack, network, _Entry(network, batch, cells))
+        _put_in(stack, network, _Entry(network, batch, cells, applied))
         yield applied
 
 
@@ -121,9 +136,11 @@ def _edits(
         by_module: dict[str, list[Touched]] = {}
         for item in touched(network, variant):
             by_module.setdefault(item.module, []).append(item)
-            if owners[id(item.parameter)] > 1 or "forward" in vars(modules[item.module]):
+            if owners[id(item.parameter)] > 1 or _is_odd(modules[item.module]):
                 rowless.add(item.module)
         for path, items in by_module.items():
+            if path in rowless:
+                continue
             form = _form(modules[path], items, variant, draw, applied)
             parts = found.setdefault(path, [])
             silent = next((p for p in parts if p.module is None), None)
@@ -136,13 +153,19 @@ def _edits(
     return found
 
 
+def _is_odd(module: nn.Module) -> bool:
+    """Whether a module may compute with something else than its class and parameters tell."""
+    hooked = "forward" in vars(module) or bool(module._forward_pre_hooks)
+    return hooked or parametrize.is_parametrized(module)
+
+
 def _form(
     module: nn.Module, items: Sequence[Touched], variant: Variant, draw: Draw, applied: Applied
 ) -> nn.Module | None:
     """A module that computes with edited weights and shares the rest; None when it gives zeros."""
     all_of_it = len(items) == sum(1 for _ in module.parameters(recurse=False))
     if (
-        isinstance(module, LINEAR)
+        type(module) in LINEAR
         and all_of_it
         and all(edit.op == "zero" for item in items for edit in item.edits)
     ):
@@ -209,27 +232,36 @@ class _Batch:
 class _Entry:
     """Stands in for the network's `forward`: counts its rows, and runs equal ones once."""
 
-    def __init__(self, network: nn.Module, batch: _Batch, cells: Sequence[int] | None) -> None:
+    def __init__(
+        self, network: nn.Module, batch: _Batch, cells: Sequence[int] | None, applied: Applied
+    ) -> None:
         self.plain: Callable[..., Any] = network.forward
         self.batch = batch
+        self.applied = applied
         self.cells = list(cells or [])
         self.whole = _Batch(len(self.cells))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         rows = next(v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-        if not self.cells or rows % len(self.cells):
+        if not self.cells:
             self.batch.has(rows)
             return self.plain(*args, **kwargs)
+        if rows % len(self.cells):
+            raise NoRowsError(self.applied.edited)
         self.whole.has(rows)
         self.batch.has(rows // len(self.cells) * self.batch.cells)
         first = [self.cells.index(variant) for variant in range(self.batch.cells)]
         taken = [self.whole.take(v, first) for v in args]
         named = {name: self.whole.take(v, first) for name, v in kwargs.items()}
         out = self.plain(*taken, **named)
-        return tuple(self._spread(o) for o in out) if isinstance(out, tuple) else self._spread(out)
+        return self._spread(out)
 
-    def _spread(self, out: Tensor) -> Tensor:
+    def _spread(self, out: Any) -> Any:
         """Every cell's rows, from those of its variant."""
+        if isinstance(out, tuple):
+            return tuple(self._spread(part) for part in out)
+        if isinstance(out, dict):  # as the output classes of diffusers are
+            return type(out)(**{name: self._spread(part) for name, part in out.items()})
         return out.index_select(0, self.batch.index(self.cells, out.device))
 
 
@@ -246,19 +278,23 @@ class _Split:
         self.applied = applied
         touched_cells = {cell for part in parts for cell in part.cells}
         self.others = [cell for cell in range(batch.cells) if cell not in touched_cells]
+        # Only of an output that is known to be a tensor of its own may rows be overwritten.
+        self.overwrites = type(module) in LINEAR and len(self.others) > (1 - FEW) * batch.cells
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.applied.ran.add(self.path)
         batch = self.batch
-        given = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-        if given is None or not batch.fits(given):
+        values = (*args, *kwargs.values())
+        given = next((v for v in values if isinstance(v, Tensor)), None)
+        nested = any(isinstance(v, list | tuple | dict) for v in values)
+        if given is None or nested or not batch.fits(given):
             raise NoRowsError({self.path})
         only = self.parts[0] if len(self.parts) == 1 and not self.others else None
         if only is not None and only.module is not None:
             return only.module.forward(*args, **kwargs)
         out: Tensor | None = None
-        if len(self.others) > (1 - FEW) * batch.cells:
-            out = self._checked(self.plain(*args, **kwargs))
+        if self.overwrites:
+            out = self.plain(*args, **kwargs)
         elif self.others:
             out = self._put(out, self._run(self.plain, self.others, args, kwargs), self.others)
         for part in self.parts:
@@ -284,15 +320,10 @@ class _Split:
         taken = [self.batch.take(v, cells) for v in args]
         named = {name: self.batch.take(v, cells) for name, v in kwargs.items()}
         rows = forward(*taken, **named)
-        if not isinstance(rows, Tensor) or rows.dim() == 0:
+        count = len(cells) * self.batch.rows // self.batch.cells
+        if not isinstance(rows, Tensor) or rows.dim() == 0 or len(rows) != count:
             raise NoRowsError({self.path})
         return rows
-
-    def _checked(self, out: Any) -> Tensor:
-        if not self.batch.fits(out):
-            raise NoRowsError({self.path})
-        whole: Tensor = out
-        return whole
 
     def _put(self, out: Tensor | None, rows: Tensor, cells: Sequence[int]) -> Tensor:
         if out is None:
@@ -309,4 +340,11 @@ def _nought(rows: Tensor) -> Tensor:
     """0 for each row, NaN where it holds NaN or infinity: what 0·x comes to."""
     if not rows.is_floating_point():
         return torch.zeros(rows.shape[0], device=rows.device)
-    return rows.sum(tuple(range(1, rows.dim())), dtype=torch.float32) * 0
+    inner = tuple(range(1, rows.dim()))
+    # A sum is the cheapest way to see that all is finite; where it overflows it settles nothing.
+    if (
+        rows.device.type == "cpu"
+        and (sums := rows.sum(inner, dtype=torch.float32)).isfinite().all()
+    ):
+        return sums * 0
+    return (rows * 0).sum(inner)
