@@ -9,7 +9,7 @@ edited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -139,13 +139,12 @@ class Touched:
     edits: tuple[Edit, ...]
 
 
-def touched(network: nn.Module, variant: Variant) -> Iterator[Touched]:
+def touched(modules: Mapping[str, nn.Module], variant: Variant) -> Iterator[Touched]:
     """All parameters that a variant edits. A tensor that two modules share is given once.
 
-    Raises `ValueError` for a module path that the network does not have.
+    `modules`: those of the network by path. Raises `ValueError` for a path that is not among them.
     """
     seen: set[int] = set()
-    modules = dict(network.named_modules())
     by_module: dict[str, list[Edit]] = {}
     for edit in variant.edits:
         for path in edit.modules:
@@ -220,7 +219,7 @@ def applied(network: nn.Module, variant: Variant, draw: Draw = ops.draw) -> Iter
     differs: list[tuple[str, Tensor | bool]] = []
     try:
         with torch.no_grad():
-            for item in touched(network, variant):
+            for item in touched(dict(network.named_modules()), variant):
                 weights = item.parameter.data
                 untouched = weights.clone()
                 saved.append((weights, untouched))

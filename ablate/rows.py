@@ -13,6 +13,7 @@ Memory: the edited tensors of all different variants; zeroed modules cost nothin
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -134,7 +135,7 @@ def _edits(
     rowless = set()
     for variant, cells in by_variant.items():
         by_module: dict[str, list[Touched]] = {}
-        for item in touched(network, variant):
+        for item in touched(modules, variant):
             by_module.setdefault(item.module, []).append(item)
             if owners[id(item.parameter)] > 1 or _is_odd(modules[item.module]):
                 rowless.add(item.module)
@@ -306,8 +307,8 @@ class _Split:
                 if out is None:
                     # One row through the untouched module tells the shape that comes out.
                     out = self._put(None, self._run(self.plain, [0], args, kwargs), [0])
-                nought = _nought(batch.take(given, part.cells))
-                batch.put(out, nought.to(out.dtype).view(-1, *[1] * (out.dim() - 1)), part.cells)
+                nought = _nought(batch.take(given, part.cells)).to(out.dtype)
+                batch.put(out, nought.view(-1, *[1] * (out.dim() - 1)), part.cells)
         return out
 
     def _run(
@@ -337,14 +338,11 @@ class _Split:
 
 
 def _nought(rows: Tensor) -> Tensor:
-    """0 for each row, NaN where it holds NaN or infinity: what 0·x comes to."""
+    """0 for each row, NaN where it holds NaN or infinity: as 0·x does. A single 0 is for all."""
     if not rows.is_floating_point():
-        return torch.zeros(rows.shape[0], device=rows.device)
-    inner = tuple(range(1, rows.dim()))
-    # A sum is the cheapest way to see that all is finite; where it overflows it settles nothing.
-    if (
-        rows.device.type == "cpu"
-        and (sums := rows.sum(inner, dtype=torch.float32)).isfinite().all()
-    ):
-        return sums * 0
-    return (rows * 0).sum(inner)
+        return torch.zeros(1, device=rows.device)
+    # A sum is the cheapest way to see that all is finite; where it overflows it settles nothing. A
+    # GPU would have to be waited for.
+    if rows.device.type == "cpu" and math.isfinite(rows.sum(dtype=torch.float32).item()):
+        return torch.zeros(1)
+    return (rows * 0).sum(tuple(range(1, rows.dim())))
