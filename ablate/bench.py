@@ -12,7 +12,6 @@ drifts is fair to all of them:
 from __future__ import annotations
 
 import gc
-import importlib.util
 import platform
 import tempfile
 import threading
@@ -175,14 +174,12 @@ def bench(
         contestants = [
             Contestant(
                 "(a) diffusers script, float32",
-                lambda p: _script(
-                    _plain(model, torch.float32, pipeline.device), settings, p, folder
-                ),
+                lambda p: script(plain(model, torch.float32, pipeline.device), settings, p, folder),
             ),
             Contestant(
-                "(b) ablate, one variant at a time", lambda p: _lab(p, recipe, pipeline, folder, 1)
+                "(b) ablate, one variant at a time", lambda p: lab(p, recipe, pipeline, folder, 1)
             ),
-            Contestant("(c) ablate", lambda p: _lab(p, recipe, pipeline, folder, None)),
+            Contestant("(c) ablate", lambda p: lab(p, recipe, pipeline, folder, None)),
         ]
         if pipeline.dtype != torch.float32:
             name = str(pipeline.dtype).removeprefix("torch.")
@@ -190,8 +187,8 @@ def bench(
                 1,
                 Contestant(
                     f"(a) diffusers script, {name}",
-                    lambda p: _script(
-                        _plain(model, pipeline.dtype, pipeline.device), settings, p, folder
+                    lambda p: script(
+                        plain(model, pipeline.dtype, pipeline.device), settings, p, folder
                     ),
                 ),
             )
@@ -230,7 +227,7 @@ def _zero(modules: str | list[str]) -> dict[str, Any]:
 _loaded: dict[tuple[str, torch.dtype], Any] = {}
 
 
-def _plain(model: str, dtype: torch.dtype, device: torch.device) -> Any:
+def plain(model: str, dtype: torch.dtype, device: torch.device) -> Any:
     """A pipeline as diffusers loads it."""
     if (model, dtype) not in _loaded:
         if model == RANDOM:
@@ -244,7 +241,7 @@ def _plain(model: str, dtype: torch.dtype, device: torch.device) -> Any:
     return _loaded[model, dtype]
 
 
-def _script(pipe: Any, settings: Settings, paths: Sequence[str], folder: Path) -> int:
+def script(pipe: Any, settings: Settings, paths: Sequence[str], folder: Path) -> int:
     """What a user would write: save, zero, call, save the picture, restore."""
     network = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     for path in paths:
@@ -268,7 +265,7 @@ def _script(pipe: Any, settings: Settings, paths: Sequence[str], folder: Path) -
     return len(paths)
 
 
-def _lab(
+def lab(
     paths: Sequence[str],
     recipe: dict[str, Any],
     pipeline: Pipeline,
@@ -288,8 +285,6 @@ def _lab(
 def _peers(model: str, pipeline: Pipeline, settings: Settings) -> list[Contestant]:
     """nnsight's way, where it is installed: outputs set to zero in a trace of the pipeline, one
     module at a time, and all of a round's in one batch."""
-    if importlib.util.find_spec("nnsight") is None:
-        raise ModuleNotFoundError("nnsight is not installed")
     from nnsight.modeling.diffusion import DiffusionModel
 
     peer = DiffusionModel(str(folder_of(model) or model), dispatch=True, dtype=pipeline.dtype)
@@ -328,16 +323,22 @@ class _Limit:
         self.settings = settings
         self.inputs: dict[int, Any] = {}
         sizes = sorted({min(2**i, cells) for i in range(cells.bit_length() + 1)})
-        each: dict[int, float] = {}
-        for _ in range(3):  # all sizes in turn, so that one slow moment does not rule out a size
-            for size in sizes:
+        each = dict.fromkeys(sizes, float("inf"))
+        began = time.perf_counter()
+        # All sizes in turn, so that one slow moment does not rule out a size; where a pass takes
+        # long it is a fair measure by itself.
+        for turn in range(3):
+            for size in each if not turn or time.perf_counter() - began < 10 else ():
                 try:
                     self._call(size)
-                    each[size] = min(each.get(size, float("inf")), self._timed(size) / size)
+                    each[size] = min(each[size], self._timed(size) / size)
                 except torch.OutOfMemoryError:
-                    sizes = [s for s in sizes if s < size]
                     break
         self.cells = min(each, key=lambda size: each[size])
+        # Some schedulers call the denoiser more often than there are steps.
+        scheduler = pipeline.pipe.scheduler
+        scheduler.set_timesteps(settings.num_inference_steps)
+        self.calls = len(scheduler.timesteps)
         self.rows = self.cells * (2 if settings.guided else 1)
 
     def _call(self, cells: int) -> None:
@@ -368,7 +369,7 @@ class _Limit:
         cells = len(paths) + 1
         even = ceil(cells / ceil(cells / self.cells))
         for start in range(0, cells, even):
-            for _ in range(self.settings.num_inference_steps):
+            for _ in range(self.calls):
                 self._call(min(even, cells - start))
         self.pipeline.synchronize()
         return cells

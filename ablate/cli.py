@@ -207,7 +207,8 @@ def check(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
 def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
     """Print what a recipe comes to: axes, variants, cells, and an estimate."""
     from ablate import lab
-    from ablate.models import estimate
+    from ablate.batches import Layout
+    from ablate.models import DENOISERS, estimate
 
     with _model_told():
         loaded = lab.load(_found(recipe), _with(overrides, model=model))
@@ -223,6 +224,10 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
     images = len(planned.distinct())
     click.echo(f"variants  {len(planned.variants)}")
     click.echo(f"cells     {len(planned.cells)}, {images} different images")
+    denoiser = loaded.component in (None, *DENOISERS)
+    layout = Layout(planned.catalog, rows=denoiser and not loaded.compile)
+    by_rows = sum(layout.by_rows(cell.variant) for cell in planned.distinct())
+    click.echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
     rows = planned.denoiser_rows
     seconds = rows * effort.flops / effort.rate
     click.echo(
@@ -313,7 +318,10 @@ def bench(file: Path | None, **options: Any) -> None:
         try:
             report = measure(**options, tell=lambda what: click.echo(what, err=True))
         except ModuleNotFoundError as error:
-            raise Exit(f"--peers: {error}; `pip install nnsight`", WRONG) from None
+            if error.name is None or not error.name.startswith("nnsight"):
+                raise
+            message = "--peers: nnsight is not installed; `pip install nnsight`"
+            raise Exit(message, WRONG) from None
         if file is not None:
             file.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     click.echo(str(report))

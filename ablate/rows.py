@@ -279,6 +279,7 @@ class _Split:
         self.applied = applied
         touched_cells = {cell for part in parts for cell in part.cells}
         self.others = [cell for cell in range(batch.cells) if cell not in touched_cells]
+        self.samples: dict[torch.Size, Tensor] = {}
         # Only of an output that is known to be a tensor of its own may rows be overwritten.
         self.overwrites = type(module) in LINEAR and len(self.others) > (1 - FEW) * batch.cells
 
@@ -305,8 +306,7 @@ class _Split:
         for part in self.parts:
             if part.module is None:
                 if out is None:
-                    # One row through the untouched module tells the shape that comes out.
-                    out = self._put(None, self._run(self.plain, [0], args, kwargs), [0])
+                    out = self._like(self._sample(given, args, kwargs))
                 nought = _nought(batch.take(given, part.cells)).to(out.dtype)
                 batch.put(out, nought.view(-1, *[1] * (out.dim() - 1)), part.cells)
         return out
@@ -326,13 +326,23 @@ class _Split:
             raise NoRowsError({self.path})
         return rows
 
+    def _sample(self, given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """A cell's rows through the untouched module, for their shape; once a shape given."""
+        shape = given.shape[1:]
+        if shape not in self.samples:
+            self.samples[shape] = self._run(self.plain, [0], args, kwargs)
+        return self.samples[shape]
+
+    def _like(self, rows: Tensor) -> Tensor:
+        """Room for the rows of all cells."""
+        order = torch.contiguous_format
+        if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
+            order = torch.channels_last
+        shape = (self.batch.rows, *rows.shape[1:])
+        return torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=order)
+
     def _put(self, out: Tensor | None, rows: Tensor, cells: Sequence[int]) -> Tensor:
-        if out is None:
-            shape = (self.batch.rows, *rows.shape[1:])
-            order = torch.contiguous_format
-            if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
-                order = torch.channels_last
-            out = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=order)
+        out = self._like(rows) if out is None else out
         self.batch.put(out, rows, cells)
         return out
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate import batches, lab, ops
+from ablate import batches, engine, lab, ops
 from ablate.batches import Batch, Job, Layout, Size
 from ablate.catalog import select
 from ablate.edits import Draws
@@ -484,3 +485,26 @@ def test_a_text_encoder_that_is_edited_encodes_for_every_variant(
     assert result.summary.in_place == 3
     assert len(calls) >= 3
     assert len({image.tobytes() for image in images(result)}) == 3
+
+
+def test_memory_stays_flat_over_two_thousand_cells(
+    build: Build, tmp_path: Path, tiny: Pipeline
+) -> None:
+    """The last hundred cells need no more than the first hundred, but for the odd buffer."""
+    recipe = build(
+        seeds=list(range(25)),
+        sampling={"num_inference_steps": 1},
+        axes={"module": {"each": {"sample": {"of": "*", "count": 79}}}},
+        edits=[{"randomize": {"modules": "$module"}}],
+    )
+    used: dict[int, int] = {}
+
+    def note(now: engine.Progress) -> None:
+        used[now.done] = psutil.Process().memory_info().rss
+
+    plan = lab.resolve(recipe)
+    summary = engine.run(plan, tiny, Run(tmp_path / "run"), batch_size=20, on_progress=note)
+    assert summary.total == 2000
+    first = max(memory for done, memory in used.items() if done <= 100)
+    last = max(memory for done, memory in used.items() if done > 1900)
+    assert last - first < 32 * 2**20
