@@ -134,6 +134,12 @@ class Layout:
                 found += [self._batch(some, rows) for some in even(part, ceil(len(part) / size))]
         return found
 
+    def again(self, batch: Batch, size: int) -> list[Batch]:
+        """The same jobs, where modules have been found rowless since the batch was laid out."""
+        if not batch.by_rows or self.rowless.isdisjoint(batch.modules):
+            return [batch]
+        return self.batches(batch.jobs, size)
+
     def _batch(self, jobs: Sequence[Job], rows: bool) -> Batch:
         variants = {job.cell.variant for job in jobs} if rows else ()
         return Batch(tuple(jobs), rows, sum(map(self.share, variants)))

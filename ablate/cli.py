@@ -94,7 +94,7 @@ def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _found(recipe: Path) -> Path:
     """The recipe file, or the one of that name among the recipes that come along."""
     named = RECIPES / f"{recipe.name.removesuffix('.yaml')}.yaml"
-    if recipe.exists() or recipe.parent != Path() or not named.exists():
+    if recipe.is_file() or recipe.parent != Path() or not named.exists():
         return recipe
     return named
 

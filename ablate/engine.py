@@ -181,7 +181,8 @@ def _make(
                 break
             except NoRowsError as error:
                 layout.rowless |= error.paths or batch.modules
-                queue.extendleft(reversed(layout.batches(batch.jobs, size.unit)))
+                rest = [layout.again(b, size.unit) for b in (batch, *queue)]
+                queue = deque(b for parts in rest for b in parts)
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error) or len(batch) == 1:

@@ -4,6 +4,7 @@ accelerate.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -27,6 +28,8 @@ class Processes:
             from accelerate import PartialState
 
             self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+            # Its threads, left running, may abort the process as it ends.
+            atexit.register(self._state.destroy_process_group)
 
     @property
     def alone(self) -> bool:

@@ -80,16 +80,15 @@ def by_rows(
     them anew, has another `forward` than its class, or is called with an input that has no row for
     every row of the network's own input.
     """
-    n = len(variants)
     applied = Applied()
     modules = dict(network.named_modules())
-    edits = _edits(network, modules, variants, draw, applied)
+    edits = _edits(modules, variants, draw, applied)
     applied.edited |= edits.keys()
     # Selected, but without the parameters that the edits name.
     idle = {path for v in set(variants) for path in v.modules} - applied.edited
     with ExitStack() as stack:
         stack.enter_context(watched(network, tuple(idle), applied.ran))
-        batch = _Batch(n)
+        batch = _Batch(len(variants))
         for path, parts in edits.items():
             module = modules[path]
             _put_in(stack, module, _Split(path, module, parts, batch, applied))
@@ -120,7 +119,6 @@ class _Part:
 
 
 def _edits(
-    network: nn.Module,
     modules: dict[str, nn.Module],
     variants: Sequence[Variant],
     draw: Draw,

@@ -56,6 +56,9 @@ def test_run_makes_cells_table_and_sheet(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "small"
     assert str(Path("outputs/small/sheet.png")) in done.stdout
     assert "8 images computed, 0 reused, of 8" in done.stdout
+    assert re.search(
+        r"^edits applied 8 by rows, in batches of up to \d$", done.stdout, re.MULTILINE
+    )
     assert "8/8 images (8 computed)" in done.stderr
     assert (folder / "recipe.yaml").read_text() == recipe.read_text()
     with (folder / "drift.csv").open(newline="") as lines:
@@ -141,6 +144,10 @@ def test_plan_counts_without_weights(recipe: Path) -> None:
     assert re.search(r"axis +amount: 3 \(0\.1, 0\.2, 0\.4\)", done.stdout)
     assert re.search(r"variants +4\n", done.stdout)
     assert re.search(r"cells +8, 8 different images", done.stdout)
+    by_rows, in_place = map(
+        int, re.findall(r"applied +(\d+) by rows, (\d+) in place", done.stdout)[0]
+    )
+    assert by_rows + in_place == 8
     # 8 images, 2 steps, conditional and unconditional
     assert re.search(r"estimate +32 denoiser rows of .* GFLOP; roughly \d+:\d\d min", done.stdout)
 
