@@ -334,7 +334,8 @@ class _Limit:
                     each[size] = min(each[size], self._timed(size) / size)
                 except torch.OutOfMemoryError:
                     break
-        self.cells = min(each, key=lambda size: each[size])
+        # Of sizes that are alike the largest: which of them was fastest is chance.
+        self.cells = max(size for size in each if each[size] <= 1.05 * min(each.values()))
         # Some schedulers call the denoiser more often than there are steps.
         scheduler = pipeline.pipe.scheduler
         scheduler.set_timesteps(settings.num_inference_steps)
