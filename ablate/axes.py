@@ -1,4 +1,5 @@
-"""Axes: what varies, and how a recipe says so; prompts, seeds and sampling settings among them.
+"""Axes: what varies, and how a recipe says so: numbers, modules, points of embedding space, and
+prompts, seeds and sampling settings.
 
 `AxisReader` reads them from a document and collects the mistakes.
 """
@@ -11,15 +12,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ablate.catalog import FIELDS, Selector, SelectorError, matcher
+from ablate.catalog import FIELDS, Selector, SelectorError, did_you_mean, matcher
 from ablate.document import Document, KeyPath, Problem, kind_of
+from ablate.embeddings import PATHS, PROMPTS, Path
 
 Order = Literal["network", "reverse", "random", "drift"]
 ORDERS: tuple[Order, ...] = ("network", "reverse", "random", "drift")
 GROUPINGS = FIELDS[::-1]
 NUMERIC = ("values", "range", "linspace", "geomspace")
-AXIS_FORMS = (*NUMERIC, "each", "group", "cumulative")
+AXIS_FORMS = (*NUMERIC, "each", "group", "cumulative", "embedding")
 CUMULATIVE = ("modules", "order", "seed", "counts", "run")
+SPACES = {  # sets of points of embedding space, with their keys
+    "between": ("from", "to", "t", "path"),
+    "plane": ("center", "toward", "extent", "size", "zoom"),
+    "random": ("count", "seed", "prompts"),
+    "unconditional": (),
+}
 MOST = 100_000  # values of an axis; more is a slip of the pen
 
 
@@ -36,7 +44,7 @@ class Sampling:
 
 
 SAMPLING = tuple(f.name for f in fields(Sampling))
-CONDITION_AXES = ("prompt", "seed", *SAMPLING)
+CONDITION_AXES = ("prompt", "seed", "steps", *SAMPLING)
 
 
 @dataclass(frozen=True)
@@ -47,15 +55,40 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Space:
+    """A set of points of embedding space as the recipe gives it.
+
+    `prompts`: from and to; the center and its two directions (a number is the seed of a random
+    one); or those whose spread random points have. `numbers`: every t; the coordinates along each
+    direction; or the number of every random point.
+    """
+
+    form: str
+    prompts: tuple[str | int | Ref, ...] = ()
+    numbers: tuple[float, ...] = ()
+    path: Path = "lerp"
+    zoom: tuple[float, ...] | None = None
+    seed: int = 0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """How points are told apart among those of several spaces."""
+        if not self.numbers:
+            return (self.form,)
+        name = "t" if self.form == "between" else f"{self.form} {self.seed}"
+        return tuple(f"{name} {number:.10g}" for number in self.numbers)
+
+
+@dataclass(frozen=True)
 class Axis:
     """An axis as the recipe gives it.
 
-    `form` is `values`, with the values; or `each`, `group` or `cumulative`, with a selector whose
-    modules are known only beside a network.
+    `form` is `values`, with the values; `each`, `group` or `cumulative`, with a selector whose
+    modules are known only beside a network; or `embedding`, with spaces.
     """
 
     name: str
-    form: Literal["values", "each", "group", "cumulative"]
+    form: Literal["values", "each", "group", "cumulative", "embedding"]
     values: tuple[Any, ...] = ()
     modules: Selector = "*"
     by: str = "stage"
@@ -63,6 +96,12 @@ class Axis:
     seed: int | Ref = 0
     counts: tuple[int, ...] | None = None
     run: str | None = None
+    spaces: tuple[Space, ...] = ()
+
+    @property
+    def size(self) -> int | None:
+        """How many values it has, None until a network is known."""
+        return len(self.values) if self.form in ("values", "embedding") else None
 
 
 class AxisReader(Document):
@@ -113,7 +152,7 @@ class AxisReader(Document):
         match key:
             case "seed" | "perturbation_seed":
                 return self.integer(value, path)
-            case "num_inference_steps":
+            case "num_inference_steps" | "steps":
                 return self.integer(value, path, least=1)
             case "guidance_scale":
                 return float(self.number(value, path))
@@ -156,7 +195,8 @@ class AxisReader(Document):
             return Axis(name, "values")
         form = forms[0]
         if form not in NUMERIC and name in (*CONDITION_AXES, "perturbation_seed"):
-            self.wrong((*path, form), f"gives modules; the axis `{name}` needs `values`")
+            what = "points of embedding space" if form == "embedding" else "modules"
+            self.wrong((*path, form), f"gives {what}; the axis `{name}` needs `values`")
             return Axis(name, "values")
         inner = (*path, form)
         if "step" in body and form != "range":
@@ -171,6 +211,8 @@ class AxisReader(Document):
                 return Axis(name, "group", modules=chosen, by=by)
             case "cumulative":
                 return self._cumulative(name, body["cumulative"], inner)
+            case "embedding":
+                return self._embedding(name, body["embedding"], inner)
         values = self._values(body, form, path)
         self.distinct(values, inner)
         if name in (*CONDITION_AXES, "perturbation_seed"):
@@ -253,21 +295,117 @@ class AxisReader(Document):
             found = self.items(value, path, "whole numbers")
             self.distinct(found, path)
             return tuple(self.integer(c, (*path, i)) for i, c in enumerate(found))
+        counts = tuple(dict.fromkeys(round(n) for n in self._numbers(value, path)))
+        if counts and min(counts) < 0:
+            inner = (*path, next(form for form in NUMERIC if form in value))
+            self.wrong(inner, f"gives {min(counts)}; there are no fewer than 0 modules")
+        return counts or None
+
+    def _numbers(self, value: Any, path: KeyPath) -> tuple[float, ...]:
+        """A list of numbers, or what gives one: `range`, `linspace`, `geomspace`."""
+        if not isinstance(value, dict):
+            found = self.items(value, path, "numbers")
+            self.distinct(found, path)
+            return tuple(self.number(v, (*path, i)) for i, v in enumerate(found))
         body = self.mapping(value, path, (*NUMERIC, "step"))
         forms = [form for form in NUMERIC if form in body]
         if len(forms) != 1:
             if forms or not set(body) - {"step"}:
                 has = " and ".join(forms) or "none"
                 self.wrong(path, f"must have exactly one of {', '.join(NUMERIC)}; this has {has}")
-            return None
-        inner = (*path, forms[0])
-        numbers = (
-            self.number(v, (*inner, i)) for i, v in enumerate(self._values(body, forms[0], path))
+            return ()
+        values = self._values(body, forms[0], path)
+        return tuple(self.number(v, (*path, forms[0], i)) for i, v in enumerate(values))
+
+    # ------------------------------------------------------------ points of embedding space
+
+    def _embedding(self, name: str, value: Any, path: KeyPath) -> Axis:
+        """One space, or a list of those that have one dimension."""
+        if isinstance(value, list) and value:
+            spaces = tuple(self._space(v, (*path, i)) for i, v in enumerate(value))
+            for i, space in enumerate(spaces):
+                if space.form == "plane":
+                    self.wrong((*path, i), "a plane, with its two dimensions, stands alone")
+            labels = [label for space in spaces for label in space.labels]
+            self.distinct(labels, path)
+            return Axis(name, "embedding", values=tuple(labels), spaces=spaces)
+        space = self._space(value, path)
+        values = space.numbers or space.labels
+        return Axis(name, "embedding", values=values, spaces=(space,))
+
+    def _space(self, value: Any, path: KeyPath) -> Space:
+        if value == "unconditional":
+            return Space("unconditional")
+        if not isinstance(value, dict) or len(value) != 1:
+            what = kind_of(value) if not isinstance(value, dict) else "a mapping with several keys"
+            self.wrong(path, f"must be one of {', '.join(SPACES)}, as in"
+                       " `between: {from: a cat, to: a dog, t: [0, 0.5, 1]}`, not"
+                       f" {what}")  # fmt: skip
+            return Space("unconditional")
+        form, body = next(iter(value.items()))
+        if form not in SPACES or form == "unconditional":
+            hint = did_you_mean(form, SPACES) or f"; there are {', '.join(SPACES)}"
+            self.wrong((*path, form), f"embedding space has no `{form}`{hint}")
+            return Space("unconditional")
+        path = (*path, form)
+        body = self.mapping(body, path, SPACES[form])
+        match form:
+            case "between":
+                return self._between(body, path)
+            case "plane":
+                return self._plane(body, path)
+        count = self.integer(self._needed(body, "count", path, 1), (*path, "count"), least=1)
+        seed = self.integer(body.get("seed", 0), (*path, "seed"))
+        prompts = self.items(body.get("prompts", list(PROMPTS)), (*path, "prompts"), "prompts")
+        texts = tuple(self.text(p, (*path, "prompts", i)) for i, p in enumerate(prompts))
+        self.distinct(prompts, (*path, "prompts"))
+        if len(texts) == 1:
+            self.wrong((*path, "prompts"), "a single prompt has no spread; name several")
+        return Space("random", texts, tuple(range(min(count, MOST))), seed=seed)
+
+    def _between(self, body: dict[str, Any], path: KeyPath) -> Space:
+        ends = tuple(self._prompt(body, key, path) for key in ("from", "to"))
+        ts = self._numbers(self._needed(body, "t", path, [0]), (*path, "t"))
+        way = self.choice(body.get("path", "lerp"), (*path, "path"), PATHS)
+        return Space("between", ends, ts, next(p for p in PATHS if p == way))
+
+    def _plane(self, body: dict[str, Any], path: KeyPath) -> Space:
+        center = self._prompt(body, "center", path)
+        toward = self._needed(body, "toward", path, ["", 0])
+        inner = (*path, "toward")
+        if not isinstance(toward, list) or len(toward) != 2:
+            self.wrong(inner, "must be two directions, each a prompt or the seed of a random one,"
+                       f" not {kind_of(toward)}")  # fmt: skip
+            toward = []
+        directions = tuple(
+            self.integer(t, (*inner, i)) if isinstance(t, int) else self._text((*inner, i), t)
+            for i, t in enumerate(toward)
         )
-        counts = tuple(dict.fromkeys(round(n) for n in numbers))
-        if counts and min(counts) < 0:
-            self.wrong(inner, f"gives {min(counts)}; there are no fewer than 0 modules")
-        return counts
+        extent = self.number(body.get("extent", 1), (*path, "extent"))
+        size = self.integer(self._needed(body, "size", path, 3), (*path, "size"), least=3)
+        if extent <= 0:
+            self.wrong((*path, "extent"), f"must be above 0, not {kind_of(extent)}")
+        if size % 2 == 0:
+            self.wrong((*path, "size"), f"must be odd, so that the center is in it, not {size}")
+        half = size // 2
+        numbers = tuple(float(f"{extent * (i - half) / half:.10g}") for i in range(min(size, 999)))
+        zoom = self._numbers(body["zoom"], (*path, "zoom")) if "zoom" in body else None
+        if zoom and min(zoom) <= 0:
+            self.wrong((*path, "zoom"), f"must be above 0, not {min(zoom):.10g}")
+        return Space("plane", (center, *directions), numbers, zoom=zoom)
+
+    def _needed(self, body: dict[str, Any], key: str, path: KeyPath, otherwise: Any) -> Any:
+        if key not in body:
+            self.wrong(path, f"`{key}` is missing")
+        return body.get(key, otherwise)
+
+    def _prompt(self, body: dict[str, Any], key: str, path: KeyPath) -> str | Ref:
+        return self._text((*path, key), self._needed(body, key, path, ""))
+
+    def _text(self, path: KeyPath, value: Any) -> str | Ref:
+        """A prompt, or the reference to an axis of prompts."""
+        found = self.or_ref(value)
+        return found if isinstance(found, Ref) else self.text(value, path)
 
 
 def _strings(selector: Any) -> Iterable[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
@@ -19,7 +19,7 @@ import torch
 from ablate.catalog import ModuleInfo
 from ablate.edits import Variant
 from ablate.pipeline import Pipeline, Settings
-from ablate.plan import Cell
+from ablate.plan import Cell, Condition
 
 # Latent pixels computed at once to begin with; `Size` goes on from there.
 LATENT_PIXELS = {"cuda": 16 * 64 * 64, "mps": 4 * 64 * 64, "cpu": 64 * 8 * 8}
@@ -34,12 +34,32 @@ SHARE = 0.4
 
 
 @dataclass(frozen=True)
-class Job:
+class Shot:
     """An image to make: a cell, its settings with nothing left open, its key."""
 
     cell: Cell
     settings: Settings
     key: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sampling and the images that it gives: that of its end, and of steps on the way."""
+
+    shots: tuple[Shot, ...]
+
+    @property
+    def variant(self) -> Variant:
+        return self.shots[0].cell.variant
+
+    @property
+    def condition(self) -> Condition:
+        """As sampled to its end."""
+        return replace(self.shots[0].cell.condition, steps=None)
+
+    @property
+    def settings(self) -> Settings:
+        return self.shots[0].settings
 
 
 @dataclass(frozen=True)
@@ -58,8 +78,19 @@ class Batch:
         return len(self.jobs)
 
     @property
+    def images(self) -> int:
+        """How many images its samplings give."""
+        return sum(len(job.shots) for job in self.jobs)
+
+    @property
+    def frames(self) -> set[int]:
+        """The numbers of steps after which an image is taken on the way."""
+        shots = (shot for job in self.jobs for shot in job.shots)
+        return {s for shot in shots if (s := shot.cell.condition.steps) is not None}
+
+    @property
     def variants(self) -> tuple[Variant, ...]:
-        return tuple(job.cell.variant for job in self.jobs)
+        return tuple(job.variant for job in self.jobs)
 
     @property
     def modules(self) -> set[str]:
@@ -80,17 +111,27 @@ class Batch:
         return self.variants[0] == other.variants[0]
 
 
+def jobs_of(shots: Iterable[Shot]) -> list[Job]:
+    """One job for all shots of one sampling, in their order."""
+    found: dict[object, list[Shot]] = {}
+    for shot in shots:
+        condition = replace(shot.cell.condition, steps=None)
+        key = (shot.cell.variant, condition, shot.settings)
+        found.setdefault(key, []).append(shot)
+    return [Job(tuple(shots)) for shots in found.values()]
+
+
 def in_order(jobs: Sequence[Job]) -> list[Job]:
     """Variants in order of appearance, so that a run cut short has whole variants; those of one
     perturbation seed follow one another, so that they share their noise."""
     seeds: dict[int | None, int] = {}
     order: dict[Variant, tuple[int, int]] = {}
     for job in jobs:
-        variant = job.cell.variant
+        variant = job.variant
         if variant not in order:
             seed = variant.perturbation_seed if variant.is_random else None
             order[variant] = (seeds.setdefault(seed, len(seeds)), len(order))
-    return sorted(jobs, key=lambda job: order[job.cell.variant])
+    return sorted(jobs, key=lambda job: order[job.variant])
 
 
 class Layout:
@@ -125,8 +166,8 @@ class Layout:
         """
         groups: dict[object, list[Job]] = {}
         for job in in_order(jobs):
-            rows = self.by_rows(job.cell.variant)
-            key = (rows, job.settings, None if rows else job.cell.variant)
+            rows = self.by_rows(job.variant)
+            key = (rows, job.settings, None if rows else job.variant)
             groups.setdefault(key, []).append(job)
         found = []
         for (rows, *_), members in groups.items():  # type: ignore[misc]
@@ -141,7 +182,7 @@ class Layout:
         return self.batches(batch.jobs, size)
 
     def _batch(self, jobs: Sequence[Job], rows: bool) -> Batch:
-        variants = {job.cell.variant for job in jobs} if rows else ()
+        variants = {job.variant for job in jobs} if rows else ()
         return Batch(tuple(jobs), rows, sum(map(self.share, variants)))
 
     def _by_memory(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -149,7 +190,7 @@ class Layout:
         seen: set[Variant] = set()
         used = 0.0
         for job in jobs:
-            variant = job.cell.variant
+            variant = job.variant
             if variant not in seen and used + self.share(variant) > 1:
                 yield part
                 part, seen, used = [], set(), 0.0
@@ -162,17 +203,17 @@ class Layout:
 
 def unfinished(
     batches: Sequence[Batch],
-    done: Callable[[Job], bool],
+    done: Callable[[Shot], bool],
     again: Callable[[Sequence[Job]], list[Batch]],
 ) -> list[Batch]:
-    """The batches without finished cells; what is left of others is batched `again`, together."""
+    """The batches without finished shots; what is left of others is batched `again`, together."""
     whole, rest = [], []
     for batch in batches:
-        left = [job for job in batch.jobs if not done(job)]
-        if len(left) == len(batch):
+        left = [[shot for shot in job.shots if not done(shot)] for job in batch.jobs]
+        if sum(map(len, left)) == batch.images:
             whole.append(batch)
         else:
-            rest += left
+            rest += [Job(tuple(shots)) for shots in left if shots]
     return whole + again(rest)
 
 

@@ -23,14 +23,23 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ablate.batches import Batch, Job, Layout, Size, in_order, spare_memory, unfinished
+from ablate.batches import (
+    Batch,
+    Layout,
+    Shot,
+    Size,
+    in_order,
+    jobs_of,
+    spare_memory,
+    unfinished,
+)
 from ablate.edits import Draws, applied, watched
 from ablate.models import versions
-from ablate.pipeline import Pipeline, Request, Stopped
-from ablate.plan import Plan
+from ablate.pipeline import Pipeline, Request, Samples, Stopped
+from ablate.plan import Condition, Plan
 from ablate.processes import Processes
 from ablate.rows import Applied, NoRowsError, by_rows
-from ablate.store import Run, key_of
+from ablate.store import Run, key_of, spans
 
 
 @dataclass(frozen=True)
@@ -79,9 +88,9 @@ class Summary:
     def hear(self, batch: Batch, found: Applied) -> None:
         """Count a batch that was computed, and what became of its edits."""
         if batch.by_rows:
-            self.by_rows += len(batch)
+            self.by_rows += batch.images
         else:
-            self.in_place += len(batch)
+            self.in_place += batch.images
         self.batch_size = max(self.batch_size, len(batch))
         self.edited |= batch.modules
         self.ran |= found.ran
@@ -116,26 +125,28 @@ def run(
     """
     began = time.monotonic()
     processes = Processes(pipeline.device.type)
-    jobs = _jobs(plan, pipeline)
+    shots = _shots(plan, pipeline)
     if processes.is_main:
         if fresh:
             store.forget_cells()
         store.sweep_temporaries()
         store.write_text("recipe.yaml", plan.recipe.source)
-        store.write_manifest(_manifest(plan, pipeline, jobs))
+        store.write_manifest(_manifest(plan, pipeline, shots))
     processes.wait()  # until the folder is as it should be
     # A compiled network is valid for other weights, but not for other functions in its modules.
     rows = pipeline.network is pipeline.denoiser and not pipeline.compiled
     layout = Layout(plan.catalog, rows=rows)
-    chosen = in_order(list({job.key: job for job in jobs}.values()))[:limit]
-    size = Size(batch_size, pipeline, chosen)
+    jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values()))
+    chosen = [shot for job in jobs for shot in job.shots][:limit]
+    jobs = jobs_of(chosen)
+    size = Size(batch_size, pipeline, jobs)
     finished = store.finished()
     todo = unfinished(
-        layout.batches(chosen, size.unit),
-        lambda job: job.key in finished,
+        layout.batches(jobs, size.unit),
+        lambda shot: shot.key in finished,
         lambda rest: layout.batches(rest, size.unit),
     )
-    summary = Summary(len(chosen), reused=sum(job.key in finished for job in chosen))
+    summary = Summary(len(chosen), reused=sum(shot.key in finished for shot in chosen))
     processes.wait()  # until all know what is finished, before anything else is
     missing = len(chosen) - summary.reused
 
@@ -175,7 +186,7 @@ def _make(
         while queue:
             batch = size.take(queue)
             try:
-                images, found = _compute(batch, pipeline, draws, size)
+                samples, found = _compute(batch, pipeline, draws, size)
             except Stopped:
                 own.interrupted = True
                 break
@@ -191,30 +202,42 @@ def _make(
                 queue.extendleft(reversed(batch.halves()))
                 continue
             own.hear(batch, found)
-            own.not_finite += sum(not np.isfinite(image).all() for image in images)
-            writer.put(batch, images)
+            images = _images(batch, samples)
+            own.not_finite += sum(not np.isfinite(image).all() for _, image, _ in images)
+            writer.put(images)
             tell(own)
     own.rowless = layout.rowless
     return own
 
 
-def _compute(
-    batch: Batch, pipeline: Pipeline, draws: Draws, size: Size
-) -> tuple[np.ndarray, Applied]:
+def _compute(batch: Batch, pipeline: Pipeline, draws: Draws, size: Size) -> tuple[Samples, Applied]:
     """The images of a batch, and what became of its edits.
 
     Raises `NoRowsError` when one of its variants has to be applied in place.
     """
-    requests = [Request(j.cell.condition.prompt, j.cell.condition.seed) for j in batch.jobs]
+    conditions = [job.condition for job in batch.jobs]
+    requests = [Request(c.prompt, c.seed, c.point) for c in conditions]
     began = time.perf_counter()
     found = Applied()
     with _applied(batch, pipeline.network, draws, found) as reach:
-        images = pipeline.sample(requests, batch.jobs[0].settings, before_step=reach)
+        settings = batch.jobs[0].settings
+        samples = pipeline.sample(requests, settings, before_step=reach, frames=batch.frames)
     if batch.by_rows and found.edited - found.ran:
         # Perhaps their weights are used without them being called.
         raise NoRowsError(found.edited - found.ran)
     size.measured(batch, time.perf_counter() - began)
-    return images, found
+    return samples, found
+
+
+def _images(batch: Batch, samples: Samples) -> list[tuple[Shot, np.ndarray, np.ndarray]]:
+    """The shots of a batch, each with its image and latents."""
+    images = []
+    for i, job in enumerate(batch.jobs):
+        for shot in job.shots:
+            steps = shot.cell.condition.steps
+            taken = samples if steps is None else samples.frames[steps]
+            images.append((shot, taken.images[i], taken.latents[i]))
+    return images
 
 
 def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
@@ -236,7 +259,7 @@ def _applied(
     Cells of one condition whose edits have been the same so far are computed once.
     """
     moments = {moment for variant in set(batch.variants) for moment in variant.moments}
-    past: list[object] = [job.cell.condition for job in batch.jobs]
+    past: list[object] = [job.condition for job in batch.jobs]
 
     with ExitStack() as stack:
 
@@ -287,24 +310,29 @@ class _Writer:
         for future in self._pending:
             future.result()
 
-    def put(self, batch: Batch, images: np.ndarray) -> None:
+    def put(self, images: list[tuple[Shot, np.ndarray, np.ndarray]]) -> None:
         """Have a batch written. Waits while too many are; raises what an earlier one raised."""
         while len(self._pending) >= self.WAITING:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._write, batch, images))
+        self._pending.append(self._pool.submit(self._write, images))
 
-    def _write(self, batch: Batch, images: np.ndarray) -> None:
-        records = (_record(j, i, self.pipeline) for j, i in zip(batch.jobs, images, strict=True))
-        pixels = (np.nan_to_num(images) * 255).round().astype("uint8")
+    def _write(self, images: list[tuple[Shot, np.ndarray, np.ndarray]]) -> None:
         self.store.write_cells(
-            (job.key, Image.fromarray(image), record)
-            for job, image, record in zip(batch.jobs, pixels, records, strict=True)
+            (
+                shot.key,
+                Image.fromarray((np.nan_to_num(image) * 255).round().astype("uint8")),
+                _record(shot, image, self.pipeline),
+                latents,
+            )
+            for shot, image, latents in images
         )
 
 
-def _jobs(plan: Plan, pipeline: Pipeline) -> list[Job]:
-    """One job a cell, in plan order; cells that are one image have one key."""
-    settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in plan.cells}}
+def _shots(plan: Plan, pipeline: Pipeline) -> list[Shot]:
+    """One shot a cell, in plan order, those of the noise floor last; cells that are one image have
+    one key."""
+    cells = (*plan.cells, *plan.floor)
+    settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in cells}}
     shared: dict[str, Any] = {
         "model": pipeline.fingerprint,
         "component": pipeline.component,
@@ -313,29 +341,36 @@ def _jobs(plan: Plan, pipeline: Pipeline) -> list[Job]:
     if pipeline.compiled:
         shared["compile"] = True
     variants = {variant: variant.identity() for variant in plan.variants}
-    jobs = []
-    for cell in plan.cells:
+    shots = []
+    for cell in cells:
         chosen = settings[cell.condition.sampling]
-        identity = shared | variants[cell.variant]
-        identity |= {"prompt": cell.condition.prompt, "seed": cell.condition.seed}
-        jobs.append(Job(cell, chosen, key_of(identity | {"sampling": asdict(chosen)})))
-    return jobs
+        identity = shared | variants[cell.variant] | _asked(cell.condition)
+        if cell.condition.point is not None:  # whatever its description says
+            del identity["prompt"]
+        shots.append(Shot(cell, chosen, key_of(identity | {"sampling": asdict(chosen)})))
+    return shots
 
 
-def _record(job: Job, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]:
+def _asked(condition: Condition) -> dict[str, Any]:
+    """A condition, but for its sampling, in plain objects."""
+    asked: dict[str, Any] = {"prompt": condition.prompt, "seed": condition.seed}
+    if condition.point is not None:
+        asked["point"] = asdict(condition.point)
+    if condition.steps is not None:
+        asked["steps"] = condition.steps
+    return asked
+
+
+def _record(shot: Shot, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]:
     """What the PNG of an image tells about it."""
-    cell = job.cell
+    cell = shot.cell
     return {
         "axes": dict(cell.axes),
         "variant": cell.variant.name,
         **cell.variant.identity(),
         "component": pipeline.component,
-        "condition": {
-            "prompt": cell.condition.prompt,
-            "seed": cell.condition.seed,
-            "sampling": asdict(job.settings),
-        },
-        "size": [job.settings.width, job.settings.height],
+        "condition": {**_asked(cell.condition), "sampling": asdict(shot.settings)},
+        "size": [shot.settings.width, shot.settings.height],
         "model": {"id": pipeline.model, "fingerprint": pipeline.fingerprint},
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "versions": versions(),
@@ -343,10 +378,26 @@ def _record(job: Job, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _manifest(plan: Plan, pipeline: Pipeline, jobs: list[Job]) -> dict[str, Any]:
-    baselines = {j.cell.condition: j.key for j in jobs if j.cell.variant.is_baseline}
+def _manifest(plan: Plan, pipeline: Pipeline, shots: list[Shot]) -> dict[str, Any]:
+    baselines = {s.cell.condition: s.key for s in shots if s.cell.variant.is_baseline}
+    numbers = {m.path: m.number for m in plan.catalog}
+    groups: dict[Condition, int] = {}
     recipe = plan.recipe
     sheet = recipe.sheet
+
+    def told(shot: Shot) -> dict[str, Any]:
+        cell = shot.cell
+        found = {
+            "key": shot.key,
+            "variant": cell.variant.name,
+            "prompt": cell.condition.prompt,
+            "seed": cell.condition.seed,
+            "axes": dict(cell.axes),
+            "baseline": baselines[cell.baseline],
+            "group": groups.setdefault(cell.group, len(groups)),
+        }
+        return found | ({"point": True} if cell.condition.point else {})
+
     return {
         "name": recipe.name,
         "about": recipe.about,
@@ -358,8 +409,8 @@ def _manifest(plan: Plan, pipeline: Pipeline, jobs: list[Job]) -> dict[str, Any]
         "versions": versions(),
         "sampling": asdict(pipeline.settings(recipe.sampling)),
         "counts": {
-            "cells": len(jobs),
-            "images": len({job.key for job in jobs}),
+            "cells": len(plan.cells),
+            "images": len({shot.key for shot in shots}),
             "variants": len(plan.variants),
             "conditions": len(plan.conditions),
         },
@@ -367,17 +418,16 @@ def _manifest(plan: Plan, pipeline: Pipeline, jobs: list[Job]) -> dict[str, Any]
             {"name": a.name, "values": list(a.values), "labels": list(a.labels)} for a in plan.axes
         ],
         "sheet": {"rows": list(sheet.rows), "columns": list(sheet.columns)} if sheet else None,
-        "cells": [
-            {
-                "key": job.key,
-                "variant": job.cell.variant.name,
-                "prompt": job.cell.condition.prompt,
-                "seed": job.cell.condition.seed,
-                "axes": dict(job.cell.axes),
-                "baseline": baselines[job.cell.condition],
-            }
-            for job in jobs
-        ],
+        "clip": recipe.clip,
+        "vocabulary": list(recipe.vocabulary) if recipe.vocabulary else None,
+        "cells": [told(shot) for shot in shots[: len(plan.cells)]],
+        "floor": [told(shot) for shot in shots[len(plan.cells) :]],
+        "touched": {
+            v.name: spans(sorted(numbers[path] for path in set(v.modules)))
+            for v in plan.variants
+            if not v.is_baseline
+        },
+        "catalog": [[m.path, m.kind, m.stage, m.block, m.role, m.parameters] for m in plan.catalog],
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ablate import bundled
 from ablate.catalog import ModuleInfo, did_you_mean
+from ablate.embeddings import Embedding, Point, embed
 from ablate.models import (
     DENOISERS,
     RANDOM,
@@ -41,10 +43,24 @@ class Stopped(Exception):  # noqa: N818, it is no error
 
 @dataclass(frozen=True)
 class Request:
-    """One image: a prompt, a seed, and settings; all requests of a batch share the settings."""
+    """One image: a prompt, or a point of embedding space in its stead, and a seed; all requests of
+    a batch share the settings."""
 
     prompt: str
     seed: int
+    point: Point | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What sampling gives. `images`: float32 in [0, 1], shape (n, height, width, 3), NaN where a
+    network gave NaN or infinity. `latents`: those that were decoded, float32, shape (n, channels,
+    height, width). `frames`: by number of steps, the finished images as they were estimated then.
+    """
+
+    images: np.ndarray
+    latents: np.ndarray
+    frames: Mapping[int, Samples] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ class Pipeline:
         self.compiled = compiled
         self.stop: Callable[[], bool] = lambda: False
         self._own_scheduler = pipe.scheduler
-        self._encoded: dict[str, Tensor] = {}
+        self._encoded: dict[str, dict[str, Tensor]] = {}
         pipe.set_progress_bar_config(disable=True)
         # Convolutions of the autoencoder are faster so everywhere, those of a denoiser on GPUs.
         pipe.vae.to(memory_format=torch.channels_last)
@@ -203,12 +219,13 @@ class Pipeline:
         requests: Sequence[Request],
         settings: Settings,
         before_step: Callable[[int], None] = lambda _: None,
-    ) -> np.ndarray:
-        """Images for the requests, float32 in [0, 1], shape (n, height, width, 3).
+        frames: AbstractSet[int] = frozenset(),
+    ) -> Samples:
+        """Images for the requests, in their order.
 
-        `before_step` is told the number of every step, and at last how many there were. Where a
-        network gave NaN or infinity, the image has NaN. The initial latent of a request
-        depends on its seed and shape alone: it is drawn in float32 on the CPU.
+        `before_step` is told the number of every step, and at last how many there were. `frames`:
+        numbers of steps after which the image is wanted as it is estimated then. The initial
+        latent of a request depends on its seed and shape alone: it is drawn in float32 on the CPU.
         """
         pipe = self.pipe
         before_step(0)
@@ -219,64 +236,72 @@ class Pipeline:
         scale = pipe.vae_scale_factor
         shape = (1, channels, settings.height // scale, settings.width // scale)
         latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
-        prompts = [self.encode(r.prompt) for r in requests]
-        negative = self.encode(settings.negative_prompt)
+        given = [self.embed(r) for r in requests]
+        states = {name: torch.cat([g[name] for g in given]) for name in given[0]}
+        if settings.guided:
+            negative = self.encode(settings.negative_prompt)
+            states |= {
+                f"negative_{name}": state.expand(len(requests), *state.shape[1:])
+                for name, state in negative.items()
+            }
+        kept: dict[int, Tensor] = {}
         finite = torch.ones(len(requests), dtype=torch.bool, device=self.device)
 
         def after_step(_pipe: Any, step: int, _t: Any, state: dict[str, Any]) -> dict[str, Any]:
             finite.logical_and_(torch.isfinite(state["latents"]).flatten(1).all(1))
             if self.stop():
                 raise Stopped
+            if step + 1 in frames:
+                kept[step + 1] = estimates[-1].to(self.dtype)
             before_step(step + 1)
             return state
 
-        with self._decoding_in_parts(settings):
+        with estimated(pipe.scheduler, bool(frames)) as estimates:
             result = pipe(
-                prompt_embeds=torch.cat(prompts),
-                negative_prompt_embeds=(
-                    negative.expand(len(requests), -1, -1) if settings.guided else None
-                ),
+                **states,
                 latents=latents.to(self.device, self.dtype),
                 generator=generators,
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
                 width=settings.width,
                 height=settings.height,
-                output_type="np",
+                output_type="latent",
                 callback_on_step_end=after_step,
             )
-        images: np.ndarray = result.images.astype(np.float32)
-        images[~finite.cpu().numpy()] = np.nan
-        return images
+        broken = ~finite.cpu().numpy()
+        found = {number: self._decoded(frame, settings) for number, frame in kept.items()}
+        final = self._decoded(result.images, settings)
+        final.images[broken] = np.nan
+        return Samples(final.images, final.latents, found)
 
-    @contextmanager
-    def _decoding_in_parts(self, settings: Settings) -> Iterator[None]:
-        """Within it the autoencoder decodes a large batch in parts that stay fast and small."""
-        vae = self.pipe.vae
-        whole = vae.decode
+    def _decoded(self, latents: Tensor, settings: Settings) -> Samples:
+        """Images of latents as the denoiser gives them, decoded in parts that stay fast."""
+        pipe = self.pipe
         pixels = settings.width * settings.height
         size = max(1, DECODED.get(self.device.type, pixels) // pixels)
-
-        def decode(latents: Tensor, *, return_dict: bool = True, generator: Any = None) -> Any:
-            if return_dict:
-                return whole(latents, generator=generator)
-            # The generators are for autoencoders that sample; decoding draws nothing.
-            images = [whole(part, return_dict=False)[0] for part in torch.split(latents, size)]
-            return (torch.cat(images),)
-
-        vae.decode = decode
-        try:
-            yield
-        finally:
-            del vae.decode
+        latents = latents / pipe.vae.config.scaling_factor
+        parts = []
+        for part in torch.split(latents, size):
+            image = pipe.vae.decode(part, return_dict=False)[0]
+            parts.append(pipe.image_processor.postprocess(image, output_type="np"))
+        images = np.concatenate(parts).astype(np.float32)
+        images[~torch.isfinite(latents).flatten(1).all(1).cpu().numpy()] = np.nan
+        return Samples(images, latents.float().cpu().numpy())
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
 
-    def encode(self, prompt: str) -> Tensor:
-        """Token states of one prompt, shape (1, tokens, width)."""
+    def embed(self, request: Request) -> Embedding:
+        """What a request asks of the network: the embedding of its prompt or of its point."""
+        if request.point is None:
+            return self.encode(request.prompt)
+        return embed(request.point, self.encode)
+
+    def encode(self, prompt: str) -> Embedding:
+        """All tensors that one prompt gives, by the pipeline's names: `prompt_embeds`, shape (1,
+        tokens, width), and, where it has them, `pooled_prompt_embeds`, shape (1, width)."""
         if self.component.startswith("text_encoder"):
             return self._encode(prompt)  # it changes with every variant
         if prompt not in self._encoded:
@@ -284,9 +309,50 @@ class Pipeline:
         return self._encoded[prompt]
 
     @torch.inference_mode()
-    def _encode(self, prompt: str) -> Tensor:
-        states: Tensor = self.pipe.encode_prompt(prompt, self.device, 1, False)[0]
-        return states
+    def _encode(self, prompt: str) -> dict[str, Tensor]:
+        found = self.pipe.encode_prompt(
+            prompt=prompt,
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        # In between lie those of a negative prompt, which is encoded as any other.
+        names = {2: ("prompt_embeds", ""), 4: ("prompt_embeds", "", "pooled_prompt_embeds", "")}
+        return {n: t for n, t in zip(names[len(found)], found, strict=True) if n}
+
+
+@contextmanager
+def estimated(scheduler: Any, wanted: bool) -> Iterator[list[Tensor]]:
+    """Within it every step of a scheduler leaves its estimate of the finished latents as the last
+    item of the list; of a scheduler that tells none, the latents as they are."""
+    estimates: list[Tensor] = []
+    if not wanted:
+        yield estimates
+        return
+    step = scheduler.step
+
+    def watched(model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
+        result = step(model_output, timestep, sample, **(options | {"return_dict": True}))
+        estimate = getattr(result, "pred_original_sample", None)
+        config, cumulative = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
+        # Of those that tell no estimate and work on latents of unit variance: eq. 9 of Song et al.
+        # 2021 (Denoising diffusion implicit models), and its form for v-prediction.
+        kind = config.get("prediction_type") if float(scheduler.init_noise_sigma) == 1 else None
+        if estimate is None and cumulative is not None and kind in ("epsilon", "v_prediction"):
+            alpha = cumulative.to(sample.device)[int(timestep)]
+            signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+            if kind == "v_prediction":
+                estimate = signal * sample - noise * model_output
+            else:
+                estimate = (sample - noise * model_output) / signal
+        estimates[:] = [result.prev_sample if estimate is None else estimate]
+        return result if options.get("return_dict", True) else (result.prev_sample,)
+
+    scheduler.step = watched
+    try:
+        yield estimates
+    finally:
+        del scheduler.step
 
 
 def random_pipeline() -> Any:

@@ -9,14 +9,15 @@ import csv
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablate.axes import SAMPLING, Axis, Ref, Sampling
+from ablate.axes import CONDITION_AXES, SAMPLING, Axis, Ref, Sampling, Space
 from ablate.catalog import ModuleInfo, Selector, SelectorError, groups, select
 from ablate.document import Problem
 from ablate.edits import Edit, Variant
+from ablate.embeddings import Point, between, drawn, on_plane
 from ablate.recipe import Draft, EditSpec, Recipe, RecipeError
 
 BASELINE = Variant("baseline")
@@ -24,41 +25,60 @@ BASELINE = Variant("baseline")
 
 @dataclass(frozen=True)
 class Condition:
-    """What is asked of a network."""
+    """What is asked of a network.
+
+    `point`: of embedding space; `prompt` is its description then. `steps`: the image as it is
+    after so many steps; None, as it is in the end.
+    """
 
     prompt: str
     seed: int
     sampling: Sampling
+    point: Point | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One image to make. `axes`: the axis values that lead to it, by name."""
+    """One image to make. `axes`: the axis values that lead to it, by name. `baseline`: the
+    condition of the baseline that it is held to."""
 
     variant: Variant
     condition: Condition
     axes: Mapping[str, Any]
+    baseline: Condition
+
+    @property
+    def group(self) -> Condition:
+        """What all cells have in common that share a noise floor."""
+        return replace(self.baseline, seed=0)
 
 
 @dataclass(frozen=True)
 class PlanAxis:
-    """An axis with its values known. `modules` maps a value to module paths where it stands for
-    modules; for a cumulative axis that depends on other axes, so it takes the whole assignment."""
+    """An axis with its values known. What a value stands for may depend on other axes, so the
+    whole assignment is given: `modules` tells the module paths where it stands for modules,
+    `point` the point of embedding space. `of_condition`: whether the baseline, too, depends on it.
+    """
 
     name: str
     values: tuple[Any, ...]
     labels: tuple[str, ...]
     modules: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
+    point: Callable[[Mapping[str, Any]], tuple[str, Point]] | None = None
+    of_condition: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe expanded. Cells come in sweep order, added baselines first."""
+    """A recipe expanded. Cells come in sweep order, added baselines first. `floor`: further
+    baselines, of other seeds, for the noise floor alone."""
 
     recipe: Recipe
     catalog: tuple[ModuleInfo, ...]
     axes: tuple[PlanAxis, ...]
     cells: tuple[Cell, ...]
+    floor: tuple[Cell, ...] = ()
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -72,16 +92,18 @@ class Plan:
     @property
     def denoiser_rows(self) -> int:
         """How many single-image denoiser evaluations the cells ask for, guidance counted twice."""
+        samplings = {
+            (repr(c.variant.identity()), replace(c.condition, steps=None)) for c in self.distinct()
+        }
         return sum(
-            c.condition.sampling.num_inference_steps
-            * (2 if c.condition.sampling.guidance_scale > 1 else 1)
-            for c in self.distinct()
+            c.sampling.num_inference_steps * (2 if c.sampling.guidance_scale > 1 else 1)
+            for _, c in samplings
         )
 
     def distinct(self) -> tuple[Cell, ...]:
-        """The cells without those whose edits and condition an earlier cell has."""
+        """All cells without those whose edits and condition an earlier one has."""
         found: dict[Any, Cell] = {}
-        for cell in self.cells:
+        for cell in (*self.cells, *self.floor):
             found.setdefault((repr(cell.variant.identity()), cell.condition), cell)
         return tuple(found.values())
 
@@ -108,26 +130,127 @@ def plan(recipe: Recipe, catalog: Sequence[ModuleInfo]) -> Plan:
     Raises `RecipeError` when a selector matches nothing, a count exceeds the modules, axes that
     are zipped differ in length, or nothing is left to do.
     """
-    axes = [_resolve(axis, catalog) for axis in recipe.axes]
+    axes = [made for axis in recipe.axes for made in _resolve(axis, catalog)]
     named = {axis.name for axis in axes}
     if "seed" not in named:
-        axes.insert(0, PlanAxis("seed", recipe.seeds, tuple(map(str, recipe.seeds))))
-    if "prompt" not in named:
-        axes.insert(0, PlanAxis("prompt", recipe.prompts, recipe.prompts))
+        axes.insert(0, _condition_axis("seed", recipe.seeds))
+    spaces = [space for axis in recipe.axes for space in axis.spaces]
+    if "prompt" not in named and (not spaces or any(Ref("prompt") in s.prompts for s in spaces)):
+        axes.insert(0, _condition_axis("prompt", recipe.prompts))
     cells = [_cell(recipe, axes, assignment, catalog) for assignment in _assignments(recipe, axes)]
-    bare = {cell.condition for cell in cells if cell.variant.is_baseline}
-    conditions = dict.fromkeys(cell.condition for cell in cells)
-    condition_axes = [a.name for a in axes if a.name in ("prompt", "seed", *SAMPLING)]
-    added = []
-    for condition in conditions:
-        if condition not in bare:
-            values = {"prompt": condition.prompt, "seed": condition.seed}
-            values |= asdict(condition.sampling)
-            added.append(Cell(BASELINE, condition, {a: values[a] for a in condition_axes}))
-    return Plan(recipe, tuple(catalog), tuple(axes), (*added, *cells))
+    if not recipe.edits:
+        cells = [replace(c, baseline=_origin(c.condition, c.axes, spaces)) for c in cells]
+    there = {cell.condition for cell in cells if cell.variant.is_baseline}
+    condition_axes = [a.name for a in axes if a.of_condition]
+    added: dict[Condition, Cell] = {}
+    for cell in cells:
+        baseline = cell.baseline
+        if baseline not in there and baseline not in added:
+            # Of a baseline that lies elsewhere than its cells the axes tell only what both share.
+            shared = condition_axes if recipe.edits else ["prompt", "seed", *SAMPLING]
+            values = {a: cell.axes[a] for a in shared if a in cell.axes}
+            added[baseline] = Cell(BASELINE, baseline, values, baseline)
+    all_cells = (*added.values(), *cells)
+    floor = _floor(recipe.noise_floor or 0, all_cells)
+    return Plan(recipe, tuple(catalog), tuple(axes), all_cells, floor)
 
 
-def _resolve(axis: Axis, catalog: Sequence[ModuleInfo]) -> PlanAxis:
+def _floor(count: int, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Baselines of as many further seeds as every group of cells lacks of `count`."""
+    seeds: dict[Condition, set[int]] = {}
+    for cell in cells:
+        seeds.setdefault(cell.group, set()).add(cell.baseline.seed)
+    found = []
+    for group, used in seeds.items():
+        others = itertools.filterfalse(used.__contains__, itertools.count())
+        for seed in itertools.islice(others, max(count - len(used), 0)):
+            condition = replace(group, seed=seed)
+            found.append(Cell(BASELINE, condition, {}, condition))
+    return tuple(found)
+
+
+def _origin(condition: Condition, axes: Mapping[str, Any], spaces: Sequence[Space]) -> Condition:
+    """Where a sweep without edits starts: the finished image of the first of two prompts, or of
+    the center of a plane."""
+    start = next((s.prompts[0] for s in spaces if s.form in ("between", "plane")), None)
+    if start is None:
+        return replace(condition, steps=None)
+    return replace(condition, prompt=_text(start, axes), point=None, steps=None)
+
+
+def _text(prompt: Any, assignment: Mapping[str, Any]) -> str:
+    return str(assignment[prompt.axis] if isinstance(prompt, Ref) else prompt)
+
+
+def _condition_axis(name: str, values: tuple[Any, ...]) -> PlanAxis:
+    return PlanAxis(name, values, tuple(map(_label, values)), of_condition=True)
+
+
+def _resolve(axis: Axis, catalog: Sequence[ModuleInfo]) -> tuple[PlanAxis, ...]:
+    if axis.form == "embedding":
+        return _of_space(axis)
+    return (_of_modules(axis, catalog),)
+
+
+def _of_space(axis: Axis) -> tuple[PlanAxis, ...]:
+    """An axis of points, or the dimensions of a plane; the innermost one gives the point."""
+    plane = axis.spaces[0]
+    if plane.form != "plane":
+        points = dict(zip(axis.values, _points(axis.spaces), strict=True))
+
+        def point(assignment: Mapping[str, Any]) -> tuple[str, Point]:
+            found: tuple[str, Point] = points[assignment[axis.name]](assignment)
+            return found
+
+        return (replace(_condition_axis(axis.name, axis.values), point=point),)
+    names = [f"{axis.name}.{part}" for part in ("zoom", "v", "u")]
+    center, *toward = plane.prompts
+
+    def place(assignment: Mapping[str, Any]) -> tuple[str, Point]:
+        zoom = assignment.get(names[0], 1)
+        at = [assignment[names[2]] / zoom, assignment[names[1]] / zoom]
+        targets = [t if isinstance(t, int) else _text(t, assignment) for t in toward]
+        start = _text(center, assignment)
+        shown = ", ".join(f"{a:+.6g} {_quoted(t)}" for a, t in zip(at, targets, strict=True))
+        return f"{_quoted(start)} {shown}", on_plane(start, targets, at)
+
+    axes = [_condition_axis(names[0], plane.zoom)] if plane.zoom else []
+    # Upward is more, as on any chart.
+    axes.append(_condition_axis(names[1], plane.numbers[::-1]))
+    axes.append(replace(_condition_axis(names[2], plane.numbers), point=place))
+    return tuple(axes)
+
+
+def _points(
+    spaces: Sequence[Space],
+) -> Iterator[Callable[[Mapping[str, Any]], tuple[str, Point]]]:
+    """What tells a point and its description, for every point of spaces of one dimension."""
+    for space in spaces:
+        for number in space.numbers or (0,):
+
+            def point(
+                assignment: Mapping[str, Any], space: Space = space, number: float = number
+            ) -> tuple[str, Point]:
+                texts = [_text(p, assignment) for p in space.prompts]
+                if space.form == "between":
+                    start, end = texts
+                    told = f"{_quoted(start)} → {_quoted(end)}, {number:.6g} of the way"
+                    return told, between(start, end, number, space.path)
+                if space.form == "random":
+                    told = f"random point {number} of seed {space.seed}"
+                    return told, drawn(space.seed, int(number), texts)
+                return "", Point((("", 1.0),))
+
+            yield point
+
+
+def _quoted(target: str | int) -> str:
+    return f"direction {target}" if isinstance(target, int) else f"“{target}”"
+
+
+def _of_modules(axis: Axis, catalog: Sequence[ModuleInfo]) -> PlanAxis:
+    if axis.name in CONDITION_AXES:
+        return _condition_axis(axis.name, axis.values)
     if axis.form == "values":
         labels = tuple(_label(v) for v in axis.values)
 
@@ -229,16 +352,35 @@ def _cell(
         # Strength nought is the baseline: such a cell is drawn once and marked as what it is.
         if edit.modules and not edit.is_neutral:
             edits.append(edit)
-    sampling = replace(recipe.sampling, **{k: v for k, v in assignment.items() if k in SAMPLING})
-    condition = Condition(assignment["prompt"], assignment["seed"], sampling)
+    condition = _condition(recipe, axes, assignment)
     if not edits:
-        return Cell(BASELINE, condition, assignment)
-    weights = [a for a in axes if a.name not in ("prompt", "seed", *SAMPLING)]
+        return Cell(BASELINE, condition, assignment, condition)
     name = ", ".join(
-        f"{a.name}={a.labels[a.values.index(assignment[a.name])]}" for a in weights
+        f"{a.name}={a.labels[a.values.index(assignment[a.name])]}"
+        for a in axes
+        if not a.of_condition
     ) or " + ".join(e.op for e in edits)  # fmt: skip
     seed = int(assignment.get("perturbation_seed", recipe.perturbation_seed))
-    return Cell(Variant(name, tuple(edits), seed), condition, assignment)
+    return Cell(Variant(name, tuple(edits), seed), condition, assignment, condition)
+
+
+def _condition(
+    recipe: Recipe, axes: Sequence[PlanAxis], assignment: Mapping[str, Any]
+) -> Condition:
+    sampling = replace(recipe.sampling, **{k: v for k, v in assignment.items() if k in SAMPLING})
+    last = sampling.num_inference_steps
+    steps = assignment.get("steps", last)
+    if steps > last:
+        problem = Problem(
+            f"asks for the image after {steps} steps; sampling has {last}", "axes.steps"
+        )
+        raise RecipeError([problem])
+    place = next((a.point for a in axes if a.point), None)
+    prompt, point = place(assignment) if place else (str(assignment["prompt"]), None)
+    # A point that is a prompt's own is that prompt, so that it is drawn once and told as it is.
+    if point is not None and point.prompt is not None:
+        prompt, point = point.prompt, None
+    return Condition(prompt, assignment["seed"], sampling, point, None if steps == last else steps)
 
 
 def _edit(

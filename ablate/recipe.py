@@ -24,8 +24,9 @@ from ablate.ops import DISTRIBUTIONS, OPS
 
 VERSION = 1
 TOP_LEVEL = (
-    "version", "name", "about", "model", "revision", "dtype", "compile", "component", "prompts",
-    "seeds", "perturbation_seed", "sampling", "axes", "zip", "edits", "sheet",
+    "version", "name", "about", "model", "revision", "dtype", "compile", "component", "clip",
+    "vocabulary", "prompts", "seeds", "noise_floor", "perturbation_seed", "sampling", "axes", "zip",
+    "edits", "sheet",
 )  # fmt: skip
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -71,8 +72,11 @@ class Recipe:
     dtype: str = "auto"
     compile: bool = False
     component: str | None = None
+    clip: str | None = None
+    vocabulary: tuple[str, ...] | None = None
     prompts: tuple[str, ...] = ("a cat in a party hat",)
     seeds: tuple[int, ...] = (0,)
+    noise_floor: int | None = None
     perturbation_seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     zipped: tuple[tuple[str, ...], ...] = ()
@@ -179,7 +183,7 @@ class _Reader(AxisReader):
         elif top["version"] != VERSION or isinstance(top["version"], bool):
             self.wrong(("version",), f"must be {VERSION}, the version of this recipe format,"
                        f" not {kind_of(top['version'])}")  # fmt: skip
-        for key in ("about", "model", "revision", "component"):
+        for key in ("about", "model", "revision", "component", "clip"):
             if key in top:
                 changes: dict[str, Any] = {key: self.text(top[key], (key,))}
                 made = replace(made, **changes)
@@ -202,6 +206,14 @@ class _Reader(AxisReader):
             seeds = tuple(self.integer(s, ("seeds", i)) for i, s in enumerate(found))
             self.distinct(found, ("seeds",))
             made = replace(made, seeds=seeds)
+        if "vocabulary" in top:
+            words = self.items(top["vocabulary"], ("vocabulary",), "words")
+            texts = tuple(self.text(w, ("vocabulary", i)) for i, w in enumerate(words))
+            self.distinct(words, ("vocabulary",))
+            made = replace(made, vocabulary=texts)
+        if "noise_floor" in top:
+            count = self.integer(top["noise_floor"], ("noise_floor",), least=2)
+            made = replace(made, noise_floor=count)
         if "sampling" in top:
             made = replace(made, sampling=self.sampling(top["sampling"]))
         axes = self.axes(top.get("axes", {}))
@@ -301,7 +313,7 @@ class _Reader(AxisReader):
             return ()
         lengths = {"prompt": len(recipe.prompts), "seed": len(recipe.seeds)}
         lengths |= {a.name: len(a.values) for a in recipe.axes}
-        unknown = {a.name for a in recipe.axes if a.form != "values"}  # until a network is known
+        unknown = {a.name for a in recipe.axes if a.size is None}  # until a network is known
         names = list(lengths)
         zipped = []
         for group in nested:
@@ -322,7 +334,7 @@ class _Reader(AxisReader):
 
     def _sheet(self, value: Any, recipe: Recipe) -> SheetSpec:
         body = self.mapping(value, ("sheet",), ("rows", "columns"))
-        known = list(dict.fromkeys([*(a.name for a in recipe.axes), "prompt", "seed"]))
+        known = list(dict.fromkeys([*planes(recipe.axes), "prompt", "seed"]))
         found: dict[str, tuple[str, ...]] = {}
         for key in ("rows", "columns"):
             given = body.get(key, [])
@@ -349,11 +361,15 @@ class _Reader(AxisReader):
             key = path[3] if len(path) == 4 else None
             if name not in axes:
                 self.wrong(path, _no_axis(name, axes))
+            elif axes[name].form == "embedding":
+                self.wrong(path, f"axis `{name}` holds points of embedding space, which are no"
+                           " part of an edit; every edit is made at each of them")  # fmt: skip
             elif key == "modules" and axes[name].form == "values":
                 for i, value in enumerate(axes[name].values if first else ()):
                     self.selector(value, ("axes", name, "values", i))
             elif key not in ("modules", "params", "when", None):
                 self._fitting(axes[name], str(key), path)
+        used |= self._spaces(recipe, top)
         for axis in recipe.axes:
             if isinstance(axis.seed, Ref):
                 used.add(axis.seed.axis)
@@ -366,6 +382,33 @@ class _Reader(AxisReader):
         if not recipe.edits and not recipe.axes and not self.problems:
             self.wrong((), "an empty sweep: there are neither `edits` nor `axes`; an edit is, for"
                        ' example, `zero: {modules: "*"}`')  # fmt: skip
+
+    def _spaces(self, recipe: Recipe, top: dict[str, Any]) -> set[str]:
+        """Axes of points of embedding space, and those whose prompts they refer to."""
+        found = [a for a in recipe.axes if a.form == "embedding"]
+        for axis in found[1:]:
+            self.wrong(("axes", axis.name), f"a cell is at one point of embedding space, and"
+                       f" `{found[0].name}` gives one already")  # fmt: skip
+        axes = {a.name: a for a in recipe.axes}
+        refs = {(a.name, p.axis) for a in found for s in a.spaces for p in s.prompts
+                if isinstance(p, Ref)}  # fmt: skip
+        for name, ref in sorted(refs):
+            if ref == "prompt" and ref not in axes:
+                continue
+            if ref not in axes:
+                self.wrong(("axes", name, "embedding"), _no_axis(ref, [*axes, "prompt"]))
+            elif axes[ref].form != "values":
+                self.wrong(("axes", name, "embedding"), f"axis `{ref}` holds no prompts")
+            else:
+                for i, value in enumerate(axes[ref].values):
+                    self.text(value, ("axes", ref, "values", i))
+        used = {ref for _, ref in refs}
+        for key, given in (("prompts", top), ("axes.prompt", {f"axes.{n}": n for n in axes})):
+            if found and "prompt" not in used and key in given:
+                self.wrong(tuple(key.split(".")), f"`{found[0].name}` gives the points of embedding"
+                           " space; write `$prompt` where a prompt goes in it, or leave this"
+                           " out")  # fmt: skip
+        return used | {a.name for a in found}
 
     def _seeding(self, axis: Axis, axes: Mapping[str, Axis]) -> None:
         """A cumulative axis whose seed is another axis."""
@@ -389,6 +432,19 @@ class _Reader(AxisReader):
                 self.choice(value, inner, DISTRIBUTIONS)
             else:
                 self.number(value, inner)
+
+
+def planes(axes: Iterable[Axis]) -> tuple[str, ...]:
+    """The names of axes as a plan has them: a plane is an axis for each of its dimensions."""
+    names: list[str] = []
+    for axis in axes:
+        plane = next((s for s in axis.spaces if s.form == "plane"), None)
+        if plane is None:
+            names.append(axis.name)
+        else:
+            names += [f"{axis.name}.zoom"] * bool(plane.zoom)
+            names += [f"{axis.name}.v", f"{axis.name}.u"]
+    return tuple(names)
 
 
 def _mentions(value: Any, path: KeyPath) -> Iterable[tuple[KeyPath, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ablate.axes import GROUPINGS, ORDERS, SAMPLING
+from ablate.embeddings import PATHS
 from ablate.ops import DISTRIBUTIONS, OPS
 from ablate.recipe import DTYPES, VERSION
 
@@ -41,10 +42,13 @@ def schema() -> dict[str, Any]:
                 "model": _TEXT,
                 "revision": _TEXT,
                 "component": _TEXT,
+                "clip": _TEXT,
+                "vocabulary": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
                 "dtype": {"enum": list(DTYPES)},
                 "compile": {"type": "boolean"},
                 "prompts": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
                 "seeds": {"type": "array", "items": _WHOLE, "minItems": 1, "uniqueItems": True},
+                "noise_floor": {"type": "integer", "minimum": 2},
                 "perturbation_seed": _WHOLE,
                 "sampling": _mapping(sampling),
                 "axes": {"type": "object", "additionalProperties": _axis()},
@@ -96,6 +100,35 @@ def _axis() -> dict[str, Any]:
             _mapping({"each": _SELECTOR}, required=("each",)),
             _mapping({"group": _mapping(group)}, required=("group",)),
             _mapping({"cumulative": _mapping(cumulative)}, required=("cumulative",)),
+            _mapping(
+                {"embedding": {"anyOf": [_space(), {"type": "array", "items": _space()}]}},
+                required=("embedding",),
+            ),
+        ]
+    }
+
+
+def _space() -> dict[str, Any]:
+    """Points of embedding space."""
+    forms = [_with_step(form) for form in _NUMBERS if form != "values"]
+    numbers = {"anyOf": [{"type": "array", "items": _NUMBER, "minItems": 1}, *forms]}
+    between = {"from": _TEXT, "to": _TEXT, "t": numbers, "path": {"enum": list(PATHS)}}
+    directions = {"anyOf": [_TEXT, _WHOLE]}
+    plane = {
+        "center": _TEXT,
+        "toward": {"type": "array", "items": directions, "minItems": 2, "maxItems": 2},
+        "extent": {"type": "number", "exclusiveMinimum": 0},
+        "size": {"type": "integer", "minimum": 3},
+        "zoom": numbers,
+    }
+    prompts = {"type": "array", "items": _TEXT, "minItems": 2, "uniqueItems": True}
+    random = {"count": {"type": "integer", "minimum": 1}, "seed": _WHOLE, "prompts": prompts}
+    return {
+        "oneOf": [
+            {"const": "unconditional"},
+            _mapping({"between": _mapping(between, ("from", "to", "t"))}, ("between",)),
+            _mapping({"plane": _mapping(plane, ("center", "toward", "size"))}, ("plane",)),
+            _mapping({"random": _mapping(random, ("count",))}, ("random",)),
         ]
     }
 

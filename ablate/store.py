@@ -7,25 +7,29 @@
       drift.csv, sheet.png ...
 
 A PNG carries its own meaning in two text chunks: `parameters`, in the layout common among image
-generators, and `ablate`, the full cell as JSON. `run.json` holds the order of the cells and which
-axis values led to each.
+generators, and `ablate`, the full cell as JSON; and its final latents in a chunk `abLt`. `run.json`
+holds the order of the cells and which axis values led to each.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 FORMAT = 1  # of the run folder; raised when an older reader would misread it
+LATENTS = b"abLt"  # an ancillary, private chunk that editors may keep
 
 
 class StoreError(Exception):
@@ -46,10 +50,25 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Module:
+    """A module of the edited component, as its catalog has it (see `ablate.catalog`)."""
+
+    number: int
+    path: str
+    kind: str
+    stage: str
+    block: str
+    role: str
+    parameters: int
+
+
+@dataclass(frozen=True)
 class StoredCell:
     """One cell of a run: where its image lies and what it stands for.
 
-    `axes` maps axis names to values; it is empty for a baseline that the run added by itself.
+    `axes` maps axis names to values; of a baseline that the run added by itself, those of its
+    condition. `group`: cells of one group share a noise floor. `point`: whether `prompt` is only
+    the description of a point in embedding space.
     """
 
     key: str
@@ -59,6 +78,8 @@ class StoredCell:
     seed: int
     axes: Mapping[str, Any]
     baseline: str  # key of the baseline of this cell's own condition
+    group: int = 0
+    point: bool = False
 
     @property
     def is_baseline(self) -> bool:
@@ -98,6 +119,23 @@ def read_record(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: this image was not made by ablate: it has no `ablate` chunk")
     record: dict[str, Any] = json.loads(text)
     return record
+
+
+def read_latents(path: Path) -> np.ndarray | None:
+    """The final latents of a cell, float32, shape (channels, height, width); None without any."""
+    with Image.open(path) as image:
+        image.load()  # the chunk follows the pixels
+        found = [c[1] for c in getattr(image, "private_chunks", []) if c[0] == LATENTS]
+    if not found:
+        return None
+    latents: np.ndarray = np.load(io.BytesIO(zlib.decompress(found[0])), allow_pickle=False)
+    return latents.astype(np.float32)
+
+
+def _packed(latents: np.ndarray) -> bytes:
+    array = io.BytesIO()
+    np.save(array, latents.astype(np.float16), allow_pickle=False)
+    return zlib.compress(array.getvalue())
 
 
 def parameters_text(record: Mapping[str, Any]) -> str:
@@ -144,16 +182,20 @@ class Run:
         """Keys of all cells on disk, in the plan or not."""
         return {path.stem for path in (self.folder / "cells").glob("*.png")}
 
-    def write_cells(self, cells: Iterable[tuple[str, Image.Image, Mapping[str, Any]]]) -> None:
-        """Write finished cells (key, image, record); a reader sees all of one or nothing.
+    def write_cells(
+        self, cells: Iterable[tuple[str, Image.Image, Mapping[str, Any], np.ndarray | None]]
+    ) -> None:
+        """Write finished cells (key, image, record, latents); one is read whole or not at all.
 
         They appear together, so that a run killed at any moment has whole batches.
         """
         written = []
-        for key, image, record in cells:
+        for key, image, record, latents in cells:
             chunks = PngImagePlugin.PngInfo()
             chunks.add_text("parameters", parameters_text(record))
             chunks.add_text("ablate", json.dumps(record, sort_keys=True))
+            if latents is not None:
+                chunks.add(LATENTS, _packed(latents), after_idat=True)
             path = self.path(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = _temporary(path)
@@ -217,7 +259,55 @@ class Run:
                 seed=cell["seed"],
                 axes=cell["axes"],
                 baseline=cell["baseline"],
+                group=cell.get("group", 0),
+                point=cell.get("point", False),
             )
+
+    def floor(self) -> tuple[StoredCell, ...]:
+        """Further baselines, of other seeds, that were made for the noise floor alone."""
+        return tuple(
+            StoredCell(
+                key=cell["key"],
+                path=self.path(cell["key"]),
+                variant="baseline",
+                prompt=cell["prompt"],
+                seed=cell["seed"],
+                axes={},
+                baseline=cell["key"],
+                group=cell["group"],
+                point=cell.get("point", False),
+            )
+            for cell in self.manifest().get("floor", [])
+        )
+
+    def catalog(self) -> tuple[Module, ...]:
+        """All modules of the edited component, in forward order; none in runs of older versions."""
+        rows = self.manifest().get("catalog", [])
+        return tuple(Module(number, *row) for number, row in enumerate(rows))
+
+    def touched(self) -> dict[str, tuple[int, ...]]:
+        """Numbers of the modules that each variant edits, by its name."""
+        manifest = self.manifest()
+        most = len(manifest.get("catalog", [])) - 1
+        found: dict[str, tuple[int, ...]] = {}
+        for variant, written in manifest.get("touched", {}).items():
+            numbers: list[int] = []
+            for span in filter(None, written.split(",")):
+                first, _, last = span.partition("-")
+                numbers += range(int(first), min(int(last or first), most) + 1)
+            found[variant] = tuple(numbers)
+        return found
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Ascending numbers in short: `0-3,7`."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(f"{a}-{b}" if a != b else str(a) for a, b in found)
 
 
 def _temporary(path: Path) -> Path:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from ablate import lab
-from ablate.batches import SHARE, Batch, Job, Layout, in_order, joined, unfinished
+from ablate.batches import SHARE, Batch, Job, Layout, Shot, in_order, joined, unfinished
 from ablate.edits import Edit, Variant
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
@@ -46,7 +46,7 @@ def lay(build: Build, tiny: Pipeline) -> Lay:
     def laid(rows: bool = True, **keys: object) -> tuple[Layout, list[Job]]:
         plan = lab.resolve(build(**keys))
         jobs = [
-            Job(cell, tiny.settings(cell.condition.sampling), f"job{i}")
+            Job((Shot(cell, tiny.settings(cell.condition.sampling), f"job{i}"),))
             for i, cell in enumerate(plan.cells)
         ]
         return Layout(plan.catalog, rows=rows), jobs
@@ -55,11 +55,11 @@ def lay(build: Build, tiny: Pipeline) -> Lay:
 
 
 def variant_of(jobs: list[Job], path: str) -> Variant:
-    return next(j.cell.variant for j in jobs if path in j.cell.variant.modules)
+    return next(j.variant for j in jobs if path in j.variant.modules)
 
 
 def keys(batches: list[Batch]) -> list[str]:
-    return [job.key for batch in batches for job in batch.jobs]
+    return [job.shots[0].key for batch in batches for job in batch.jobs]
 
 
 RECIPES = {
@@ -80,7 +80,7 @@ RECIPES = {
 def test_all_jobs_are_in_batches_that_can_be_computed(name: str, size: int, lay: Lay) -> None:
     layout, jobs = lay(**RECIPES[name])
     batches = layout.batches(jobs, size)
-    assert sorted(keys(batches)) == sorted(job.key for job in jobs)
+    assert sorted(keys(batches)) == sorted(job.shots[0].key for job in jobs)
     for batch in batches:
         assert 1 <= len(batch) <= size
         assert len({job.settings for job in batch.jobs}) == 1
@@ -97,12 +97,12 @@ def test_all_jobs_are_in_batches_that_can_be_computed(name: str, size: int, lay:
 def test_jobs_of_one_way_are_in_the_order_of_variants(name: str, size: int, lay: Lay) -> None:
     layout, jobs = lay(**RECIPES[name])
     batches = layout.batches(jobs, size)
-    place = {job.key: i for i, job in enumerate(in_order(jobs))}
+    place = {job.shots[0].key: i for i, job in enumerate(in_order(jobs))}
     kinds: dict[object, list[int]] = {}
     for batch in batches:
         first = batch.jobs[0]
         kind = (batch.by_rows, first.settings, None if batch.by_rows else batch.variants[0])
-        kinds.setdefault(kind, []).extend(place[job.key] for job in batch.jobs)
+        kinds.setdefault(kind, []).extend(place[job.shots[0].key] for job in batch.jobs)
     assert all(places == sorted(places) for places in kinds.values())
 
 
@@ -136,12 +136,12 @@ def test_batches_are_of_about_equal_size(count: int, size: int, sizes: list[int]
 def test_variants_come_in_order_of_appearance_with_all_their_cells(lay: Lay) -> None:
     _, jobs = lay(**ZERO_EACH, seeds=[0, 1, 2])
     ordered = in_order(jobs)
-    variants = [job.cell.variant for job in ordered]
-    assert list(dict.fromkeys(variants)) == list(dict.fromkeys(j.cell.variant for j in jobs))
+    variants = [job.variant for job in ordered]
+    assert list(dict.fromkeys(variants)) == list(dict.fromkeys(j.variant for j in jobs))
     changes = sum(one != other for one, other in pairwise(variants))
     assert changes == len(set(variants)) - 1
     for variant in set(variants):
-        seeds = [j.cell.condition.seed for j in ordered if j.cell.variant == variant]
+        seeds = [j.condition.seed for j in ordered if j.variant == variant]
         assert seeds == [0, 1, 2]
 
 
@@ -151,9 +151,9 @@ def test_variants_of_one_perturbation_seed_are_neighbors(lay: Lay) -> None:
         axes={"amount": {"values": [0.1, 0.2, 0.3]}, "perturbation_seed": {"values": [5, 3, 4]}},
         edits=[{"mix_noise": {"modules": MID + ".conv1", "amount": "$amount"}}],
     )
-    seeds = [j.cell.variant.perturbation_seed for j in in_order(jobs) if j.cell.variant.edits]
+    seeds = [j.variant.perturbation_seed for j in in_order(jobs) if j.variant.edits]
     assert seeds == [5, 5, 5, 3, 3, 3, 4, 4, 4]
-    planned = [j.cell.variant.perturbation_seed for j in jobs if j.cell.variant.edits]
+    planned = [j.variant.perturbation_seed for j in jobs if j.variant.edits]
     assert planned != seeds
 
 
@@ -170,7 +170,7 @@ def test_what_touches_much_of_the_network_goes_in_place(op: str, lay: Lay) -> No
     strength = {"mix_noise": {"amount": 0.3}, "add_noise": {"amount": 0.3}, "scale": {"factor": 2}}
     edit = {op: {"modules": "$part", **strength.get(op, {})}}
     layout, jobs = lay(axes={"part": {"values": SOME}}, edits=[edit], seeds=[0, 1])
-    shares = {v: layout.share(v) for v in {job.cell.variant for job in jobs}}
+    shares = {v: layout.share(v) for v in {job.variant for job in jobs}}
     assert min(shares.values()) == 0  # the baseline
     assert max(shares.values()) == 1
     batches = layout.batches(jobs, 100)
@@ -208,14 +208,14 @@ def test_zeroed_modules_count_nothing(count: int, lay: Lay) -> None:
         axes={"first": {"cumulative": {"modules": "*", "counts": [count]}}},
         edits=[{"zero": {"modules": "$first"}}],
     )
-    assert layout.share(jobs[-1].cell.variant) == 0
+    assert layout.share(jobs[-1].variant) == 0
     assert [batch.by_rows for batch in layout.batches(jobs, 100)] == [True]
 
 
 def test_zeroing_weights_or_biases_alone_counts(lay: Lay) -> None:
     """The module has to run then."""
     layout, jobs = lay(edits=[{"zero": {"modules": "*", "params": "bias"}}])
-    assert layout.share(jobs[-1].cell.variant) > SHARE
+    assert layout.share(jobs[-1].variant) > SHARE
     assert [batch.by_rows for batch in layout.batches(jobs, 100)] == [True, False]
 
 
@@ -270,7 +270,7 @@ def laid(lay: Lay) -> tuple[Layout, list[Batch]]:
 
 
 def left(layout: Layout, batches: list[Batch], done: set[str]) -> list[Batch]:
-    return unfinished(batches, lambda job: job.key in done, lambda rest: layout.batches(rest, 5))
+    return unfinished(batches, lambda shot: shot.key in done, lambda rest: layout.batches(rest, 5))
 
 
 def test_nothing_finished_leaves_all_batches_as_they_are(
@@ -294,10 +294,12 @@ def test_the_rest_of_begun_batches_is_pooled(laid: tuple[Layout, list[Batch]]) -
     """Two cells of one and three of another make one batch, behind those that are whole."""
     layout, batches = laid
     first, second, third, fourth = batches
-    done = {job.key for job in (*second.jobs[:3], *fourth.jobs[1:3])}
+    done = {job.shots[0].key for job in (*second.jobs[:3], *fourth.jobs[1:3])}
     whole = left(layout, batches, done)
     assert whole[:2] == [first, third]
-    assert keys(whole[2:]) == [j.key for j in (*second.jobs[3:], fourth.jobs[0], *fourth.jobs[3:])]
+    assert keys(whole[2:]) == [
+        j.shots[0].key for j in (*second.jobs[3:], fourth.jobs[0], *fourth.jobs[3:])
+    ]
     assert [len(batch) for batch in whole] == [5, 5, 5]
     assert Counter(keys(whole)).keys() | done == set(keys(batches))
 

@@ -109,7 +109,7 @@ def test_stable_diffusion_pipeline_loads_the_folder() -> None:
 
 def images(pipeline: Pipeline, prompt: str, seeds: Sequence[int] | range) -> np.ndarray:
     settings = pipeline.settings(Sampling())
-    return pipeline.sample([Request(prompt, seed) for seed in seeds], settings)
+    return pipeline.sample([Request(prompt, seed) for seed in seeds], settings).images
 
 
 def test_the_readout_names_subjects_of_drawn_pictures_never_trained_on() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate import batches, engine, lab, ops
-from ablate.batches import Batch, Job, Layout, Size
+from ablate.batches import Batch, Job, Layout, Shot, Size
 from ablate.catalog import select
 from ablate.edits import Draws
 from ablate.pipeline import Pipeline
@@ -142,7 +142,7 @@ def lay(build: Build, tiny: Pipeline) -> Callable[..., tuple[list[Job], Layout]]
     def laid(**keys: object) -> tuple[list[Job], Layout]:
         plan = lab.resolve(build(**keys))
         jobs = [
-            Job(cell, tiny.settings(cell.condition.sampling), f"job{i}")
+            Job((Shot(cell, tiny.settings(cell.condition.sampling), f"job{i}"),))
             for i, cell in enumerate(plan.cells)
         ]
         return jobs, Layout(plan.catalog, rows=True)
@@ -248,7 +248,9 @@ def test_a_size_that_was_too_large_is_halved_for_good(lay: Lay, tiny: Pipeline) 
         taken.append(size.take(queue))
         size.measured(taken[-1], 1.0)
     assert max(map(len, taken)) <= len(batch) // 2
-    assert Counter(j.key for b in taken for j in b.jobs) == Counter(j.key for j in jobs)
+    assert Counter(j.shots[0].key for b in taken for j in b.jobs) == Counter(
+        j.shots[0].key for j in jobs
+    )
 
 
 @pytest.mark.usefixtures("unlimited")

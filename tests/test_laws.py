@@ -47,8 +47,8 @@ def test_the_initial_latent_depends_on_the_seed_alone(tiny: Pipeline, build: Bui
     settings = tiny.settings(build(edits=[{"zero": {"modules": "*"}}]).sampling)
     silent = Variant("silent", (Edit.on(tiny.network, "zero", "*"),))
     with applied(tiny.network, silent):
-        alone = tiny.sample([Request("a cat", 7)], settings)
-        among = tiny.sample([Request("a dog on a beach", s) for s in (3, 7, 9)], settings)
+        alone = tiny.sample([Request("a cat", 7)], settings).images
+        among = tiny.sample([Request("a dog on a beach", s) for s in (3, 7, 9)], settings).images
     np.testing.assert_allclose(alone[0], among[1], atol=1e-5)
     assert np.abs(among[0] - among[1]).max() > 1e-3
 
@@ -61,10 +61,10 @@ def test_strength_nought_is_the_baseline(op: str, build: Build, run: RunIt, tiny
         axes={"s": {"values": [neutral, 0.6]}}, edits=[{op: {"modules": "*", strength: "$s"}}]
     )
     settings, requests = tiny.settings(recipe.sampling), [Request("a cat", 0)]
-    baseline = tiny.sample(requests, settings)
+    baseline = tiny.sample(requests, settings).images
     edit = Edit.on(tiny.network, op, "*", neutral)
     with applied(tiny.network, Variant("nought", (edit,))) as changed:
-        assert np.array_equal(tiny.sample(requests, settings), baseline)
+        assert np.array_equal(tiny.sample(requests, settings).images, baseline)
     assert not changed
     nought, strong = run(recipe)
     assert nought.is_baseline

@@ -133,8 +133,8 @@ def test_schedulers_by_name(name: str, expected: str) -> None:
 @pytest.mark.parametrize("scheduler", ["euler_ancestral", "dpmsolver_multistep", "ddpm"])
 def test_other_schedulers_sample_alike_alone_and_in_a_batch(scheduler: str, tiny: Pipeline) -> None:
     settings = tiny.settings(Sampling(num_inference_steps=3, scheduler=scheduler))
-    alone = tiny.sample([Request("a cat", 1)], settings)
-    among = tiny.sample([Request("a dog", 0), Request("a cat", 1)], settings)
+    alone = tiny.sample([Request("a cat", 1)], settings).images
+    among = tiny.sample([Request("a dog", 0), Request("a cat", 1)], settings).images
     np.testing.assert_allclose(alone[0], among[1], atol=2 / 255)
     assert np.isfinite(alone).all()
 
@@ -144,7 +144,7 @@ def test_guidance_negative_prompt_steps_and_size_matter(tiny: Pipeline) -> None:
 
     def made(**sampling: object) -> np.ndarray:
         options = {"num_inference_steps": 3} | sampling
-        return tiny.sample(requests, tiny.settings(Sampling(**options)))  # type: ignore[arg-type]
+        return tiny.sample(requests, tiny.settings(Sampling(**options))).images  # type: ignore[arg-type]
 
     plain = made()
     assert plain.shape == (1, 16, 16, 3)

@@ -113,12 +113,12 @@ def test_every_module_gives_the_image_that_it_gives_in_place(
     found: list[np.ndarray] = []
     for some, asked in zip(in_batches(variants), in_batches(requests), strict=True):
         with by_rows(pipeline.network, some) as told:
-            found.extend(pipeline.sample(asked, settings))
+            found.extend(pipeline.sample(asked, settings).images)
         assert told.ran == {path for its in some for path in its.modules}
     apart = {}
     for its, request, image in zip(variants, requests, found, strict=True):
         with applied(pipeline.network, its):
-            (expected,) = pipeline.sample([request], settings)
+            (expected,) = pipeline.sample([request], settings).images
         difference = np.abs((image * 255).round() - (expected * 255).round()).max()
         if not difference <= 2:  # NaN is none either
             apart[its.modules[0]] = difference
@@ -270,14 +270,14 @@ def test_images_with_and_without_guidance(
     hook = tiny.network.register_forward_pre_hook(lambda _m, args: rows.append(len(args[0])))
     try:
         with by_rows(tiny.network, variants):
-            found = tiny.sample(requests, settings)
+            found = tiny.sample(requests, settings).images
     finally:
         hook.remove()
     assert rows == [rows_a_cell * len(variants)] * 3
     for its, request, image in zip(variants, requests, found, strict=True):
-        (untouched,) = tiny.sample([request], settings)
+        (untouched,) = tiny.sample([request], settings).images
         with applied(tiny.network, its):
-            (expected,) = tiny.sample([request], settings)
+            (expected,) = tiny.sample([request], settings).images
         assert np.abs(image - expected).max() <= CLOSE
         assert its.is_baseline or np.abs(image - untouched).max() > 2 * CLOSE
 
@@ -844,7 +844,7 @@ def test_a_run_applies_in_place_what_has_no_rows(
         assert made.variant == cell.variant.name
         request = Request(cell.condition.prompt, cell.condition.seed)
         with applied(fresh.network, cell.variant):
-            (expected,) = fresh.sample([request], settings)
+            (expected,) = fresh.sample([request], settings).images
         found = np.asarray(made.image(), dtype=float)
         assert np.abs(found - expected * 255).max() <= 2.5
         seen.add(found.tobytes())

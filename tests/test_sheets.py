@@ -70,7 +70,7 @@ def make_run(
                 "variant": "",
                 "state": "nan" if nan(values) else "ok",
             }
-            run.write_cells([(key, Image.new("RGB", size, color_of(key)), record)])
+            run.write_cells([(key, Image.new("RGB", size, color_of(key)), record, None)])
 
     for combination in itertools.product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
@@ -174,7 +174,7 @@ def test_pixels_stay_crisp(tmp_path: Path) -> None:
     image = Image.new("RGB", (64, 64), (255, 0, 200))
     image.putpixel((5, 7), (0, 255, 200))
     record = cell.record()
-    run.write_cells([(cell.key, image, {**record, "size": [64, 64]})])
+    run.write_cells([(cell.key, image, {**record, "size": [64, 64]}, None)])
     (page,) = sheets.contact_sheet(run)
     assert len(np.argwhere(np.all(np.asarray(page) == (0, 255, 200), axis=-1))) == 4
 
@@ -232,7 +232,7 @@ def test_edited_beside_unedited_for_each_seed(tmp_path: Path) -> None:
     for cell in edited:
         base = next(c for c in run.cells() if c.key == cell["baseline"])
         image = Image.new("RGB", (8, 8), color_of(cell["key"]))
-        run.write_cells([(cell["key"], image, base.record())])
+        run.write_cells([(cell["key"], image, base.record(), None)])
     run.write_manifest({**manifest, "cells": manifest["cells"] + edited})
     (page,) = sheets.contact_sheet(run)
     for seed in (0, 1, 2):

@@ -43,12 +43,12 @@ def test_a_cell_is_written_whole_or_not_at_all(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", failing)
         with pytest.raises(OSError, match="the disk is full"):
-            run.write_cells([("abc", image, RECORD)])
+            run.write_cells([("abc", image, RECORD, None)])
     assert not run.has("abc")
     assert list((tmp_path / "run" / "cells").glob("*.png")) == []
     run.sweep_temporaries()
     assert list((tmp_path / "run" / "cells").iterdir()) == []
-    run.write_cells([("abc", image, RECORD)])
+    run.write_cells([("abc", image, RECORD, None)])
     path = run.path("abc")
     assert run.has("abc")
     with Image.open(path) as stored:

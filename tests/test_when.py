@@ -35,7 +35,7 @@ def by_hand(pipeline: Pipeline, recipe: Recipe, edit: Edit, window: tuple[int, i
                 stack.close()
 
         settings = pipeline.settings(recipe.sampling)
-        (image,) = pipeline.sample([Request(recipe.prompts[0], 0)], settings, before_step)
+        (image,) = pipeline.sample([Request(recipe.prompts[0], 0)], settings, before_step).images
     return (image * 255).round().astype(int)
 
 
@@ -93,7 +93,7 @@ def test_variants_share_the_steps_before_their_windows(
                 if step == first:
                     stack.enter_context(applied(tiny.network, Variant("edited", (edit,))))
 
-            (alone,) = tiny.sample([Request(recipe.prompts[0], 5)], settings, before_step)
+            (alone,) = tiny.sample([Request(recipe.prompts[0], 5)], settings, before_step).images
         assert np.abs(pixels(cell) - (alone * 255).round()).max() <= 2
 
 

@@ -128,7 +128,7 @@ def measure(pipeline: Pipeline, readout: Readout, captions: int, seeds: int) -> 
 def generate(pipeline: Pipeline, prompt: str, seeds: Sequence[int] | range) -> np.ndarray:
     """Images of one prompt, shape (seeds, 64, 64, 3), in [0, 1], with a recipe's own settings."""
     settings = pipeline.settings(Sampling())
-    return pipeline.sample([Request(prompt, seed) for seed in seeds], settings)
+    return pipeline.sample([Request(prompt, seed) for seed in seeds], settings).images
 
 
 def samples(pipeline: Pipeline, prompts: Sequence[str], seeds: int, scale: int = 2) -> Image.Image:
