@@ -6,85 +6,28 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ablate import __version__
+from ablate.exits import DONE, INTERRUPTED, WRONG, Exit, model_told, overrides
+from ablate.viewing import COMMANDS, report_drift
 
 if TYPE_CHECKING:
     from ablate.engine import Progress, Summary
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 PACKAGE = Path(__file__).parent
 # In a wheel recipes lie inside the package, in a checkout beside it.
 RECIPES = next(p for p in (PACKAGE / "recipes", PACKAGE.parent / "recipes") if p.is_dir())
 
 
-class Exit(click.ClickException):
-    """A message to the user and an exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-    def show(self, file: Any = None) -> None:
-        if self.message:
-            click.echo(self.message, err=True)
-        sys.exit(self.code)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Known errors become a message and an exit code; unknown ones keep their traceback."""
-    from ablate.recipe import RecipeError
-
-    try:
-        yield
-    except RecipeError as error:
-        count = len(error.problems)
-        raise Exit(f"{error}\n{count} problem{'s' * (count != 1)}", WRONG) from None
-    except OSError as error:
-        raise Exit(
-            f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), WRONG
-        ) from error
-
-
-@contextmanager
-def _model_told() -> Iterator[None]:
-    from ablate.models import ModelError
-
-    try:
-        with _told():
-            yield
-    except ModelError as error:
-        raise Exit(str(error), WRONG) from None
-
-
-def _overrides(
-    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
-) -> dict[str, Any]:
-    import yaml
-
-    found: dict[str, Any] = {}
-    for item in given:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"`{item}` is not key=value, as in sampling.width=256")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise click.BadParameter(f"`{value}` is not valid YAML") from error
-    return found
-
-
 def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What all commands that read a recipe take."""
     command = click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_overrides,
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=overrides,
         help="Replace a value of the recipe, as in --set sampling.num_inference_steps=5.",
     )(command)  # fmt: skip
     command = click.option("--model", help="`bundled`, a hub id, or a folder.")(command)
@@ -107,6 +50,10 @@ def _with(overrides: dict[str, Any], **options: Any) -> dict[str, Any]:
 @click.version_option(__version__, prog_name="ablate")
 def main() -> None:
     """A lab for taking a text-to-image diffusion network apart."""
+
+
+for command in COMMANDS:
+    main.add_command(command)
 
 
 @main.command()
@@ -135,7 +82,7 @@ def run(
     from ablate import lab
 
     _quieten()
-    with _model_told():
+    with model_told():
         loaded = lab.load(_found(recipe), _with(overrides, model=model, dtype=dtype))
         reporter = _Reporter()
         result = lab.run(
@@ -159,9 +106,13 @@ def run(
         f"{summary.computed} images computed, {summary.reused} reused, of {summary.total},"
         f" in {_clock(summary.seconds)}"
     )
-    pages = sorted(result.store.folder.glob("sheet*.png"))
-    for page in pages:
-        click.echo(str(page))
+    report_drift(result.store)
+    for page in [
+        *sorted(result.store.folder.glob("sheet*.png")),
+        result.store.folder / "report.html",
+    ]:
+        if page.exists():
+            click.echo(str(page))
     if summary.interrupted:
         raise Exit("interrupted; run the same command again to go on", INTERRUPTED)
 
@@ -197,7 +148,7 @@ def check(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
     """Say whether a recipe is right, without running it."""
     from ablate import lab
 
-    with _model_told():
+    with model_told():
         lab.load(_found(recipe), _with(overrides, model=model))
     click.echo(f"{recipe}: right")
 
@@ -210,7 +161,7 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
     from ablate.batches import Layout
     from ablate.models import DENOISERS, estimate
 
-    with _model_told():
+    with model_told():
         loaded = lab.load(_found(recipe), _with(overrides, model=model))
         planned = lab.resolve(loaded)
         effort = estimate(loaded.model, loaded.revision)
@@ -252,7 +203,7 @@ def modules(
     from ablate.catalog import select as select_modules
     from ablate.models import load_catalog
 
-    with _model_told():
+    with model_told():
         found = load_catalog(model, component, revision)
         try:
             found = select_modules(select, found) if select else found
@@ -282,24 +233,6 @@ def recipes() -> None:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--rows", multiple=True, metavar="AXIS", help="Axes of the rows.")
-@click.option("--columns", multiple=True, metavar="AXIS", help="Axes of the columns.")
-def sheet(run: Path, rows: tuple[str, ...], columns: tuple[str, ...]) -> None:
-    """Draw the contact sheet of a run again, perhaps laid out differently."""
-    from ablate import sheets
-    from ablate.store import Run, StoreError
-
-    with _told():
-        try:
-            pages = sheets.save(Run(run), rows=list(rows) or None, columns=list(columns) or None)
-        except (StoreError, sheets.SheetError) as error:
-            raise Exit(str(error), WRONG) from None
-    for page in pages:
-        click.echo(str(page))
-
-
-@main.command()
 @click.option("--model", default="bundled", help="Also `sd15-random`: real size, random weights.")
 @click.option("--steps", type=click.IntRange(min=2), default=20, show_default=True)
 @click.option("--size", type=click.IntRange(min=8), help="Pixels of a side. Default: the model's.")
@@ -314,7 +247,7 @@ def bench(file: Path | None, **options: Any) -> None:
     from ablate.bench import bench as measure
 
     _quieten()
-    with _model_told():
+    with model_told():
         try:
             report = measure(**options, tell=lambda what: click.echo(what, err=True))
         except ModuleNotFoundError as error:

@@ -168,6 +168,11 @@ class Document:
         self.wrong(path, f"must be a whole number of at least {least}, not {kind_of(value)}")
         return least
 
+    def truth(self, value: Any, path: KeyPath) -> bool:
+        if not isinstance(value, bool):
+            self.wrong(path, f"must be true or false, not {kind_of(value)}")
+        return value is True
+
     def number(self, value: Any, path: KeyPath) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if math.isfinite(value):

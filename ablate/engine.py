@@ -417,7 +417,7 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: list[Shot]) -> dict[str, An
         "axes": [
             {"name": a.name, "values": list(a.values), "labels": list(a.labels)} for a in plan.axes
         ],
-        "sheet": {"rows": list(sheet.rows), "columns": list(sheet.columns)} if sheet else None,
+        "sheet": asdict(sheet) if sheet else None,
         "clip": recipe.clip,
         "vocabulary": list(recipe.vocabulary) if recipe.vocabulary else None,
         "cells": [told(shot) for shot in shots[: len(plan.cells)]],

@@ -1,4 +1,4 @@
-"""The whole way in one call: recipe, plan, cells, drift, sheets.
+"""The whole way in one call: recipe, plan, cells, drift, sheets, report.
 
 result = run(Recipe.load("recipes/quickstart.yaml"))
 for cell in result:
@@ -9,7 +9,7 @@ result.sheet()[0].show()
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,14 @@ from typing import Any
 
 from PIL import Image
 
-from ablate import drift, engine, recipe, sheets
+from ablate import drift, engine, recipe, report, sheets
+from ablate.classes import classify
+from ablate.concepts import Reader
 from ablate.document import Problem
 from ablate.drift import MeasuredCell
 from ablate.engine import Progress, Summary
 from ablate.models import ModelError, load_catalog, scheduler_class
+from ablate.pictures import architecture, curves, maps
 from ablate.pipeline import Pipeline
 from ablate.plan import Plan, check, plan
 from ablate.processes import Processes
@@ -48,7 +51,7 @@ class Result:
 
     @cached_property
     def cells(self) -> list[MeasuredCell]:
-        return drift.measure(self.store)
+        return drift.read(self.store)
 
     def sheet(
         self, rows: str | list[str] | None = None, columns: str | list[str] | None = None
@@ -104,7 +107,8 @@ def run(
     fresh: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Run a recipe into a folder (`outputs/<name>`), resuming what is there, and draw its sheet.
+    """Run a recipe into a folder (`outputs/<name>`), resuming what is there; measure its drift, and
+    draw its sheet and its report.
 
     `limit`: only so many cells. `fresh`: forget the finished cells. `pipeline`: one that is loaded
     already. Raises `RecipeError` or `ModelError` before anything is written.
@@ -119,6 +123,8 @@ def run(
             dtype=recipe.dtype,
             compile=recipe.compile,
         )
+    # Before anything is made: a reader that is not there is a mistake of the recipe.
+    reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
     store = Run(out if out is not None else Path("outputs") / recipe.name)
     summary = engine.run(
         planned,
@@ -131,7 +137,34 @@ def run(
     )
     is_main = Processes(pipeline.device.type).is_main
     if is_main:
-        drift.write(store)
+        drift.write(store, reader, recipe.vocabulary, classify)
         if summary.computed or summary.reused:
             sheets.save(store)
+            present(store)
     return Result(store, summary, is_main)
+
+
+def measure(
+    store: Run,
+    clip: str | None = None,
+    vocabulary: Sequence[str] | None = None,
+    device: str | None = None,
+) -> list[MeasuredCell]:
+    """Measure a run again and write its tables, without its network.
+
+    `clip` and `vocabulary` stand for those that its recipe named. Raises `ModelError` or
+    `StoreError`.
+    """
+    manifest = store.manifest()
+    reader = Reader.of(manifest["model"]["id"], clip or manifest.get("clip"), device)
+    return drift.write(store, reader, vocabulary or manifest.get("vocabulary"), classify)
+
+
+def present(store: Run) -> Path:
+    """Write the report of a run that has been measured, with all pictures that it can have."""
+    drawn = {
+        "Architecture": architecture.svg(store),
+        "Map of concept space": maps.svg(store),
+        "Drift curves": curves.svg(store),
+    }
+    return report.save(store, {title: svg for title, svg in drawn.items() if svg is not None})

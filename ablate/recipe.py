@@ -53,10 +53,11 @@ class EditSpec:
 
 @dataclass(frozen=True)
 class SheetSpec:
-    """Which axes the sheet's rows and columns run over."""
+    """Which axes the sheet's rows and columns run over, and whether cells are named by concepts."""
 
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    concepts: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,9 +191,7 @@ class _Reader(AxisReader):
         if "dtype" in top:
             made = replace(made, dtype=self.choice(top["dtype"], ("dtype",), DTYPES))
         if "compile" in top:
-            if not isinstance(top["compile"], bool):
-                self.wrong(("compile",), f"must be true or false, not {kind_of(top['compile'])}")
-            made = replace(made, compile=bool(top["compile"]))
+            made = replace(made, compile=self.truth(top["compile"], ("compile",)))
         if "perturbation_seed" in top:
             seed = self.integer(top["perturbation_seed"], ("perturbation_seed",))
             made = replace(made, perturbation_seed=seed)
@@ -333,7 +332,7 @@ class _Reader(AxisReader):
         return tuple(zipped)
 
     def _sheet(self, value: Any, recipe: Recipe) -> SheetSpec:
-        body = self.mapping(value, ("sheet",), ("rows", "columns"))
+        body = self.mapping(value, ("sheet",), ("rows", "columns", "concepts"))
         known = list(dict.fromkeys([*planes(recipe.axes), "prompt", "seed"]))
         found: dict[str, tuple[str, ...]] = {}
         for key in ("rows", "columns"):
@@ -350,7 +349,8 @@ class _Reader(AxisReader):
                 elif name in found.get("rows", ()) or names.count(name) > 1:
                     self.wrong(("sheet", key), f"axis `{name}` is used twice")
             found[key] = tuple(str(n) for n in names)
-        return SheetSpec(**found)
+        concepts = self.truth(body.get("concepts", False), ("sheet", "concepts"))
+        return SheetSpec(**found, concepts=concepts)
 
     def _references(self, recipe: Recipe, top: dict[str, Any]) -> None:
         axes = {a.name: a for a in recipe.axes}

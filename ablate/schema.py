@@ -55,7 +55,8 @@ def schema() -> dict[str, Any]:
                 "zip": {"anyOf": [names, {"type": "array", "items": names}]},
                 "edits": {"type": "array", "items": {"oneOf": [_edit(name) for name in OPS]}},
                 "sheet": _mapping(
-{"rows": {"anyOf": [_TEXT, names]}, "columns": {"anyOf": [_TEXT, names]}}),
+{"rows": {"anyOf": [_TEXT, names]}, "columns": {"anyOf": [_TEXT, names]},
+                     "concepts": {"type": "boolean"}}),
             },
             required=("version", "name"),
         ),

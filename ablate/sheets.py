@@ -13,17 +13,19 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ablate import drift
 from ablate.page import (
     BASELINE,
     INK,
     MAX_SIDE,
+    MUTED,
     WIDEST,
     Block,
     Label,
@@ -43,21 +45,29 @@ class SheetError(ValueError):
 
 
 def contact_sheet(
-    run: Run, *, rows: Names = None, columns: Names = None, thumbnail: int | None = None
+    run: Run,
+    *,
+    rows: Names = None,
+    columns: Names = None,
+    thumbnail: int | None = None,
+    concepts: bool = False,
 ) -> list[Image.Image]:
     """The pages of a run's contact sheet, RGB.
 
     `rows` and `columns` name axes (several nest, the first outermost) and win over what the
     recipe asked; without either a sensible layout is chosen. Other axes with several values make
     blocks. `thumbnail` is the longer side of the pictures; smaller ones grow by whole factors.
+    `concepts`: name what each cell shows, as measured (the recipe may ask for it, too).
     """
-    return list(_pages(run, rows, columns, thumbnail))
+    return list(_pages(run, rows, columns, thumbnail, concepts))
 
 
-def save(run: Run, rows: Names = None, columns: Names = None) -> list[Path]:
+def save(
+    run: Run, rows: Names = None, columns: Names = None, *, concepts: bool = False
+) -> list[Path]:
     """Write `sheet.png`, `sheet-2.png` ... into the run and remove those of an earlier sheet."""
     paths: list[Path] = []
-    for page in _pages(run, rows, columns, None):
+    for page in _pages(run, rows, columns, None, concepts):
         path = run.folder / (f"sheet-{len(paths) + 1}.png" if paths else "sheet.png")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -72,8 +82,13 @@ def save(run: Run, rows: Names = None, columns: Names = None) -> list[Path]:
     return paths
 
 
-def _pages(run: Run, rows: Names, columns: Names, thumbnail: int | None) -> Iterator[Image.Image]:
+def _pages(
+    run: Run, rows: Names, columns: Names, thumbnail: int | None, concepts: bool
+) -> Iterator[Image.Image]:
     sweep = _read(run)
+    if concepts or (sweep.manifest.get("sheet") or {}).get("concepts"):
+        shown = {cell.key: _shows(cell) for cell in drift.read(run)}
+        sweep = replace(sweep, shows=shown)
     layout = _layout(sweep, _names(rows), _names(columns))
     style = _style(sweep, thumbnail)
     yield from pages(_words(sweep), _blocks(sweep, layout), style, flowing=layout.flowing)
@@ -101,6 +116,7 @@ class _Sweep:
     labels: Mapping[str, list[str]]  # by axis, without the module path that all share
     shared: Mapping[str, str]  # by axis: that path
     plain: bool  # every cell is a baseline, so that none is shown as one
+    shows: Mapping[str, str] = field(default_factory=dict)  # by key: the concept that is nearest
 
     def seen(self, name: str) -> int:
         """How many values of an axis have cells."""
@@ -374,7 +390,17 @@ def _mark(sweep: _Sweep, block: Block, cells: list[list[StoredCell | None]]) -> 
     return replace(block, title=title, heads=heads, sides=sides, tiles=tiles)
 
 
+def _shows(cell: drift.MeasuredCell) -> str:
+    """What a cell shows: its likeliest concept, but of noise, which has none."""
+    if cell.class_name == "noise" or not cell.concepts:
+        return cell.class_name
+    word, probability = cell.concepts[0]
+    return f"{word} {probability:.2f}"
+
+
 def _tile(sweep: _Sweep, cell: StoredCell, caption: Label) -> Tile:
+    if sweep.shows.get(cell.key):
+        caption += ((clean(sweep.shows[cell.key]), MUTED),)
     image = cell.image if cell.key in sweep.sizes else None
     return Tile(image, cell.key in sweep.broken, caption, sweep.marks(cell))
 

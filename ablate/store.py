@@ -112,7 +112,8 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         with Image.open(path) as image:
-            text = getattr(image, "text", {}).get("ablate")
+            # It stands before the pixels, which need not be decoded for it.
+            text = image.info.get("ablate")
     except OSError as error:
         raise StoreError(f"{path}: not a readable image ({error})") from error
     if text is None:
@@ -134,7 +135,8 @@ def read_latents(path: Path) -> np.ndarray | None:
 
 def _packed(latents: np.ndarray) -> bytes:
     array = io.BytesIO()
-    np.save(array, latents.astype(np.float16), allow_pickle=False)
+    most = np.finfo(np.float16).max  # what goes beyond it is broken anyway
+    np.save(array, np.clip(latents, -most, most).astype(np.float16), allow_pickle=False)
     return zlib.compress(array.getvalue())
 
 

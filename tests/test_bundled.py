@@ -12,8 +12,8 @@ import torch
 
 from ablate import bundled
 from ablate.bundled import data
-from ablate.drift import rmse
 from ablate.edits import Edit, Variant, applied
+from ablate.metrics import rmse
 from ablate.pipeline import Pipeline, Request
 from ablate.recipe import Sampling
 
@@ -22,6 +22,14 @@ FLAGSHIP = "a cat in a party hat"
 
 
 # ---------------------------------------------------------------- data
+
+
+def test_the_encoder_says_how_it_sees_and_what_it_knows(tmp_path: Path) -> None:
+    data.describe(tmp_path)
+    written = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
+    shipped = bundled.FOLDER / "clip"
+    assert written == {name: (shipped / name).read_text(encoding="utf-8") for name in written}
+    assert set(written) == {"preprocessor_config.json", "vocabulary.txt"}
 
 
 def test_scope_and_licenses_of_the_artwork() -> None:

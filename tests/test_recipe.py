@@ -232,7 +232,8 @@ colour: red
         "r.yaml:11: edits[1].scale.factor: there is no axis `amnt`, did you mean `amount`?",
         "r.yaml:13: sheet.rows: there is no axis `idel`, did you mean `idle`?",
         "r.yaml:14: colour: unknown key; known here: version, name, about, model, revision, dtype,"
-        " compile, component, prompts, seeds, perturbation_seed, sampling, axes, zip, edits, sheet",
+        " compile, component, clip, vocabulary, prompts, seeds, noise_floor, perturbation_seed,"
+        " sampling, axes, zip, edits, sheet",
     ]
 
 

@@ -27,12 +27,13 @@ def test_is_right_for_the_bundled_model_and_stable_diffusion_1(file: Path) -> No
         planned = plan(recipe, load_catalog(model))
         assert len(planned.cells) > 1
         assert any(cell.variant.is_baseline for cell in planned.cells)
-        assert len(planned.variants) > 1
+        assert len(planned.variants) > 1 or not recipe.edits
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_runs_small(file: Path, bundled_pipeline: Pipeline, tmp_path: Path) -> None:
-    recipe = lab.load(file, {"sampling.num_inference_steps": 1, "dtype": "float32"})
+    steps = 20 if file.stem == "film-strip" else 1
+    recipe = lab.load(file, {"sampling.num_inference_steps": steps, "dtype": "float32"})
     result = lab.run(recipe, tmp_path, pipeline=bundled_pipeline, limit=4)
     assert len(list((tmp_path / "cells").iterdir())) == 4
     assert result.summary.computed == 4

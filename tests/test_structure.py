@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ablate"
-FILES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+FILES = {
+    str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): path
+    for path in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("pictures/*.py")])
+}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 BELOW = [
-    "ops", "catalog", "document", "axes", "recipe", "schema", "edits", "rows", "plan", "store",
-    "models", "pipeline", "batches", "processes", "engine", "drift", "page", "sheets",
+    "ops", "catalog", "document", "embeddings", "axes", "recipe", "schema", "edits", "rows", "plan",
+    "store", "models", "pipeline", "batches", "processes", "engine", "metrics", "effects", "looks",
+    "drift", "classes", "concepts", "page", "sheets", "report",
 ]  # fmt: skip
+# What pictures are drawn from: a run's folder and what was measured of it.
+PICTURED = ["store", "drift", "page"]
+DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
 
 # What each file may import of the package. "ablate": the package itself, for its version.
 LAYERS: dict[str, list[str]] = {
@@ -26,24 +33,48 @@ LAYERS: dict[str, list[str]] = {
     "catalog": [],
     "store": [],
     "page": [],
+    "embeddings": [],
     "document": ["catalog"],
-    "axes": ["catalog", "document"],
+    "axes": ["catalog", "document", "embeddings"],
     "edits": ["ops", "catalog"],
     "recipe": ["ops", "catalog", "document", "axes"],
-    "schema": ["ops", "axes", "recipe"],
-    "plan": ["axes", "recipe", "catalog", "document", "edits"],
+    "schema": ["ops", "axes", "embeddings", "recipe"],
+    "plan": ["axes", "recipe", "catalog", "document", "edits", "embeddings"],
     "rows": ["ops", "edits"],
     "models": ["catalog", "bundled", "ablate"],
-    "pipeline": ["catalog", "models", "bundled"],
+    "pipeline": ["catalog", "embeddings", "models", "bundled"],
     "batches": ["catalog", "edits", "pipeline", "plan"],
     "processes": [],
     "engine": ["plan", "edits", "rows", "models", "pipeline", "batches", "processes", "store"],
-    "drift": ["store"],
-    "sheets": ["store", "page"],
-    "lab": BELOW,
+    "metrics": [],
+    "effects": ["store"],
+    "looks": ["metrics", "store"],
+    "drift": ["effects", "looks", "metrics", "store"],
+    "classes": ["drift"],
+    "concepts": ["models"],
+    "sheets": ["store", "drift", "page"],
+    "pictures.__init__": [],
+    "pictures.svg": ["page"],
+    "pictures.measures": [*PICTURED, "pictures.svg"],
+    "pictures.blueprint": ["store"],
+    "pictures.tiles": [*PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint"],
+    "pictures.shapes": [
+        *PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint", "pictures.tiles",
+    ],
+    "pictures.architecture": [
+        *PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint", "pictures.tiles",
+        "pictures.shapes",
+    ],
+    "pictures.maps": [*PICTURED, "pictures.svg", "pictures.measures"],
+    "pictures.curves": [*PICTURED, "pictures.svg", "pictures.measures"],
+    "pictures.animations": [*PICTURED, "pictures.svg", "pictures.measures"],
+    "report": ["store", "drift", "effects"],
+    "lab": [*BELOW, *DRAWN],
+    "exits": ["recipe", "models", "sheets", "store", "pictures.svg"],
+    "viewing": [*BELOW, *DRAWN, "exits", "lab"],
     "bench": ["edits", "plan", "recipe", "store", "models", "pipeline", "engine"],
-    "cli": [*BELOW, "lab", "bench", "bundled", "ablate"],
-}
+    "cli": [*BELOW, "lab", "bench", "bundled", "exits", "viewing", "ablate"],
+}  # fmt: skip
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -59,9 +90,14 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 def ours(tree: ast.AST) -> set[str]:
     """The files of this package that a file imports."""
-    names = {name.split(".")[1] for name in imports(tree) if name.startswith("ablate.")}
-    homes = {path.stem for path in PACKAGE.iterdir()} - {"__init__"}
-    return {name if name in homes else "ablate" for name in names}
+    found = set()
+    for name in imports(tree):
+        _, _, inner = name.partition("ablate.")
+        if name.startswith("ablate.") and inner != "pictures":
+            parts = inner.split(".")
+            home = ".".join(parts[: 2 if parts[0] == "pictures" else 1])
+            found.add(home if home in FILES or home == "bundled" else "ablate")
+    return found
 
 
 def libraries(tree: ast.AST) -> set[str]:
@@ -99,7 +135,7 @@ def test_the_bundled_model_stands_alone() -> None:
     [
         # The benchmark is also the script that a user of diffusers would write.
         ("diffusers", ["bench", "models", "pipeline"]),
-        ("transformers", ["models", "pipeline"]),
+        ("transformers", ["concepts", "models", "pipeline"]),
         ("accelerate", ["processes"]),
     ],
 )
@@ -107,7 +143,9 @@ def test_heavy_libraries_have_boundaries(library: str, homes: list[str]) -> None
     assert [name for name, tree in TREES.items() if library in libraries(tree)] == homes
 
 
-@pytest.mark.parametrize("module", ["sheets", "page", "store", "drift", "cli"])
+@pytest.mark.parametrize(
+    "module", ["sheets", "report", "classes", "cli", *(n for n in FILES if n[:9] == "pictures.")]
+)
 def test_presentation_needs_no_torch(module: str) -> None:
     program = f"import sys, ablate.{module}; print('torch' in sys.modules)"
     assert python("-c", program) == "False"

@@ -8,7 +8,8 @@ HEAD = "version: 1\nname: x\n"
 ZERO = 'edits:\n  - zero: {modules: "*"}\n'
 SCALED = 'edits:\n  - scale: {modules: "*", factor: $a}\n'
 CHOSEN = "edits:\n  - zero: {modules: $a}\n"
-FORMS = "values, range, linspace, geomspace, each, group, cumulative"
+FORMS = "values, range, linspace, geomspace, each, group, cumulative, embedding"
+POINTS = "version: 1\nname: x\naxes: {p: {embedding: "
 
 
 class Wrong(NamedTuple):
@@ -53,7 +54,7 @@ WRONG = [
     Wrong(
         "nothing given",
         HEAD + "sheet:\n" + ZERO,
-        "r.yaml:3: sheet: must be a mapping with rows, columns, not nothing",
+        "r.yaml:3: sheet: must be a mapping with rows, columns, concepts, not nothing",
         True,
     ),
     Wrong(
@@ -337,6 +338,98 @@ WRONG = [
         HEAD + "compile: fast\n" + ZERO,
         "r.yaml:3: compile: must be true or false, not `fast`",
         True,
+    ),
+    Wrong(
+        "unknown space",
+        POINTS + "{betwen: {from: a, to: b, t: [0]}}}}\n",
+        "r.yaml:3: axes.p.embedding.betwen: embedding space has no `betwen`, did you mean"
+        " `between`?",
+        True,
+    ),
+    Wrong(
+        "no space",
+        POINTS + "a cat}}\n",
+        "r.yaml:3: axes.p.embedding: must be one of between, plane, random, unconditional, as in"
+        " `between: {from: a cat, to: a dog, t: [0, 0.5, 1]}`, not `a cat`",
+        True,
+    ),
+    Wrong(
+        "between without t",
+        POINTS + "{between: {from: a, to: b}}}}\n",
+        "r.yaml:3: axes.p.embedding.between: `t` is missing",
+        True,
+    ),
+    Wrong(
+        "unknown path",
+        POINTS + "{between: {from: a, to: b, t: [0], path: slrp}}}}\n",
+        "r.yaml:3: axes.p.embedding.between.path: must be one of lerp, slerp, not `slrp`, did you"
+        " mean `slerp`?",
+        True,
+    ),
+    Wrong(
+        "plane without a center in it",
+        POINTS + "{plane: {center: a, toward: [b, 1], size: 8}}}}\n",
+        "r.yaml:3: axes.p.embedding.plane.size: must be odd, so that the center is in it, not 8",
+        False,
+    ),
+    Wrong(
+        "plane of one direction",
+        POINTS + "{plane: {center: a, toward: [b], size: 9}}}}\n",
+        "r.yaml:3: axes.p.embedding.plane.toward: must be two directions, each a prompt or the seed"
+        " of a random one, not a list",
+        True,
+    ),
+    Wrong(
+        "plane in a list",
+        POINTS + "[unconditional, {plane: {center: a, toward: [b, 1], size: 9}}]}}\n",
+        "r.yaml:3: axes.p.embedding[1]: a plane, with its two dimensions, stands alone",
+        False,
+    ),
+    Wrong(
+        "spread of one prompt",
+        POINTS + "{random: {count: 3, prompts: [a]}}}}\n",
+        "r.yaml:3: axes.p.embedding.random.prompts: a single prompt has no spread; name several",
+        True,
+    ),
+    Wrong(
+        "two axes of points",
+        "version: 1\nname: x\naxes:\n  p: {embedding: unconditional}\n"
+        "  q: {embedding: unconditional}\n",
+        "r.yaml:5: axes.q: a cell is at one point of embedding space, and `p` gives one already",
+        False,
+    ),
+    Wrong(
+        "prompts beside points",
+        "version: 1\nname: x\nprompts: [a cat]\naxes: {p: {embedding: unconditional}}\n",
+        "r.yaml:3: prompts: `p` gives the points of embedding space; write `$prompt` where a prompt"
+        " goes in it, or leave this out",
+        False,
+    ),
+    Wrong(
+        "point in an edit",
+        HEAD + "axes: {a: {embedding: {random: {count: 2}}}}\n" + SCALED,
+        "r.yaml:5: edits[0].scale.factor: axis `a` holds points of embedding space, which are no"
+        " part of an edit; every edit is made at each of them",
+        False,
+    ),
+    Wrong(
+        "point toward an unknown axis",
+        POINTS + "{between: {from: $who, to: b, t: [0]}}}}\n",
+        "r.yaml:3: axes.p.embedding: there is no axis `who`; there are p, prompt",
+        False,
+    ),
+    Wrong(
+        "noise floor of one seed",
+        HEAD + "noise_floor: 1\n" + ZERO,
+        "r.yaml:3: noise_floor: must be a whole number of at least 2, not `1`",
+        True,
+    ),
+    Wrong(
+        "seed of points",
+        "version: 1\nname: x\naxes: {seed: {embedding: unconditional}}\n",
+        "r.yaml:3: axes.seed.embedding: gives points of embedding space; the axis `seed` needs"
+        " `values`",
+        False,
     ),
     Wrong("empty file", "", "r.yaml: a recipe is a mapping that begins `version: 1`, not an empty"
           " file", True),

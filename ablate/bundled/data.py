@@ -121,6 +121,27 @@ def _jitter(picture: Picture, rng: random.Random) -> Picture:
     )
 
 
+def describe(folder: Path) -> None:
+    """Write beside an encoder of these pictures how it sees them, and what they show."""
+    seen = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": SIZE},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": SIZE, "width": SIZE},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "do_convert_rgb": True,
+    }
+    text = json.dumps(seen, indent=2, sort_keys=True) + "\n"
+    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    (folder / "vocabulary.txt").write_text("\n".join(SUBJECTS) + "\n", encoding="utf-8")
+
+
 def captions(picture: Picture, rng: random.Random) -> Iterator[str]:
     """Captions from the most to the least that can be told: all, without place, the subject."""
     article = rng.choice(("a", "a", "a", "a picture of a"))

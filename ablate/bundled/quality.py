@@ -16,10 +16,10 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from PIL import Image
 
 from ablate.bundled import FOLDER, data
+from ablate.concepts import Reader
 from ablate.pipeline import Pipeline, Request
 from ablate.recipe import Sampling
 
@@ -30,18 +30,14 @@ class Readout:
     """Names what a picture shows, by the image/text encoder in `folder`."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        from transformers import CLIPModel, CLIPTokenizer  # after `pipeline` has quietened it
+        self.reader = Reader.load(str(folder), "cpu")
 
-        self.net = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
-        self.words = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-
-    @torch.inference_mode()
     def scores(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
         """Probabilities of captions, shape (images, captions), for images in [0, 1]."""
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() * 2 - 1
-        encoded = self.words(list(captions), padding=True, return_tensors="pt")
-        out = self.net(pixel_values=pixels, **encoded)
-        probabilities: np.ndarray = out.logits_per_image.softmax(1).numpy()
+        pictures = [Image.fromarray((i * 255).round().astype("uint8")) for i in images]
+        cosines = self.reader.images(pictures) @ self.reader.texts(captions).T
+        odds = np.exp(self.reader.scale * (cosines - cosines.max(1, keepdims=True)))
+        probabilities: np.ndarray = odds / odds.sum(1, keepdims=True)
         return probabilities
 
     def subjects(self, images: np.ndarray) -> list[str]:

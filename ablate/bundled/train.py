@@ -468,6 +468,7 @@ def export(work: Path, target: Path) -> None:
     )
     pipeline.save_pretrained(target)
     clip(work, 0, torch.device("cpu")).to(half).save_pretrained(target / "clip")
+    data.describe(target / "clip")
     for file in target.rglob("config.json"):  # where parts were loaded from is nobody's concern
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)

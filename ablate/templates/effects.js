@@ -1,0 +1,156 @@
+// Effects: the drift of each variant over seeds, in noise floors, with its interval.
+
+const EFFECT_HEIGHT = 34; // of a row, pixels
+const DECADES = [0.001, 0.01, 0.1, 1, 10, 100, 1000, 10000];
+
+class Effects {
+  /** `open(cell)` enlarges a cell of an effect. */
+  constructor(open) {
+    this.open = open;
+    this.metrics = [...new Set(sweep.effects.map((effect) => effect.metric))];
+    [this.metric] = this.metrics;
+    const choice = make(
+      "select",
+      {
+        "aria-label": "Metric",
+        onchange: () => {
+          this.metric = choice.value;
+          this.show();
+        },
+      },
+      ...this.metrics.map((name) => make("option", { value: name }, metricName(name))),
+    );
+    this.scale = make("div", { class: "scale", "aria-hidden": "true" });
+    this.said = make("span", { class: "rest" });
+    this.list = make("div", { role: "rowgroup" });
+    this.rows = new Rows(
+      this.list,
+      () => this.#blank(),
+      (node, row) => this.#fill(node, this.shown[row]),
+    );
+    const head = (text, name) => make("span", { role: "columnheader", class: name }, text);
+    this.box = make(
+      "div",
+      { class: "effects" },
+      make("div", { class: "intro" }, make("label", {}, "distance ", choice), this.said),
+      make(
+        "div",
+        { role: "table", "aria-label": "Effects" },
+        make(
+          "div",
+          { class: "effect titles", role: "row" },
+          head("variant", "variant"),
+          make("span", { role: "columnheader", class: "interval" }, this.scale),
+          head("drift", "drift"),
+          head("95 % interval", "range"),
+          head("seeds", "seeds"),
+          head("", "verdict"),
+        ),
+        this.list,
+      ),
+    );
+  }
+
+  show() {
+    const own = sweep.effects.filter((effect) => effect.metric === this.metric);
+    this.shown = own
+      .filter((effect) => filters.passesEffect(effect))
+      .sort((a, b) => (b.drift ?? -1) - (a.drift ?? -1));
+    const values = own
+      .flatMap(({ drift, low, high }) => [drift, low, high])
+      .filter((value) => value > 0);
+    const least = Math.max(0.01, Math.min(0.5, ...values));
+    this.low = Math.log10(least) - 0.05;
+    this.high = Math.log10(Math.max(2, ...values)) + 0.05;
+    const marks = DECADES.filter((value) => value >= least && Math.log10(value) <= this.high);
+    this.list.style.setProperty("--one", `${100 * this.#across(1)}%`);
+    this.scale.replaceChildren(
+      ...marks.map((value) => {
+        const mark = make(
+          "span",
+          { class: value === 1 ? "one" : "" },
+          value === 1 ? "noise floor" : `${value}×`,
+        );
+        mark.style.left = `${100 * this.#across(value)}%`;
+        return mark;
+      }),
+    );
+    const verdicts = ["matters", "changes", "nothing"].map((verdict) => [
+      this.shown.filter((e) => e.verdict === verdict).length,
+      verdict,
+    ]);
+    const words = { matters: "matter", changes: "change the image", nothing: "do nothing" };
+    this.said.textContent = [
+      `${count(this.shown.length)} of ${count(own.length)} effects`,
+      ...verdicts
+        .filter(([number]) => number)
+        .map(([number, verdict]) => `${count(number)} ${words[verdict]}`),
+    ].join(" · ");
+    this.rows.lay(this.shown.length, EFFECT_HEIGHT);
+  }
+
+  /** Where a drift lies on the logarithmic scale, 0 to 1. */
+  #across(value) {
+    const at = (Math.log10(Math.max(value, 1e-9)) - this.low) / (this.high - this.low);
+    return Math.min(1, Math.max(0, at));
+  }
+
+  #blank() {
+    const cell = (name, ...parts) => make("span", { role: "cell", class: name }, ...parts);
+    const name = make("button", { type: "button" }, make("bdi", {}));
+    return make(
+      "div",
+      { class: "effect", role: "row" },
+      cell("variant", name),
+      cell("interval", make("i", { class: "span" }), make("i", { class: "dot" })),
+      cell("drift"),
+      cell("range"),
+      cell("seeds"),
+      cell("verdict"),
+    );
+  }
+
+  #fill(node, effect) {
+    const [variant, interval, drift, range, seeds, verdict] = node.children;
+    const { low, high } = effect;
+    const known = low != null && high != null;
+    const others = [...effect.at]
+      .map((value, i) => [sweep.axes[i], value])
+      .filter(
+        ([axis, value]) =>
+          value != null &&
+          axis.varies &&
+          (axis.name === "prompt" || !effect.variant.name.includes(`${axis.name}=`)),
+      )
+      .map(([axis, value]) =>
+        axis.name === "prompt" ? `“${axis.labels[value]}”` : `${axis.name} ${axis.labels[value]}`,
+      );
+    const name = [variantName(effect.variant), ...others].join(" · ");
+    const opener = variant.firstChild;
+    opener.firstChild.textContent = name;
+    opener.title = name;
+    opener.onclick = () => this.#enlarge(effect);
+    node.dataset.verdict = effect.verdict;
+    const [span, dot] = interval.children;
+    span.hidden = !known;
+    if (known) {
+      span.style.left = `${100 * this.#across(low)}%`;
+      span.style.width = `${100 * (this.#across(high) - this.#across(low))}%`;
+    }
+    dot.hidden = effect.drift == null;
+    dot.style.left = `${100 * this.#across(effect.drift ?? 0)}%`;
+    drift.textContent = effect.drift == null ? "" : inFloors(effect.drift);
+    range.textContent = known ? `${floorsText(low)} – ${floorsText(high)}` : "";
+    seeds.textContent = effect.seeds;
+    verdict.textContent = effect.verdict;
+  }
+
+  #enlarge(effect) {
+    const fits = (cell) =>
+      cell.variant === effect.variant &&
+      cell.prompt === effect.prompt &&
+      effect.at.every((value, i) => value == null || cell.at[i] == null || cell.at[i] === value);
+    const cell = sweep.cells.find(fits);
+    if (cell) this.open(cell);
+  }
+}

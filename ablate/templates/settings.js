@@ -1,0 +1,33 @@
+// What was fixed for the whole run, and the recipe that asked for it.
+
+function settingsSection() {
+  const rows = sweep.settings.map(([name, value]) =>
+    make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)),
+  );
+  const axes = sweep.axes.map((axis) =>
+    make("tr", {}, make("th", { scope: "row" }, axis.name), make("td", {}, axisText(axis))),
+  );
+  return make(
+    "div",
+    { class: "settings" },
+    make(
+      "section",
+      {},
+      make("h2", {}, "Settings"),
+      make("table", {}, make("tbody", {}, ...rows)),
+      make("h2", {}, "Axes"),
+      make("table", {}, make("tbody", {}, ...axes)),
+      sweep.notes.length ? make("h2", {}, "Notes") : null,
+      ...sweep.notes.map((note) => make("p", {}, note)),
+    ),
+    sweep.recipe
+      ? make("section", {}, make("h2", {}, "Recipe"), make("pre", { tabindex: "0" }, sweep.recipe))
+      : null,
+  );
+}
+
+/** The values of an axis; of many, the first and the last. */
+function axisText({ labels }) {
+  if (labels.length <= 12) return labels.join(", ");
+  return `${count(labels.length)} values: ${labels.slice(0, 3).join(", ")} … ${labels.at(-1)}`;
+}

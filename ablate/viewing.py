@@ -1,0 +1,186 @@
+"""Commands that look at a finished run: draw it, measure it, name what it shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ablate.exits import WRONG, Exit, model_told, overrides, run_told
+
+if TYPE_CHECKING:
+    from ablate.effects import Effect
+    from ablate.store import Run
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--rows", multiple=True, metavar="AXIS", help="Axes of the rows.")
+@click.option("--columns", multiple=True, metavar="AXIS", help="Axes of the columns.")
+@click.option("--concepts", is_flag=True, help="Name what each cell shows.")
+def sheet(run: Path, rows: tuple[str, ...], columns: tuple[str, ...], concepts: bool) -> None:
+    """Draw the contact sheet of a run again, perhaps laid out differently."""
+    from ablate import sheets
+
+    with run_told():
+        pages = sheets.save(
+            _run(run), rows=list(rows) or None, columns=list(columns) or None, concepts=concepts
+        )
+    for page in pages:
+        click.echo(str(page))
+
+
+def _run(folder: Path) -> Run:
+    from ablate.store import Run
+
+    return Run(folder)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--clip", help="What reads the images: a CLIP model's hub id or folder.")
+@click.option(
+    "--vocabulary",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file of concepts, one a line.",
+)
+@click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
+@click.option("--top", type=click.IntRange(min=0), default=20, show_default=True,
+              help="So many of the strongest effects are printed.")  # fmt: skip
+@click.option("--metric", default="rmse", show_default=True, help="Which effects are printed.")
+def drift(
+    run: Path, clip: str | None, vocabulary: Path | None, device: str | None, top: int, metric: str
+) -> None:
+    """Measure the drift of a run again, without its network, and draw its report anew."""
+    from ablate import effects, lab
+
+    with run_told(), model_told():
+        words = vocabulary.read_text(encoding="utf-8").split("\n") if vocabulary else []
+        store = _run(run)
+        lab.measure(store, clip, [w.strip() for w in words if w.strip()] or None, device)
+        page = lab.present(store)
+        found = [e for e in effects.read(store) if e.metric == metric]
+    found.sort(key=lambda e: -(e.drift or 0))
+    for effect in found[:top]:
+        if effect.drift is not None:
+            click.echo(_effect(effect))
+    report_drift(store)
+    click.echo(str(page))
+
+
+def _effect(effect: Effect) -> str:
+    spread = "" if effect.low is None else f"  {effect.low:5.2f} to {effect.high:5.2f}"
+    return f"{effect.drift:6.2f}{spread}  {effect.verdict:8}  {effect.variant}"
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Write the report of a run, one HTML file, again."""
+    from ablate import lab
+
+    with run_told(), model_told():
+        click.echo(str(lab.present(_run(run))))
+
+
+@click.command()
+@click.argument("run", metavar="RUN|MODEL")
+@click.option("--metric", help="`rmse`, `ssim`, `latent`, `embedding`. Default: the last known.")
+@click.option("--thumbnails", is_flag=True, help="Show each module's picture, not its color.")
+@click.option("--out", type=click.Path(path_type=Path), help="Files, without their suffix.")
+def architecture(run: str, metric: str | None, thumbnails: bool, out: Path | None) -> None:
+    """Draw the network as it is, with the drift of every module in its place, as SVG and PNG.
+
+    Of a model, such as `bundled` or a hub id, the layout alone.
+    """
+    from ablate.models import load_catalog
+    from ablate.pictures import architecture as drawing
+    from ablate.pictures import svg
+    from ablate.store import Module
+
+    with run_told(), model_told():
+        if (Path(run) / "run.json").exists():
+            drawn = drawing.svg(_run(Path(run)), metric, thumbnails)
+            if drawn is None:
+                raise Exit(f"{run}: no cell edits few enough modules to be placed", WRONG)
+            folder = Path(run)
+        else:
+            modules = [Module(**vars(m)) for m in load_catalog(run)]
+            drawn, folder = drawing.layout(modules, run), Path()
+        _drawn(svg.save(drawn, out or folder / "architecture"))
+
+
+@click.command(name="map")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--method", type=click.Choice(["pca", "umap"]), default="pca", show_default=True)
+def map_(run: Path, method: str) -> None:
+    """Draw all cells of a run on a plane of concept space, as SVG and PNG."""
+    from ablate.pictures import maps, svg
+
+    with run_told():
+        drawn = maps.svg(_run(run), method)
+        if drawn is None:
+            raise Exit(f"{run}: no CLIP model has read its images; see `ablate drift`", WRONG)
+        _drawn(svg.save(drawn, run / "map"))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--metric", help="`rmse`, `ssim`, `latent`, `embedding`. Default: the last known.")
+def curves(run: Path, metric: str | None) -> None:
+    """Draw drift over strength, with confidence bands, as SVG and PNG."""
+    from ablate.pictures import curves as drawing
+    from ablate.pictures import svg
+
+    with run_told():
+        drawn = drawing.svg(_run(run), metric)
+        if drawn is None:
+            raise Exit(f"{run}: no axis of at least three strengths varies its edits", WRONG)
+        _drawn(svg.save(drawn, run / "curves"))
+
+
+def _drawn(paths: tuple[Path, Path]) -> None:
+    for path in paths:
+        click.echo(str(path))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--over", required=True, metavar="AXIS", help="A frame for each of its values.")
+@click.option("--where", "fixed", multiple=True, metavar="AXIS=VALUE", callback=overrides,
+              help="Hold another axis at one of its values.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="`.webp`, `.gif` or `.mp4`.")
+@click.option("--fps", type=click.FloatRange(min=0.1), default=8, show_default=True)
+def animate(run: Path, over: str, fixed: dict[str, Any], out: Path | None, fps: float) -> None:
+    """Make an animation over an axis of a run."""
+    from ablate.pictures import animations
+
+    with run_told():
+        click.echo(str(animations.save(_run(run), over, out, where=fixed, fps=fps)))
+
+
+def report_drift(store: Run) -> None:
+    """What the measurements of a run come to, in a few lines."""
+    from collections import Counter
+
+    from ablate import drift, effects
+
+    classes = Counter(cell.class_name for cell in drift.read(store) if not cell.is_baseline)
+    told = ", ".join(f"{n} {name}" for name, n in classes.most_common() if name)
+    if told:
+        click.echo(f"classes   {told}")
+    found = effects.read(store)
+    for metric in ("rmse", "embedding"):
+        judged = [e for e in found if e.metric == metric and e.verdict]
+        if judged:
+            counts = Counter(e.verdict for e in judged)
+            click.echo(
+                f"{metric:9} {counts['matters']} of {len(judged)} edits lie above the noise floor,"
+                f" {counts['nothing']} do nothing"
+            )
+    for note in drift.notes(store):
+        click.echo(note)
+
+
+COMMANDS = (sheet, drift, report, architecture, map_, curves, animate)
