@@ -415,7 +415,8 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: list[Shot]) -> dict[str, An
             "conditions": len(plan.conditions),
         },
         "axes": [
-            {"name": a.name, "values": list(a.values), "labels": list(a.labels)} for a in plan.axes
+            {"name": a.name, "values": list(a.values), "labels": list(a.labels), "note": a.note}
+            for a in plan.axes
         ],
         "sheet": asdict(sheet) if sheet else None,
         "clip": recipe.clip,

@@ -59,6 +59,7 @@ class PlanAxis:
     """An axis with its values known. What a value stands for may depend on other axes, so the
     whole assignment is given: `modules` tells the module paths where it stands for modules,
     `point` the point of embedding space. `of_condition`: whether the baseline, too, depends on it.
+    `note`: what its numbers mean, where its name does not say.
     """
 
     name: str
@@ -67,6 +68,7 @@ class PlanAxis:
     modules: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
     point: Callable[[Mapping[str, Any]], tuple[str, Point]] | None = None
     of_condition: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ def _of_space(axis: Axis) -> tuple[PlanAxis, ...]:
             found: tuple[str, Point] = points[assignment[axis.name]](assignment)
             return found
 
-        return (replace(_condition_axis(axis.name, axis.values), point=point),)
+        note = " · ".join(_told(space) for space in axis.spaces)
+        return (replace(_condition_axis(axis.name, axis.values), point=point, note=note),)
     names = [f"{axis.name}.{part}" for part in ("zoom", "v", "u")]
     center, *toward = plane.prompts
 
@@ -214,11 +217,20 @@ def _of_space(axis: Axis) -> tuple[PlanAxis, ...]:
         shown = ", ".join(f"{a:+.6g} {_quoted(t)}" for a, t in zip(at, targets, strict=True))
         return f"{_quoted(start)} {shown}", on_plane(start, targets, at)
 
+    notes = [f"from {_quoted(center)} (0) toward {_quoted(t)} (1)" for t in toward]
     axes = [_condition_axis(names[0], plane.zoom)] if plane.zoom else []
     # Upward is more, as on any chart.
-    axes.append(_condition_axis(names[1], plane.numbers[::-1]))
-    axes.append(replace(_condition_axis(names[2], plane.numbers), point=place))
+    axes.append(replace(_condition_axis(names[1], plane.numbers[::-1]), note=notes[1]))
+    axes.append(replace(_condition_axis(names[2], plane.numbers), point=place, note=notes[0]))
     return tuple(axes)
+
+
+def _told(space: Space) -> str:
+    """What the points of a space of one dimension are."""
+    if space.form == "between":
+        start, end = map(_quoted, space.prompts)
+        return f"from {start} (0) to {end} (1)" + ", along the arc" * (space.path == "slerp")
+    return f"random points of seed {space.seed}" if space.form == "random" else space.form
 
 
 def _points(
@@ -244,7 +256,9 @@ def _points(
             yield point
 
 
-def _quoted(target: str | int) -> str:
+def _quoted(target: str | int | Ref) -> str:
+    if isinstance(target, Ref):
+        return f"the {target.axis}"
     return f"direction {target}" if isinstance(target, int) else f"“{target}”"
 
 

@@ -26,6 +26,7 @@ from ablate import drift, effects
 from ablate.store import Module, Run, StoredCell, spans
 
 TEMPLATES = Path(__file__).parent / "templates"
+FONTS = Path(__file__).parent / "fonts"
 SCRIPTS = (  # in the order in which they build on each other
     "elements", "sweep", "figures", "filters", "pictures", "rows", "card", "enlargement",
     "grid", "menus", "sliders", "toolbar", "effects", "settings", "report",
@@ -57,7 +58,7 @@ def save(run: Run, pictures: Mapping[str, str] = NO_PICTURES) -> Path:
     """
     data = _data(run)
     drawn = {title: _drawing(title, svg) for title, svg in pictures.items()}
-    css = _template("report.css")
+    css = _faces() + _template("report.css")
     script = "\n".join(_template(f"{name}.js") for name in SCRIPTS)
     filled = {
         "policy": _policy(script, css, drawn.values()),
@@ -74,6 +75,18 @@ def save(run: Run, pictures: Mapping[str, str] = NO_PICTURES) -> Path:
 
 def _template(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _faces() -> str:
+    """Inter, inlined: drawings are laid out by its widths, and not everyone has it."""
+    faces = []
+    for name, weight in (("Regular", 400), ("SemiBold", 600)):
+        font = base64.b64encode((FONTS / f"Inter-{name}.otf").read_bytes()).decode()
+        faces.append(
+            f"@font-face{{font-family:Inter;font-weight:{weight};"
+            f"src:url(data:font/otf;base64,{font})}}\n"
+        )
+    return "".join(faces)
 
 
 def _json(data: Any) -> str:
@@ -93,6 +106,7 @@ def _policy(script: str, css: str, pictures: Iterable[ElementTree.Element]) -> s
     rules = [
         "default-src 'none'",
         "img-src 'self' data: file:",
+        "font-src data:",
         f"script-src {digest(script)}",
         f"style-src {' '.join(dict.fromkeys(map(digest, styles)))}",
     ]
@@ -159,7 +173,9 @@ def _data(run: Run) -> dict[str, Any]:
         "settings": _settings(manifest),
         "recipe": _recipe(run),
         "notes": drift.notes(run),
-        "axes": [{"name": a.name, "values": a.values, "labels": a.labels} for a in axes],
+        "axes": [
+            {"name": a.name, "values": a.values, "labels": a.labels, "note": a.note} for a in axes
+        ],
         "modules": modules,
         "variants": list(variants.values()),
         "prompts": list(prompts),

@@ -440,8 +440,9 @@ def _style(sweep: _Sweep, thumbnail: int | None) -> Style:
 def _words(sweep: _Sweep) -> Words:
     name, about = sweep.manifest["name"], sweep.manifest.get("about") or ""
     prompts = {clean(place.cell.prompt) for place in sweep.places}
-    prompt = f"“{prompts.pop()}”" if len(prompts) == 1 else ""
-    return Words(clean(name), clean(about), prompt, _facts(sweep))
+    asked = [f"“{prompts.pop()}”"] if len(prompts) == 1 else []
+    asked += [clean(f"{a.name}: {a.note}") for a in sweep.axes.values() if a.note]
+    return Words(clean(name), clean(about), "  ·  ".join(asked), _facts(sweep))
 
 
 def _facts(sweep: _Sweep) -> list[str]:

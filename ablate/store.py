@@ -38,11 +38,13 @@ class StoreError(Exception):
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of the sweep as it was run: its values in order and how each is written."""
+    """An axis of the sweep as it was run: its values in order, how each is written, and what they
+    mean where its name does not say."""
 
     name: str
     values: tuple[Any, ...]
     labels: tuple[str, ...]
+    note: str = ""
 
     def label(self, value: Any) -> str:
         """How a value of this axis is written on sheets."""
@@ -247,7 +249,8 @@ class Run:
     def axes(self) -> tuple[Axis, ...]:
         """The axes of the sweep, in recipe order; `prompt` and `seed` are among them."""
         return tuple(
-            Axis(a["name"], tuple(a["values"]), tuple(a["labels"])) for a in self.manifest()["axes"]
+            Axis(a["name"], tuple(a["values"]), tuple(a["labels"]), a.get("note", ""))
+            for a in self.manifest()["axes"]
         )
 
     def cells(self) -> Iterator[StoredCell]:

@@ -32,9 +32,12 @@ def sheet(run: Path, rows: tuple[str, ...], columns: tuple[str, ...], concepts: 
 
 
 def _run(folder: Path) -> Run:
+    """A folder that is known to be a run."""
     from ablate.store import Run
 
-    return Run(folder)
+    store = Run(folder)
+    store.manifest()
+    return store
 
 
 @click.command()
@@ -107,7 +110,8 @@ def architecture(run: str, metric: str | None, thumbnails: bool, out: Path | Non
             folder = Path(run)
         else:
             modules = [Module(**vars(m)) for m in load_catalog(run)]
-            drawn, folder = drawing.layout(modules, run), Path()
+            title = Path(run).name if Path(run).is_dir() else run
+            drawn, folder = drawing.layout(modules, title), Path()
         _drawn(svg.save(drawn, out or folder / "architecture"))
 
 

@@ -226,8 +226,8 @@ def test_cells_sort_by_drift(sweep: Run, opened: Open) -> None:
     assert [c.startswith("baseline") for c in captions] == [True, True] + [False] * 40
     figures = figures_of(captions)
     assert len(figures) == 36  # all but baselines, NaN and vacant cells
-    assert figures == sorted(figures)
-    assert figures[0] < figures[-1]
+    assert figures == sorted(figures, reverse=True)
+    assert figures[0] > figures[-1]
     page.click(".direction")
     turned = shown(page)
     assert turned[0].startswith("baseline")

@@ -24,6 +24,7 @@ BELOW = [
 # What pictures are drawn from: a run's folder and what was measured of it.
 PICTURED = ["store", "drift", "page"]
 DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
+DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
 
 # What each file may import of the package. "ablate": the package itself, for its version.
 LAYERS: dict[str, list[str]] = {

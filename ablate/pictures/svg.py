@@ -237,7 +237,7 @@ def legend(
     slices = 120
     step = width / slices
     drawn = [
-        rect(x + i * step, y, step + 0.5 * (i < slices - 1), 20, ramp(i / (slices - 1)))
+        rect(x + i * step, y, step * (1 + (i < slices - 1)), 20, ramp(i / (slices - 1)))
         for i in range(slices)
     ]
     drawn.append(rect(x, y, width, 20, stroke=HAIRLINE))

@@ -26,8 +26,11 @@ function settingsSection() {
   );
 }
 
-/** The values of an axis; of many, the first and the last. */
-function axisText({ labels }) {
-  if (labels.length <= 12) return labels.join(", ");
-  return `${count(labels.length)} values: ${labels.slice(0, 3).join(", ")} … ${labels.at(-1)}`;
+/** The values of an axis, of many the first and the last, and what they mean. */
+function axisText({ labels, note }) {
+  const told =
+    labels.length <= 12
+      ? labels.join(", ")
+      : `${count(labels.length)} values: ${labels.slice(0, 3).join(", ")} … ${labels.at(-1)}`;
+  return note ? `${told}; ${note}` : told;
 }

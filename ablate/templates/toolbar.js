@@ -1,6 +1,7 @@
 // What sticks to the top: tabs, search, menus, order, size, and the count of what is shown.
 
 const SIDES = [64, 96, 128, 192, 256]; // of tiles, pixels
+const RISING = ["plan", "network", "ssim", "score"]; // what drifts most comes last, or has least
 
 /** The names by which cells can be ordered, in groups. */
 function orders() {
@@ -43,7 +44,13 @@ class Toolbar {
     this.sliders = filters.sliders.map(slider);
     this.order = make(
       "select",
-      { "aria-label": "Order", onchange: () => filters.set({ sort: this.order.value }) },
+      {
+        "aria-label": "Order",
+        onchange: () => {
+          const sort = this.order.value;
+          filters.set({ sort, descending: !RISING.includes(sort) });
+        },
+      },
       ...orders().flatMap(([group, options]) => {
         const items = options.map(([value, text]) => make("option", { value }, text));
         return group ? [make("optgroup", { label: group }, ...items)] : items;
