@@ -200,8 +200,8 @@ def test_pooled_embeddings_move_too(tmp_path: Path) -> None:
     settings = pipeline.settings(Sampling(num_inference_steps=2))
     requests = [Request("", 0, between(CAT, DOG, t)) for t in (0, 0.5)] + [Request(CAT, 0)]
     start, middle, cat = pipeline.sample(requests, settings).images
-    assert np.array_equal(start, cat)
-    assert not np.array_equal(middle, cat)
+    assert np.abs(start - cat).max() < 1e-4
+    assert np.abs(middle - cat).max() > 1e-2
 
 
 def xl_folder(folder: Path) -> Path:

@@ -130,7 +130,7 @@ def test_every_module_gives_the_prediction_that_it_gives_in_place(
     op: str, bundled_pipeline: Pipeline
 ) -> None:
     network = bundled_pipeline.network
-    states = bundled_pipeline.encode("a cat in a party hat")
+    states = bundled_pipeline.encode("a cat in a party hat")["prompt_embeds"]
 
     def predict(network: nn.Module, latents: Tensor) -> Tensor:
         text = states.expand(len(latents), -1, -1)
