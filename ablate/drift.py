@@ -221,10 +221,12 @@ class _Work:
                 " different seeds, and so no noise floor to hold drift against: write"
                 " `noise_floor: 8` into the recipe, or more `seeds`."
             )
-        if max((len(sample.by_seed) for sample in self.samples()), default=0) == 1:
+        most = max((len(sample.by_seed) for sample in self.samples()), default=effects.FEWEST)
+        if most < effects.FEWEST:
+            seeds = "one seed" if most == 1 else f"{most} seeds"
             yield (
-                "Each variant was made with one seed, so that effects have neither interval nor"
-                " verdict: write several `seeds` into the recipe."
+                f"Each variant was made with {seeds}, too few to say whether it matters: write"
+                f" {effects.FEWEST} `seeds` or more into the recipe."
             )
         compared = [cell.drift for cell in self.cells if "rmse" in cell.drift]
         lacking = sum("latent" not in drift for drift in compared)

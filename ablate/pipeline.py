@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -317,8 +318,13 @@ class Pipeline:
             do_classifier_free_guidance=False,
         )
         # In between lie those of a negative prompt, which is encoded as any other.
-        names = {2: ("prompt_embeds", ""), 4: ("prompt_embeds", "", "pooled_prompt_embeds", "")}
-        return {n: t for n, t in zip(names[len(found)], found, strict=True) if n}
+        names = ["prompt_embeds", ""]
+        if "pooled_prompt_embeds" in inspect.signature(type(self.pipe).__call__).parameters:
+            names += ["pooled_prompt_embeds", ""]
+        if len(names) != len(found):
+            kind = type(self.pipe).__name__
+            raise ModelError(f"`{self.model}`: how a {kind} takes prompts is not known")
+        return {n: t for n, t in zip(names, found, strict=True) if n}
 
 
 @contextmanager

@@ -383,10 +383,10 @@ def test_without_a_reader_what_another_read_is_gone(tmp_path: Path) -> None:
     drift.write(run)
     assert drift.embeddings(run) is None
     assert {row["concept"] for row in rows(run)} == {""}
-    assert drift.notes(run) == [
+    assert drift.notes(run)[0] == (
         "No CLIP model has read these images, so that `embedding`, `score` and the concepts are"
         " empty: name one by `clip:` in the recipe, or by `ablate drift RUN --clip ID`."
-    ]
+    )
 
 
 def test_a_reader_that_fails_leaves_the_run_as_it_was(tmp_path: Path) -> None:
@@ -423,8 +423,8 @@ def test_one_seed_has_neither_floor_nor_interval(tmp_path: Path) -> None:
     assert drift.notes(run) == [
         "The only condition has fewer than two baselines of different seeds, and so no noise floor"
         " to hold drift against: write `noise_floor: 8` into the recipe, or more `seeds`.",
-        "Each variant was made with one seed, so that effects have neither interval nor verdict:"
-        " write several `seeds` into the recipe.",
+        "Each variant was made with one seed, too few to say whether it matters: write 4 `seeds` or"
+        " more into the recipe.",
     ]
 
 
