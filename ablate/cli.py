@@ -171,10 +171,12 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
     for axis in planned.axes:
         shown = ", ".join(axis.labels[:4])
         shown += f", ... {axis.labels[-1]}" if len(axis.labels) > 4 else ""
-        click.echo(f"axis      {axis.name}: {len(axis.values)} ({shown})")
+        note = f", {axis.note}" if axis.note else ""
+        click.echo(f"axis      {axis.name}: {len(axis.values)} ({shown}){note}")
     images = len(planned.distinct())
     click.echo(f"variants  {len(planned.variants)}")
-    click.echo(f"cells     {len(planned.cells)}, {images} different images")
+    floor = f", {len(planned.floor)} of them for the noise floor" if planned.floor else ""
+    click.echo(f"cells     {len(planned.cells)}, {images} different images{floor}")
     denoiser = loaded.component in (None, *DENOISERS)
     layout = Layout(planned.catalog, rows=denoiser and not loaded.compile)
     by_rows = sum(layout.by_rows(cell.variant) for cell in planned.distinct())
