@@ -373,6 +373,7 @@ def _record(shot: Shot, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]
         "size": [shot.settings.width, shot.settings.height],
         "model": {"id": pipeline.model, "fingerprint": pipeline.fingerprint},
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "compile": pipeline.compiled,
         "versions": versions(),
         "state": "ok" if np.isfinite(image).all() else "nan",
     }
@@ -406,6 +407,7 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: list[Shot]) -> dict[str, An
         "modules": len(plan.catalog),
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "compile": pipeline.compiled,
         "versions": versions(),
         "sampling": asdict(pipeline.settings(recipe.sampling)),
         "counts": {

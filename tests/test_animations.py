@@ -189,3 +189,11 @@ def test_video_gets_every_frame_of_even_size(
     assert {len(frame) for frame in got} == {3 * width * height}
     assert len(set(got)) == len(AMOUNTS)
     assert len(got) > 2 * len(AMOUNTS)  # the first and the last are held
+
+
+def test_where_all_are_baselines_none_is_framed(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path, {"prompt": ["a", "b"], "seed": [0, 1]}, lambda v: (99 * v["seed"],) * 3
+    )
+    shown, _ = frames(animations.save(run, "seed", tmp_path / "x.gif"))
+    assert not any((frame == ACCENT).all(axis=-1).any() for frame in shown)

@@ -40,4 +40,5 @@ def test_a_compiled_network_gives_the_images_of_a_plain_one(
         difference = np.asarray(one.image(), dtype=int) - np.asarray(other.image(), dtype=int)
         assert np.abs(difference).max() <= 2
         assert one.key != other.key
+        assert (one.record()["compile"], other.record()["compile"]) == (False, True)
         assert one.is_baseline or one.drift["rmse"] > 0.001

@@ -169,3 +169,12 @@ def test_umap_places_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert order == sorted(order)
     assert asked["random_state"] is not None
     assert "UMAP" in " ".join(words(root))
+
+
+def test_where_all_are_baselines_none_is_framed(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path, {"prompt": ["a", "b"], "seed": [0, 1]}, lambda v: (99 * v["seed"],) * 3
+    )
+    drawn = maps.svg(run)
+    assert len(marked(parsed(drawn), "cell")) == 4
+    assert "#{:02x}{:02x}{:02x}".format(*ACCENT) not in str(drawn)

@@ -89,7 +89,8 @@ def _held(axes: Mapping[str, Axis], name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Scene:
-    """What all frames have in common. `grid`: by frame, rows of cells; None where none is."""
+    """What all frames have in common. `grid`: by frame, rows of cells; None where none is.
+    `plain`: all are baselines, so that none is shown as one."""
 
     axis: Axis
     values: Sequence[Any]
@@ -98,6 +99,7 @@ class _Scene:
     sides: Sequence[str]
     tile: tuple[int, int]
     resample: Image.Resampling
+    plain: bool
 
     def frame(self, index: int) -> Image.Image:
         """A frame, RGB."""
@@ -141,7 +143,7 @@ class _Scene:
         scale = min(wide / image.width, high / image.height)
         size = (round(image.width * scale), round(image.height * scale))
         page.paste(image.resize(size, self.resample), (x + (wide - size[0]) // 2, y))
-        if cell.is_baseline:
+        if cell.is_baseline and not self.plain:
             draw.rectangle((x - 4, y - 4, x + wide + 3, y + high + 3), outline=ACCENT, width=3)
 
     def _progress(
@@ -208,6 +210,7 @@ def _scene(run: Run, axes: Mapping[str, Axis], over: str, held: Mapping[str, Any
         sides=[_cut(label(one)) for one in combinations(rows)] if rows else [],
         tile=tile,
         resample=resample,
+        plain=all(cell.is_baseline for cell in places.values()),
     )
 
 

@@ -195,7 +195,10 @@ def _draw(run: Run, cells: Sequence[MeasuredCell], plane: _Plane) -> str:
     # What moved least on top, the baseline uppermost.
     order = sorted(range(count), key=lambda i: -np.linalg.norm(plane.places[i] - plane.middle))
     order.sort(key=lambda i: cells[i].is_baseline)
-    drawn += [_thumbnail(cells[i], moved[i], side) for i in order]
+    plain = all(cell.is_baseline for cell in cells)  # then none stands out as one
+    drawn += [
+        _thumbnail(cells[i], moved[i], side, cells[i].is_baseline and not plain) for i in order
+    ]
     drawn += _ends(paths, places, side, taken)
     drawn += _words(cells, places, side, taken)
     manifest = run.manifest()
@@ -258,14 +261,14 @@ def _covered(area: Area, taken: Sequence[Area]) -> bool:
     return any(left < c and a < right and top < d and b < bottom for a, b, c, d in taken)
 
 
-def _thumbnail(cell: MeasuredCell, at: np.ndarray, side: float) -> str:
+def _thumbnail(cell: MeasuredCell, at: np.ndarray, side: float, marked: bool) -> str:
     x, y = at[0] - side / 2, at[1] - side / 2
     told = [cell.variant, f"“{cell.prompt}”, seed {cell.seed}"]
     told += [f"{name}: {figure(value)}" for name, value in cell.drift.items()]
     if cell.concepts:
         told.append(f"looks like: {cell.concepts[0][0]} ({cell.concepts[0][1]:.0%})")
     drawn = drawing.picture(cell.path, x, y, side, side)
-    if cell.is_baseline:
+    if marked:
         thick = max(3.0, side / 22)
         drawn += drawing.frame(x - 1, y - 1, side + 2, side + 2, ACCENT, thick)
     else:
