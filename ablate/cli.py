@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ablate import __version__
-from ablate.exits import DONE, INTERRUPTED, WRONG, Exit, model_told, overrides
+from ablate.exits import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WRONG,
+    Exit,
+    model_told,
+    overrides,
+    run_told,
+)
 from ablate.viewing import COMMANDS, report_drift
 
 if TYPE_CHECKING:
@@ -232,6 +241,36 @@ def recipes() -> None:
     for file in sorted(RECIPES.glob("*.yaml")):
         recipe = read(file).get()
         click.echo(f"{file.stem:26} {recipe.about}")
+
+
+@main.command()
+@click.argument("png", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Write the image here.")
+@click.option("--verify", is_flag=True, help="End with 1 unless it is the same image.")
+@click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
+def replay(png: Path, out: Path | None, verify: bool, device: str | None) -> None:
+    """Make a cell again from its PNG alone, and compare."""
+    from ablate.replay import ALIKE
+    from ablate.replay import replay as again
+
+    _quieten()
+    with run_told(), model_told():
+        found = again(png, device=device)
+        if out is not None:
+            found.image.save(out)
+    if not found.same_model:
+        click.echo("its model has changed since it was made")
+    elif not found.same_key:
+        click.echo("it is not named by what its record tells: one of the two was changed")
+    if found.difference is None:
+        told = "of another size"
+    elif not found.difference:
+        told = "the same, bit for bit"
+    else:
+        told = f"{'the same but for' if found.is_alike else 'different by'} {found.difference}/255"
+    click.echo(f"{png}: {told}")
+    if verify and not found.is_alike:
+        raise Exit(f"more than {ALIKE}/255 apart", FAILED)
 
 
 @main.command()

@@ -86,6 +86,20 @@ class Edit:
             given[str(ops.OPS[self.op].strength)] = given.pop("strength")
         return given
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Edit:
+        """The edit that `as_json` told of. Raises `KeyError` or `ValueError` when it is none."""
+        when = told.get("when")
+        strength = ops.OPS[told["op"]].strength
+        return cls(
+            op=told["op"],
+            modules=tuple(told["modules"]),
+            strength=told[strength] if strength else None,
+            params=told.get("params"),
+            distribution=told.get("distribution"),
+            when=(when["steps"][0], when["steps"][1]) if when else None,
+        )
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -36,7 +36,7 @@ from ablate.batches import (
 from ablate.edits import Draws, applied, watched
 from ablate.models import versions
 from ablate.pipeline import Pipeline, Request, Samples, Stopped
-from ablate.plan import Condition, Plan
+from ablate.plan import Cell, Condition, Plan
 from ablate.processes import Processes
 from ablate.rows import Applied, NoRowsError, by_rows
 from ablate.store import Run, key_of, spans
@@ -125,7 +125,7 @@ def run(
     """
     began = time.monotonic()
     processes = Processes(pipeline.device.type)
-    shots = _shots(plan, pipeline)
+    shots = _shots((*plan.cells, *plan.floor), pipeline)
     if processes.is_main:
         if fresh:
             store.forget_cells()
@@ -133,9 +133,7 @@ def run(
         store.write_text("recipe.yaml", plan.recipe.source)
         store.write_manifest(_manifest(plan, pipeline, shots))
     processes.wait()  # until the folder is as it should be
-    # A compiled network is valid for other weights, but not for other functions in its modules.
-    rows = pipeline.network is pipeline.denoiser and not pipeline.compiled
-    layout = Layout(plan.catalog, rows=rows)
+    layout = Layout(plan.catalog, rows=pipeline.rows)
     jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values()))
     chosen = [shot for job in jobs for shot in job.shots][:limit]
     jobs = jobs_of(chosen)
@@ -320,7 +318,7 @@ class _Writer:
         self.store.write_cells(
             (
                 shot.key,
-                Image.fromarray((np.nan_to_num(image) * 255).round().astype("uint8")),
+                Image.fromarray(_pixels(image)),
                 _record(shot, image, self.pipeline),
                 latents,
             )
@@ -328,10 +326,28 @@ class _Writer:
         )
 
 
-def _shots(plan: Plan, pipeline: Pipeline) -> list[Shot]:
-    """One shot a cell, in plan order, those of the noise floor last; cells that are one image have
-    one key."""
-    cells = (*plan.cells, *plan.floor)
+def make(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
+    """One cell by itself: its key, its image, uint8 (height, width, 3), and its final latents."""
+    shots = _shots([cell], pipeline)
+    layout = Layout(pipeline.catalog, rows=pipeline.rows)
+    (batch,) = layout.batches(jobs_of(shots), 1)
+    draws, size = Draws(spare_memory(pipeline.device) // 4), Size(1, pipeline, batch.jobs)
+    try:
+        samples, _ = _compute(batch, pipeline, draws, size)
+    except NoRowsError:
+        samples, _ = _compute(replace(batch, by_rows=False), pipeline, draws, size)
+    ((shot, image, latents),) = _images(batch, samples)
+    return shot.key, _pixels(image), latents
+
+
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """A float image in [0, 1] in 8 bits; what is not finite is black."""
+    pixels: np.ndarray = (np.nan_to_num(image) * 255).round().astype("uint8")
+    return pixels
+
+
+def _shots(cells: Sequence[Cell], pipeline: Pipeline) -> list[Shot]:
+    """One shot a cell, in their order; cells that are one image have one key."""
     settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in cells}}
     shared: dict[str, Any] = {
         "model": pipeline.fingerprint,
@@ -340,7 +356,7 @@ def _shots(plan: Plan, pipeline: Pipeline) -> list[Shot]:
     }
     if pipeline.compiled:
         shared["compile"] = True
-    variants = {variant: variant.identity() for variant in plan.variants}
+    variants = {variant: variant.identity() for variant in {c.variant for c in cells}}
     shots = []
     for cell in cells:
         chosen = settings[cell.condition.sampling]

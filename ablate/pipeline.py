@@ -187,6 +187,14 @@ class Pipeline:
         network: nn.Module = getattr(self.pipe, self.denoiser_name)
         return network
 
+    @property
+    def rows(self) -> bool:
+        """Whether modules of the edited component see a row a cell, and may be edited so.
+
+        A compiled network is valid for other weights, but not for other functions in its modules.
+        """
+        return self.network is self.denoiser and not self.compiled
+
     @cached_property
     def catalog(self) -> tuple[ModuleInfo, ...]:
         """The modules of the edited component, in forward order."""

@@ -187,4 +187,34 @@ def report_drift(store: Run) -> None:
         click.echo(note)
 
 
-COMMANDS = (sheet, drift, report, architecture, map_, curves, animate)
+@click.command()
+@click.argument("png", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="All that the PNG tells, as JSON.")
+def show(png: Path, as_json: bool) -> None:
+    """Print what a cell is, from its PNG alone."""
+    import json
+
+    from ablate.store import parameters_text, read_record
+
+    with run_told():
+        record = read_record(png)
+    if as_json:
+        click.echo(json.dumps(record, indent=1))
+        return
+    click.echo(parameters_text(record))
+    condition = record["condition"]
+    if "steps" in condition:
+        click.echo(f"after {condition['steps']} steps")
+    for text, weight in condition.get("point", {}).get("weights", []):
+        click.echo(f"{weight:+.4f} “{text}”")
+    for edit in record["edits"]:
+        given = {k: v for k, v in edit.items() if k not in ("op", "modules")}
+        settings = ", ".join(f"{k} {v}" for k, v in given.items())
+        click.echo(f"{edit['op']}{f' ({settings})' if settings else ''}")
+        for path in edit["modules"]:
+            click.echo(f"    {path}")
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    click.echo(f"{record['model']['fingerprint']}, {record['dtype']}; {versions}")
+
+
+COMMANDS = (show, sheet, drift, report, architecture, map_, curves, animate)

@@ -19,7 +19,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 BELOW = [
     "ops", "catalog", "document", "embeddings", "axes", "recipe", "schema", "edits", "rows", "plan",
     "store", "models", "pipeline", "batches", "processes", "engine", "metrics", "effects", "looks",
-    "drift", "classes", "concepts", "page", "sheets", "report",
+    "drift", "classes", "concepts", "page", "sheets", "report", "replay",
 ]  # fmt: skip
 # What pictures are drawn from: a run's folder and what was measured of it.
 PICTURED = ["store", "drift", "page"]
@@ -47,6 +47,7 @@ LAYERS: dict[str, list[str]] = {
     "batches": ["catalog", "edits", "pipeline", "plan"],
     "processes": [],
     "engine": ["plan", "edits", "rows", "models", "pipeline", "batches", "processes", "store"],
+    "replay": ["axes", "edits", "embeddings", "engine", "pipeline", "plan", "store"],
     "metrics": [],
     "effects": ["store"],
     "looks": ["metrics", "store"],
