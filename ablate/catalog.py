@@ -10,12 +10,13 @@ import difflib
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
+
+from ablate.modules import ModuleInfo as ModuleInfo
 
 Selector = str | Mapping[str, Any] | Sequence[Any]
 FIELDS = ("kind", "role", "stage", "block")
@@ -23,24 +24,6 @@ FIELDS = ("kind", "role", "stage", "block")
 
 class SelectorError(ValueError):
     """A selector that is not well formed or matches nothing; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class ModuleInfo:
-    """A row of the catalog.
-
-    `kind`: its class (`Conv2d`). `stage`: where in the network (`in`, `down`, `mid`, `up`, `out`;
-    `blocks` in networks that are no U). `block`: the block that it stands in
-    (`down_blocks.0`). `role`: what it does (`cross_attention`). `parameters`: how many numbers.
-    """
-
-    number: int
-    path: str
-    kind: str
-    stage: str
-    block: str
-    role: str
-    parameters: int
 
 
 # The first pattern found in a path names the role. Names are those of diffusers and transformers.

@@ -23,7 +23,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ablate import drift, effects
-from ablate.store import Module, Run, StoredCell, spans
+from ablate.modules import ModuleInfo
+from ablate.store import Run, StoredCell, spans
 
 TEMPLATES = Path(__file__).parent / "templates"
 FONTS = Path(__file__).parent / "fonts"
@@ -250,7 +251,7 @@ def _variants(
     return rows, variants
 
 
-def _row(module: Module) -> list[Any]:
+def _row(module: ModuleInfo) -> list[Any]:
     return [
         module.path, module.kind, module.stage, module.block, module.role, module.parameters
     ]  # fmt: skip

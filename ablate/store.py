@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ablate.modules import ModuleInfo
+
 FORMAT = 1  # of the run folder; raised when an older reader would misread it
 LATENTS = b"abLt"  # an ancillary, private chunk that editors may keep
 
@@ -49,19 +51,6 @@ class Axis:
     def label(self, value: Any) -> str:
         """How a value of this axis is written on sheets."""
         return self.labels[self.values.index(value)]
-
-
-@dataclass(frozen=True)
-class Module:
-    """A module of the edited component, as its catalog has it (see `ablate.catalog`)."""
-
-    number: int
-    path: str
-    kind: str
-    stage: str
-    block: str
-    role: str
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -285,10 +274,10 @@ class Run:
             for cell in self.manifest().get("floor", [])
         )
 
-    def catalog(self) -> tuple[Module, ...]:
+    def catalog(self) -> tuple[ModuleInfo, ...]:
         """All modules of the edited component, in forward order; none in runs of older versions."""
         rows = self.manifest().get("catalog", [])
-        return tuple(Module(number, *row) for number, row in enumerate(rows))
+        return tuple(ModuleInfo(number, *row) for number, row in enumerate(rows))
 
     def touched(self) -> dict[str, tuple[int, ...]]:
         """Numbers of the modules that each variant edits, by its name."""

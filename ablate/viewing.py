@@ -100,7 +100,6 @@ def architecture(run: str, metric: str | None, thumbnails: bool, out: Path | Non
     from ablate.models import load_catalog
     from ablate.pictures import architecture as drawing
     from ablate.pictures import svg
-    from ablate.store import Module
 
     with run_told(), model_told():
         if (Path(run) / "run.json").exists():
@@ -109,9 +108,8 @@ def architecture(run: str, metric: str | None, thumbnails: bool, out: Path | Non
                 raise Exit(f"{run}: no cell edits few enough modules to be placed", WRONG)
             folder = Path(run)
         else:
-            modules = [Module(**vars(m)) for m in load_catalog(run)]
             title = Path(run).name if Path(run).is_dir() else run
-            drawn, folder = drawing.layout(modules, title), Path()
+            drawn, folder = drawing.layout(load_catalog(run), title), Path()
         _drawn(svg.save(drawn, out or folder / "architecture"))
 
 

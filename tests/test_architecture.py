@@ -14,19 +14,19 @@ from fabricated import SVG, box, inside, make_run, marked, parsed, words
 from PIL import Image
 
 from ablate.models import load_catalog
+from ablate.modules import ModuleInfo
 from ablate.page import ACCENT, VACANT
 from ablate.pictures import architecture, svg
 from ablate.pictures.measures import Scale
-from ablate.store import Module
 
 Area = tuple[float, float, float, float]
 
 
-def catalog(model: str) -> list[Module]:
-    return [Module(**vars(module)) for module in load_catalog(model)]
+def catalog(model: str) -> list[ModuleInfo]:
+    return list(load_catalog(model))
 
 
-def transformer(double: int = 3, single: int = 2) -> list[Module]:
+def transformer(double: int = 3, single: int = 2) -> list[ModuleInfo]:
     """Modules with the names of a transformer that has two kinds of blocks."""
     paths = ["x_embedder", "time_text_embed.timestep_embedder.linear_1"]
     for i in range(double):
@@ -42,7 +42,7 @@ def transformer(double: int = 3, single: int = 2) -> list[Module]:
         stage = "blocks" if number_of_block else "out" if "out" in path.split(".")[0] else "in"
         block = number_of_block[0] if number_of_block else path.split(".")[0]
         role = "self_attention" if "attn" in path else "feed_forward"
-        rows.append(Module(number, path, "Linear", stage, block, role, 10 * (number + 1)))
+        rows.append(ModuleInfo(number, path, "Linear", stage, block, role, 10 * (number + 1)))
     return rows
 
 
@@ -134,7 +134,7 @@ def test_an_autoencoder_is_a_u_without_skips() -> None:
     ):  # fmt: skip
         stage = next((s for s in ("down", "mid", "up") if f"{s}_block" in path), "in")
         block = ".".join(path.split(".")[:3])
-        rows.append(Module(number, path, "Conv2d", stage, block, "resnet", 8))
+        rows.append(ModuleInfo(number, path, "Conv2d", stage, block, "resnet", 8))
     drawing = architecture.layout(rows, "vae")
     assert tiles(drawing).keys() == {m.path for m in rows}
     assert "encoder.mid_block" in marked(parsed(drawing), "block")
@@ -158,7 +158,7 @@ def test_a_transformer_is_a_column_with_equal_modules_below_one_another() -> Non
 
 
 def test_a_module_without_a_path_is_drawn_too() -> None:
-    rows = [Module(0, "", "PixArt", "in", "", "other", 5), *transformer()[2:4]]
+    rows = [ModuleInfo(0, "", "PixArt", "in", "", "other", 5), *transformer()[2:4]]
     assert "" in tiles(architecture.layout(rows, "x"))
 
 

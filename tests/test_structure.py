@@ -17,12 +17,12 @@ FILES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 BELOW = [
-    "ops", "catalog", "document", "embeddings", "axes", "recipe", "schema", "edits", "rows", "plan",
-    "store", "models", "pipeline", "batches", "processes", "engine", "metrics", "effects", "looks",
-    "drift", "classes", "concepts", "page", "sheets", "report", "replay",
+    "ops", "modules", "catalog", "document", "embeddings", "axes", "recipe", "schema", "edits",
+    "rows", "plan", "store", "models", "pipeline", "batches", "processes", "engine", "metrics",
+    "effects", "looks", "drift", "classes", "concepts", "page", "sheets", "report", "replay",
 ]  # fmt: skip
 # What pictures are drawn from: a run's folder and what was measured of it.
-PICTURED = ["store", "drift", "page"]
+PICTURED = ["modules", "store", "drift", "page"]
 DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
 DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
 
@@ -31,14 +31,15 @@ LAYERS: dict[str, list[str]] = {
     "__init__": [*BELOW, "lab"],
     "__main__": ["cli"],
     "ops": [],
-    "catalog": [],
-    "store": [],
+    "modules": [],
+    "catalog": ["modules"],
+    "store": ["modules"],
     "page": [],
     "embeddings": [],
     "document": ["catalog"],
     "axes": ["catalog", "document", "embeddings"],
     "edits": ["ops", "catalog"],
-    "recipe": ["ops", "catalog", "document", "axes"],
+    "recipe": ["ops", "modules", "catalog", "document", "axes"],
     "schema": ["ops", "axes", "embeddings", "recipe"],
     "plan": ["axes", "recipe", "catalog", "document", "edits", "embeddings"],
     "rows": ["ops", "edits"],
@@ -58,7 +59,7 @@ LAYERS: dict[str, list[str]] = {
     "pictures.__init__": [],
     "pictures.svg": ["page"],
     "pictures.measures": [*PICTURED, "pictures.svg"],
-    "pictures.blueprint": ["store"],
+    "pictures.blueprint": ["modules"],
     "pictures.tiles": [*PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint"],
     "pictures.shapes": [
         *PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint", "pictures.tiles",
@@ -70,7 +71,7 @@ LAYERS: dict[str, list[str]] = {
     "pictures.maps": [*PICTURED, "pictures.svg", "pictures.measures"],
     "pictures.curves": [*PICTURED, "pictures.svg", "pictures.measures"],
     "pictures.animations": [*PICTURED, "pictures.svg", "pictures.measures"],
-    "report": ["store", "drift", "effects"],
+    "report": ["modules", "store", "drift", "effects"],
     "lab": [*BELOW, *DRAWN],
     "exits": ["recipe", "models", "sheets", "store", "pictures.svg"],
     "viewing": [*BELOW, *DRAWN, "exits", "lab"],

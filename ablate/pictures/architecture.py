@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ablate import drift
 from ablate.drift import MeasuredCell
+from ablate.modules import ModuleInfo
 from ablate.pictures import measures as measuring
 from ablate.pictures import shapes
 from ablate.pictures import svg as drawing
@@ -21,18 +22,18 @@ from ablate.pictures.blueprint import blueprint
 from ablate.pictures.measures import Measure, Scale
 from ablate.pictures.shapes import MARGIN
 from ablate.pictures.tiles import Tiles
-from ablate.store import Module, Run
+from ablate.store import Run
 
 DONE_BY = {"zero": "zeroed", "randomize": "randomized", "shuffle": "shuffled", "scale": "scaled"}
 
 
-def layout(catalog: Sequence[Module], title: str) -> str:
+def layout(catalog: Sequence[ModuleInfo], title: str) -> str:
     """The drawing of a network alone, its modules colored by size."""
     return draw(catalog, title=title)
 
 
 def draw(
-    catalog: Sequence[Module],
+    catalog: Sequence[ModuleInfo],
     *,
     title: str,
     about: str = "",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ablate.store import Module
+from ablate.modules import ModuleInfo
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Row:
     """A submodule. `modules`: by column, the names relative to the submodule."""
 
     name: str  # relative to its block, empty for the modules of the block itself
-    modules: Mapping[str, Module]
+    modules: Mapping[str, ModuleInfo]
 
     @property
     def family(self) -> str:
@@ -35,7 +35,7 @@ class Block:
     rows: tuple[Row, ...]
 
     @property
-    def modules(self) -> list[Module]:
+    def modules(self) -> list[ModuleInfo]:
         return [module for row in self.rows for module in row.modules.values()]
 
     def has(self, submodule: str) -> bool:
@@ -85,9 +85,9 @@ def _number(row: str) -> tuple[bool, str]:
     return (True, found[2]) if found else (False, row)
 
 
-def blueprint(catalog: Sequence[Module]) -> Blueprint:
+def blueprint(catalog: Sequence[ModuleInfo]) -> Blueprint:
     """The plan of the network whose modules these are."""
-    found: dict[str, list[Module]] = {}
+    found: dict[str, list[ModuleInfo]] = {}
     for module in catalog:
         found.setdefault(_home(module), []).append(module)
     blocks = [_block(name, modules) for name, modules in found.items()]
@@ -108,14 +108,14 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _home(module: Module) -> str:
+def _home(module: ModuleInfo) -> str:
     """The block that a module is drawn in; all parts of a middle are one."""
     middle = re.match(r"(?:\w+\.)?mid_block(?=\.|$)", module.path)
     return middle[0] if middle else module.block
 
 
-def _block(name: str, modules: Sequence[Module]) -> Block:
-    rows: dict[str, list[tuple[str, Module]]] = {}
+def _block(name: str, modules: Sequence[ModuleInfo]) -> Block:
+    rows: dict[str, list[tuple[str, ModuleInfo]]] = {}
     for module in modules:
         row, column = _place(module.path[len(name) :].lstrip(".") if name else module.path)
         rows.setdefault(row, []).append((column, module))

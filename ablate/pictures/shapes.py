@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
+from ablate.modules import ModuleInfo
 from ablate.page import HAIRLINE, MUTED, VACANT
 from ablate.pictures import svg
 from ablate.pictures.blueprint import Block, Blueprint, columns
 from ablate.pictures.measures import figure
 from ablate.pictures.tiles import GAP, SIDE, Box, Tiles, boxes, offsets, parts
-from ablate.store import Module
 
 MARGIN = 80
 CHANNEL = 250  # between descent and ascent, where the skip connections run
@@ -28,7 +28,7 @@ ROLE = 25  # height of a role's line
 class Key:
     """How to read the colors, and what roles come to."""
 
-    catalog: Sequence[Module]
+    catalog: Sequence[ModuleInfo]
     tiles: Tiles
     aid: str
     by_size: bool

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablate.modules import ModuleInfo
 from ablate.page import DARK, HAIRLINE, HATCH, MUTED, VACANT
 from ablate.pictures import svg
 from ablate.pictures.blueprint import Block, Column, Row, columns
 from ablate.pictures.measures import Scale, figure
-from ablate.store import Module
 
 GAP = 3  # between tiles
 PART = 10  # more, between the parts of a row
@@ -54,7 +54,7 @@ class Tiles:
         """From one row to the next."""
         return self.height + (24 if self.pictures else 7)
 
-    def tile(self, module: Module, x: float, y: float, name: str = "") -> str:
+    def tile(self, module: ModuleInfo, x: float, y: float, name: str = "") -> str:
         """A module at a place."""
         value = self.values.get(module.number)
         broken = value is not None and not math.isfinite(value)
@@ -97,7 +97,7 @@ class Tiles:
             for i, line in enumerate(lines)
         )
 
-    def mean(self, modules: Sequence[Module]) -> float | None:
+    def mean(self, modules: Sequence[ModuleInfo]) -> float | None:
         """The mean value of modules that have one."""
         values = [self.values[m.number] for m in modules if m.number in self.values]
         finite = [value for value in values if math.isfinite(value)]
