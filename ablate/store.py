@@ -32,6 +32,7 @@ from ablate.modules import ModuleInfo
 
 FORMAT = 1  # of the run folder; raised when an older reader would misread it
 LATENTS = b"abLt"  # an ancillary, private chunk that editors may keep
+MOST = 2**28  # bytes of latents: those of images of 8,192 × 8,192 pixels, and more
 
 
 class StoreError(Exception):
@@ -120,7 +121,9 @@ def read_latents(path: Path) -> np.ndarray | None:
         found = [c[1] for c in getattr(image, "private_chunks", []) if c[0] == LATENTS]
     if not found:
         return None
-    latents: np.ndarray = np.load(io.BytesIO(zlib.decompress(found[0])), allow_pickle=False)
+    # No more than this is unpacked: a file may come from anywhere.
+    array = zlib.decompressobj().decompress(found[0], MOST)
+    latents: np.ndarray = np.load(io.BytesIO(array), allow_pickle=False)
     return latents.astype(np.float32)
 
 

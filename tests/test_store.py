@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from ablate.store import Run, StoreError, key_of
+from ablate.store import Run, StoreError, key_of, read_latents, read_record
 
 RECORD = {
     "variant": "baseline",
@@ -73,3 +74,15 @@ def test_what_is_no_run(content: str | None, message: str, tmp_path: Path) -> No
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(StoreError, match=message):
         Run(tmp_path).manifest()
+
+
+def test_latents_lie_in_the_png(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    latents = np.array([[[0.25, -3.0], [1e9, -1e9]]], dtype=np.float32)
+    image = Image.new("RGB", (8, 8))
+    run.write_cells([("with", image, RECORD, latents), ("without", image, RECORD, None)])
+    found = read_latents(run.path("with"))
+    assert found is not None
+    assert found.tolist() == [[[0.25, -3.0], [65504.0, -65504.0]]]
+    assert read_latents(run.path("without")) is None
+    assert read_record(run.path("with")) == read_record(run.path("without")) == RECORD
