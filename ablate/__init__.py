@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ablate.lab import load as load
     from ablate.lab import resolve as resolve
     from ablate.lab import run as run
+    from ablate.ops import op as op
     from ablate.pipeline import Pipeline as Pipeline
     from ablate.recipe import Recipe as Recipe
     from ablate.recipe import RecipeError as RecipeError
@@ -33,6 +34,7 @@ _HOMES = {
     "load": "lab",
     "resolve": "lab",
     "run": "lab",
+    "op": "ops",
     "Pipeline": "pipeline",
     "Recipe": "recipe",
     "RecipeError": "recipe",

@@ -6,29 +6,22 @@ prompts, seeds and sampling settings.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ablate.catalog import FIELDS, Selector, SelectorError, did_you_mean, matcher
-from ablate.document import Document, KeyPath, Problem, kind_of
-from ablate.embeddings import PATHS, PROMPTS, Path
+from ablate.catalog import FIELDS, Selector, SelectorError, matcher
+from ablate.document import KeyPath, Problem, kind_of
+from ablate.scope import BY, By, When
+from ablate.spaces import MOST, NUMERIC, Ref, Space, SpaceReader
 
 Order = Literal["network", "reverse", "random", "drift"]
 ORDERS: tuple[Order, ...] = ("network", "reverse", "random", "drift")
 GROUPINGS = FIELDS[::-1]
-NUMERIC = ("values", "range", "linspace", "geomspace")
-AXIS_FORMS = (*NUMERIC, "each", "group", "cumulative", "embedding")
-CUMULATIVE = ("modules", "order", "seed", "counts", "run")
-SPACES = {  # sets of points of embedding space, with their keys
-    "between": ("from", "to", "t", "path"),
-    "plane": ("center", "toward", "extent", "size", "zoom"),
-    "random": ("count", "seed", "prompts"),
-    "unconditional": (),
-}
-MOST = 100_000  # values of an axis; more is a slip of the pen
+UNIT_FORMS = {"each_channel": "channels", "each_head": "heads"}
+AXIS_FORMS = (*NUMERIC, "each", *UNIT_FORMS, "group", "cumulative", "windows", "embedding")
+CUMULATIVE = ("modules", "component", "order", "seed", "counts", "run")
 
 
 @dataclass(frozen=True)
@@ -48,75 +41,77 @@ CONDITION_AXES = ("prompt", "seed", "steps", *SAMPLING)
 
 
 @dataclass(frozen=True)
-class Ref:
-    """`$name` in a recipe: the value of an axis."""
-
-    axis: str
-
-
-@dataclass(frozen=True)
-class Space:
-    """A set of points of embedding space as the recipe gives it.
-
-    `prompts`: from and to; the center and its two directions (a number is the seed of a random
-    one); or those whose spread random points have. `numbers`: every t; the coordinates along each
-    direction; or the number of every random point.
-    """
-
-    form: str
-    prompts: tuple[str | int | Ref, ...] = ()
-    numbers: tuple[float, ...] = ()
-    path: Path = "lerp"
-    zoom: tuple[float, ...] | None = None
-    seed: int = 0
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """How points are told apart among those of several spaces."""
-        if not self.numbers:
-            return (self.form,)
-        name = "t" if self.form == "between" else f"{self.form} {self.seed}"
-        return tuple(f"{name} {number:.10g}" for number in self.numbers)
-
-
-@dataclass(frozen=True)
 class Axis:
     """An axis as the recipe gives it.
 
-    `form` is `values`, with the values; `each`, `group` or `cumulative`, with a selector whose
-    modules are known only beside a network; or `embedding`, with spaces.
+    `form` is `values`, with the values; `each`, `each_head`, `each_channel`, `group` or
+    `cumulative`, with a selector whose modules are known only beside a network, and perhaps their
+    component; `windows`, of the sampling; or `embedding`, with spaces.
     """
 
     name: str
-    form: Literal["values", "each", "group", "cumulative", "embedding"]
+    form: Literal[
+        "values", "each", "each_channel", "each_head", "group", "cumulative", "windows", "embedding"
+    ]
     values: tuple[Any, ...] = ()
     modules: Selector = "*"
+    component: str | None = None
     by: str = "stage"
     order: Order = "network"
     seed: int | Ref = 0
     counts: tuple[int, ...] | None = None
     run: str | None = None
     spaces: tuple[Space, ...] = ()
+    windows: tuple[When, ...] = ()
 
     @property
     def size(self) -> int | None:
         """How many values it has, None until a network is known."""
-        return len(self.values) if self.form in ("values", "embedding") else None
+        return None if self.of_modules else len(self.values)
+
+    @property
+    def of_modules(self) -> bool:
+        """Whether its values are modules of a network, or parts of them."""
+        return self.form not in ("values", "windows", "embedding")
 
 
-class AxisReader(Document):
-    """Reads axes, selectors and sampling settings.
+@dataclass(frozen=True)
+class Selected:
+    """A selector of a recipe, and what is needed to say whether it is right: the component whose
+    modules it chooses among, None for the recipe's own; whether it may name blocks; the problem to
+    report, but for its message."""
 
-    `selectors` and `schedulers` are those found, each with the problem to report when a network
-    or diffusers does not know them.
+    selector: Selector
+    component: str | None
+    blocks: bool
+    place: Problem
+
+
+@dataclass(frozen=True)
+class WhenSpec:
+    """A window of the sampling as the recipe gives it: either end may refer to an axis."""
+
+    by: By
+    first: float | Ref
+    last: float | Ref
+
+
+class AxisReader(SpaceReader):
+    """Reads axes, selectors, windows and sampling settings.
+
+    `selectors`, `schedulers` and `checkpoints` (model, component) are those found, each with the
+    problem to report when a network, diffusers or a model does not know them.
     """
 
     def __init__(self, file: str | None) -> None:
         super().__init__(file)
-        self.selectors: list[tuple[Selector, Problem]] = []
+        self.selectors: list[Selected] = []
         self.schedulers: list[tuple[str, Problem]] = []
+        self.checkpoints: list[tuple[str, str | None, Problem]] = []
 
-    def selector(self, value: Any, path: KeyPath) -> Selector:
+    def selector(
+        self, value: Any, path: KeyPath, component: str | None = None, *, blocks: bool = False
+    ) -> Selector:
         """A selector that is well formed, whatever it matches."""
         try:
             for text in _strings(value):
@@ -124,21 +119,71 @@ class AxisReader(Document):
         except SelectorError as error:
             self.wrong(path, str(error))
             return "*"
-        self.selectors.append((value, self.at(path)))
+        self.selectors.append(Selected(value, component, blocks, self.at(path)))
         chosen: Selector = value
         return chosen
 
-    def or_ref(self, value: Any) -> Any:
-        """The value, or the reference to an axis that `$name` is."""
-        is_ref = isinstance(value, str) and value.startswith("$") and len(value) > 1
-        return Ref(value[1:]) if is_ref else value
+    def when(self, value: Any, path: KeyPath) -> WhenSpec | Ref | None:
+        """A window of the sampling, or an axis of them."""
+        given = self.or_ref(value)
+        if isinstance(given, Ref):
+            return given
+        body = self.mapping(value, path, BY)
+        kinds = [by for by in BY if by in body]
+        if len(kinds) != 1:
+            if isinstance(value, dict) and set(body) <= set(BY):
+                self.wrong(path, f"must have one of {', '.join(BY)}, as in `{{steps: [0, 9]}}`")
+            return None
+        (by,) = kinds
+        path = (*path, by)
+        ends = body[by]
+        what = {
+            "steps": "the first and the last step, counted from 0, as in [0, 9]",
+            "fraction": "from where to where, as parts of the sampling, as in [0, 0.5]",
+            "t": "from which noise level to which, as in [1, 0.5]; 1 is noise alone",
+        }
+        if not isinstance(ends, list) or len(ends) != 2:
+            self.wrong(path, f"must be {what[by]}")
+            return None
+        first, last = (self.end(by, end, (*path, i)) for i, end in enumerate(ends))
+        if not isinstance(first, Ref) and not isinstance(last, Ref):
+            if last < first and by != "t":
+                self.wrong(path, f"ends before it begins: {last} is less than {first}")
+            elif last == first and by != "steps":
+                self.wrong(path, f"is empty: it begins and ends at {first}")
+        return WhenSpec(by, first, last)
 
-    def distinct(self, values: Sequence[Any], path: KeyPath) -> None:
-        """Values that a list gives, each to stand in it once."""
-        kinds = [(isinstance(v, bool), v) for v in values]  # `true` is not 1
-        for i, value in enumerate(values):
-            if kinds[i] in kinds[:i]:
-                self.wrong((*path, i), f"`{value}` stands twice")
+    def end(self, by: By, value: Any, path: KeyPath) -> float | Ref:
+        """An end of a window."""
+        given = self.or_ref(value)
+        if isinstance(given, Ref):
+            return given
+        if by == "steps":
+            return self.integer(value, path)
+        number = self.number(value, path)
+        if not 0 <= number <= 1:
+            self.wrong(path, f"must lie between 0 and 1, not {number:g}")
+        return number
+
+    def _windows(self, name: str, value: Any, path: KeyPath) -> Axis:
+        """An axis of windows: a list of them, or so many equal parts of the sampling."""
+        if isinstance(value, list):
+            found = [self.when(v, (*path, i)) for i, v in enumerate(value)]
+            windows = []
+            for i, window in enumerate(found):
+                if not isinstance(window, WhenSpec):
+                    if window is not None:
+                        self.wrong((*path, i), "an axis cannot refer to another here")
+                elif isinstance(window.first, Ref) or isinstance(window.last, Ref):
+                    self.wrong((*path, i), "an axis cannot refer to another here")
+                else:
+                    windows.append(When(window.by, window.first, window.last))
+        else:
+            count = min(self.integer(value, path, least=2), MOST)
+            windows = [When("fraction", i / count, (i + 1) / count) for i in range(count)]
+        labels = tuple(map(str, windows))
+        self.distinct(labels, path)
+        return Axis(name, "windows", values=labels, windows=tuple(windows))
 
     # ------------------------------------------------------------ conditions
 
@@ -195,22 +240,27 @@ class AxisReader(Document):
             return Axis(name, "values")
         form = forms[0]
         if form not in NUMERIC and name in (*CONDITION_AXES, "perturbation_seed"):
-            what = "points of embedding space" if form == "embedding" else "modules"
+            other = {"embedding": "points of embedding space", "windows": "windows"}
+            what = other.get(form, "modules")
             self.wrong((*path, form), f"gives {what}; the axis `{name}` needs `values`")
             return Axis(name, "values")
         inner = (*path, form)
         if "step" in body and form != "range":
             self.wrong((*path, "step"), f"`step` goes with `range`, not with `{form}`")
         match form:
-            case "each":
-                return Axis(name, "each", modules=self.selector(body["each"], inner))
+            case "each" | "each_head" | "each_channel":
+                chosen, component = self._each(body[form], inner)
+                return Axis(name, form, modules=chosen, component=component)
             case "group":
-                group = self.mapping(body["group"], inner, ("modules", "by"))
+                group = self.mapping(body["group"], inner, ("modules", "component", "by"))
                 by = self.choice(group.get("by", "stage"), (*inner, "by"), GROUPINGS)
-                chosen = self.selector(group.get("modules", "*"), (*inner, "modules"))
-                return Axis(name, "group", modules=chosen, by=by)
+                component = self._component(group, inner)
+                chosen = self.selector(group.get("modules", "*"), (*inner, "modules"), component)
+                return Axis(name, "group", modules=chosen, component=component, by=by)
             case "cumulative":
                 return self._cumulative(name, body["cumulative"], inner)
+            case "windows":
+                return self._windows(name, body["windows"], inner)
             case "embedding":
                 return self._embedding(name, body["embedding"], inner)
         values = self._values(body, form, path)
@@ -219,52 +269,24 @@ class AxisReader(Document):
             values = tuple(self._condition(name, v, (*inner, i)) for i, v in enumerate(values))
         return Axis(name, "values", values=values)
 
-    def _values(self, body: dict[str, Any], form: str, path: KeyPath) -> tuple[Any, ...]:
-        """The values that `values`, `range`, `linspace` or `geomspace` gives."""
-        inner = (*path, form)
-        if form == "values":
-            return tuple(self.items(body["values"], inner, "values"))
-        length = 2 if form == "range" else 3
-        given = self.items(body[form], inner, f"{length} numbers")
-        numbers = [self.number(v, (*inner, i)) for i, v in enumerate(given)]
-        if len(numbers) != length:
-            shape = "[first, last]" if form == "range" else "[first, last, count]"
-            if given:
-                self.wrong(inner, f"must be {shape}, not {len(numbers)} numbers")
-            return ()
-        first, last = numbers[:2]
-        if form == "range":
-            if "step" not in body:
-                self.wrong(path, "`range` needs a `step`")
-                return ()
-            step = abs(self.number(body["step"], (*path, "step")))
-            if not step:
-                self.wrong((*path, "step"), "must not be 0")
-                return ()
-            count = self._count(abs(last - first) / step + 1e-9 + 1, inner)
-            step = math.copysign(step, last - first)
-            values = [first + i * step for i in range(count)]
-        else:
-            count = self._count(self.integer(numbers[2], (*inner, 2), least=1), inner)
-            shares = [i / max(count - 1, 1) for i in range(count)]
-            if form == "geomspace":
-                if first * last <= 0:
-                    self.wrong(inner, "must be from and to numbers of one sign, neither of them 0")
-                    return ()
-                values = [first * (last / first) ** s for s in shares]
-            else:
-                values = [first + (last - first) * s for s in shares]
-        # Ten digits: 0.1 + 0.2 is 0.3 to whoever wrote the recipe.
-        rounded = [float(f"{v:.10g}") for v in values]
-        if isinstance(first, int) and isinstance(last, int) and all(map(float.is_integer, rounded)):
-            return tuple(round(v) for v in values)
-        return tuple(rounded)
+    def _each(self, value: Any, path: KeyPath) -> tuple[Selector, str | None]:
+        """A selector, or a mapping with one and its component."""
+        if not isinstance(value, dict) or not {"modules", "component"} & set(value):
+            return self.selector(value, path), None
+        body = self.mapping(value, path, ("modules", "component"))
+        component = self._component(body, path)
+        return self.selector(body.get("modules", "*"), (*path, "modules"), component), component
 
-    def _count(self, count: float, path: KeyPath) -> int:
-        if count > MOST:
-            self.wrong(path, f"gives {count:.0f} values; {MOST} is the most")
-            return 0
-        return math.floor(count)
+    def _component(self, body: dict[str, Any], path: KeyPath) -> str | None:
+        if "component" not in body:
+            return None
+        return self.text(body["component"], (*path, "component"))
+
+    def _embedding(self, name: str, value: Any, path: KeyPath) -> Axis:
+        spaces = self.spaces(value, path)
+        labels = tuple(label for space in spaces for label in space.labels)
+        values = labels if isinstance(value, list) else spaces[0].numbers or labels
+        return Axis(name, "embedding", values=values, spaces=spaces)
 
     def _cumulative(self, name: str, value: Any, path: KeyPath) -> Axis:
         body = self.mapping(value, path, CUMULATIVE)
@@ -279,10 +301,12 @@ class AxisReader(Document):
         for key, needed in (("run", "drift"), ("seed", "random")):
             if key in body and order != needed:
                 self.wrong((*path, key), f"`{key}` goes with `order: {needed}`, not `{order}`")
+        component = self._component(body, path)
         return Axis(
             name,
             "cumulative",
-            modules=self.selector(body.get("modules", "*"), (*path, "modules")),
+            modules=self.selector(body.get("modules", "*"), (*path, "modules"), component),
+            component=component,
             order=next(o for o in ORDERS if o == order),
             seed=seed,
             counts=self._counts(body["counts"], (*path, "counts")) if "counts" in body else None,
@@ -300,112 +324,6 @@ class AxisReader(Document):
             inner = (*path, next(form for form in NUMERIC if form in value))
             self.wrong(inner, f"gives {min(counts)}; there are no fewer than 0 modules")
         return counts or None
-
-    def _numbers(self, value: Any, path: KeyPath) -> tuple[float, ...]:
-        """A list of numbers, or what gives one: `range`, `linspace`, `geomspace`."""
-        if not isinstance(value, dict):
-            found = self.items(value, path, "numbers")
-            self.distinct(found, path)
-            return tuple(self.number(v, (*path, i)) for i, v in enumerate(found))
-        body = self.mapping(value, path, (*NUMERIC, "step"))
-        forms = [form for form in NUMERIC if form in body]
-        if len(forms) != 1:
-            if forms or not set(body) - {"step"}:
-                has = " and ".join(forms) or "none"
-                self.wrong(path, f"must have exactly one of {', '.join(NUMERIC)}; this has {has}")
-            return ()
-        values = self._values(body, forms[0], path)
-        return tuple(self.number(v, (*path, forms[0], i)) for i, v in enumerate(values))
-
-    # ------------------------------------------------------------ points of embedding space
-
-    def _embedding(self, name: str, value: Any, path: KeyPath) -> Axis:
-        """One space, or a list of those that have one dimension."""
-        if isinstance(value, list) and value:
-            spaces = tuple(self._space(v, (*path, i)) for i, v in enumerate(value))
-            for i, space in enumerate(spaces):
-                if space.form == "plane":
-                    self.wrong((*path, i), "a plane, with its two dimensions, stands alone")
-            labels = [label for space in spaces for label in space.labels]
-            self.distinct(labels, path)
-            return Axis(name, "embedding", values=tuple(labels), spaces=spaces)
-        space = self._space(value, path)
-        values = space.numbers or space.labels
-        return Axis(name, "embedding", values=values, spaces=(space,))
-
-    def _space(self, value: Any, path: KeyPath) -> Space:
-        if value == "unconditional":
-            return Space("unconditional")
-        if not isinstance(value, dict) or len(value) != 1:
-            what = kind_of(value) if not isinstance(value, dict) else "a mapping with several keys"
-            self.wrong(path, f"must be one of {', '.join(SPACES)}, as in"
-                       " `between: {from: a cat, to: a dog, t: [0, 0.5, 1]}`, not"
-                       f" {what}")  # fmt: skip
-            return Space("unconditional")
-        form, body = next(iter(value.items()))
-        if form not in SPACES or form == "unconditional":
-            hint = did_you_mean(form, SPACES) or f"; there are {', '.join(SPACES)}"
-            self.wrong((*path, form), f"embedding space has no `{form}`{hint}")
-            return Space("unconditional")
-        path = (*path, form)
-        body = self.mapping(body, path, SPACES[form])
-        match form:
-            case "between":
-                return self._between(body, path)
-            case "plane":
-                return self._plane(body, path)
-        count = self.integer(self._needed(body, "count", path, 1), (*path, "count"), least=1)
-        seed = self.integer(body.get("seed", 0), (*path, "seed"))
-        prompts = self.items(body.get("prompts", list(PROMPTS)), (*path, "prompts"), "prompts")
-        texts = tuple(self.text(p, (*path, "prompts", i)) for i, p in enumerate(prompts))
-        self.distinct(prompts, (*path, "prompts"))
-        if len(texts) == 1:
-            self.wrong((*path, "prompts"), "a single prompt has no spread; name several")
-        return Space("random", texts, tuple(range(min(count, MOST))), seed=seed)
-
-    def _between(self, body: dict[str, Any], path: KeyPath) -> Space:
-        ends = tuple(self._prompt(body, key, path) for key in ("from", "to"))
-        ts = self._numbers(self._needed(body, "t", path, [0]), (*path, "t"))
-        way = self.choice(body.get("path", "lerp"), (*path, "path"), PATHS)
-        return Space("between", ends, ts, next(p for p in PATHS if p == way))
-
-    def _plane(self, body: dict[str, Any], path: KeyPath) -> Space:
-        center = self._prompt(body, "center", path)
-        toward = self._needed(body, "toward", path, ["", 0])
-        inner = (*path, "toward")
-        if not isinstance(toward, list) or len(toward) != 2:
-            self.wrong(inner, "must be two directions, each a prompt or the seed of a random one,"
-                       f" not {kind_of(toward)}")  # fmt: skip
-            toward = []
-        directions = tuple(
-            self.integer(t, (*inner, i)) if isinstance(t, int) else self._text((*inner, i), t)
-            for i, t in enumerate(toward)
-        )
-        extent = self.number(body.get("extent", 1), (*path, "extent"))
-        size = self.integer(self._needed(body, "size", path, 3), (*path, "size"), least=3)
-        if extent <= 0:
-            self.wrong((*path, "extent"), f"must be above 0, not {kind_of(extent)}")
-        if size % 2 == 0:
-            self.wrong((*path, "size"), f"must be odd, so that the center is in it, not {size}")
-        half = size // 2
-        numbers = tuple(float(f"{extent * (i - half) / half:.10g}") for i in range(min(size, 999)))
-        zoom = self._numbers(body["zoom"], (*path, "zoom")) if "zoom" in body else None
-        if zoom and min(zoom) <= 0:
-            self.wrong((*path, "zoom"), f"must be above 0, not {min(zoom):.10g}")
-        return Space("plane", (center, *directions), numbers, zoom=zoom)
-
-    def _needed(self, body: dict[str, Any], key: str, path: KeyPath, otherwise: Any) -> Any:
-        if key not in body:
-            self.wrong(path, f"`{key}` is missing")
-        return body.get(key, otherwise)
-
-    def _prompt(self, body: dict[str, Any], key: str, path: KeyPath) -> str | Ref:
-        return self._text((*path, key), self._needed(body, key, path, ""))
-
-    def _text(self, path: KeyPath, value: Any) -> str | Ref:
-        """A prompt, or the reference to an axis of prompts."""
-        found = self.or_ref(value)
-        return found if isinstance(found, Ref) else self.text(value, path)
 
 
 def _strings(selector: Any) -> Iterable[str]:

@@ -20,6 +20,7 @@ from ablate.catalog import ModuleInfo
 from ablate.edits import Variant
 from ablate.pipeline import Pipeline, Settings
 from ablate.plan import Cell, Condition
+from ablate.scope import Phase, Reference, phase_of
 
 # Latent pixels computed at once to begin with; `Size` goes on from there.
 LATENT_PIXELS = {"cuda": 16 * 64 * 64, "mps": 4 * 64 * 64, "cpu": 64 * 8 * 8}
@@ -44,13 +45,16 @@ class Shot:
 
 @dataclass(frozen=True)
 class Job:
-    """One sampling and the images that it gives: that of its end, and of steps on the way."""
+    """One sampling and the images that it gives: that of its end, and of steps on the way.
+
+    `variant`: its cells' edits of the denoiser. `encoding`, `decoding`: those of what is at work
+    before the first step and after the last, which change nothing about how it is batched.
+    """
 
     shots: tuple[Shot, ...]
-
-    @property
-    def variant(self) -> Variant:
-        return self.shots[0].cell.variant
+    variant: Variant
+    encoding: Variant
+    decoding: Variant
 
     @property
     def condition(self) -> Condition:
@@ -94,13 +98,26 @@ class Batch:
 
     @property
     def modules(self) -> set[str]:
-        """Paths of all modules that one of its variants edits."""
+        """Paths of all modules of the denoiser that one of its variants edits."""
         return {path for variant in set(self.variants) for path in variant.modules}
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The conditions that run along because an edit takes their outputs, each once."""
+        variants = dict.fromkeys(self.variants)
+        return tuple(dict.fromkeys(r for variant in variants for r in variant.references))
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two batches with the same jobs."""
         middle = len(self.jobs) // 2
         return replace(self, jobs=self.jobs[:middle]), replace(self, jobs=self.jobs[middle:])
+
+    def by_prompt(self) -> list[Batch]:
+        """A batch for each of its prompts."""
+        found: dict[object, list[Job]] = {}
+        for job in self.jobs:
+            found.setdefault((job.condition.prompt, job.condition.point), []).append(job)
+        return [replace(self, jobs=tuple(jobs)) for jobs in found.values()]
 
     def fits(self, other: Batch) -> bool:
         """Whether the two can be computed as one."""
@@ -111,14 +128,33 @@ class Batch:
         return self.variants[0] == other.variants[0]
 
 
-def jobs_of(shots: Iterable[Shot]) -> list[Job]:
-    """One job for all shots of one sampling, in their order."""
+def jobs_of(shots: Iterable[Shot], component: str) -> list[Job]:
+    """One job for all shots of one sampling, in their order. `component`: that of edits which name
+    none."""
     found: dict[object, list[Shot]] = {}
     for shot in shots:
         condition = replace(shot.cell.condition, steps=None)
         key = (shot.cell.variant, condition, shot.settings)
         found.setdefault(key, []).append(shot)
-    return [Job(tuple(shots)) for shots in found.values()]
+    parts: dict[Variant, tuple[Variant, Variant, Variant]] = {}
+    for variant in dict.fromkeys(shots[0].cell.variant for shots in found.values()):
+        parts[variant] = (
+            part_of(variant, component, "denoising"),
+            part_of(variant, component, "encoding"),
+            part_of(variant, component, "decoding"),
+        )
+    return [Job(tuple(shots), *parts[shots[0].cell.variant]) for shots in found.values()]
+
+
+def part_of(variant: Variant, component: str, phase: Phase) -> Variant:
+    """The edits of a variant that are made in one phase; equal where these are.
+
+    `component`: that of edits which name none.
+    """
+    part = variant.where(lambda edit: phase_of(edit.component or component) == phase)
+    if part == variant:
+        return variant
+    return Variant("", part.edits, part.perturbation_seed if part.is_random else 0)
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
@@ -137,7 +173,8 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
 class Layout:
     """How jobs become batches on one network.
 
-    `rows`: whether its modules see a row a cell at all. `rowless`: modules found not to.
+    `catalog`: of the denoiser. `rows`: whether its modules see a row a cell at all. `rowless`:
+    modules found not to.
     """
 
     def __init__(self, catalog: Sequence[ModuleInfo], *, rows: bool) -> None:
@@ -150,11 +187,15 @@ class Layout:
     def share(self, variant: Variant) -> float:
         """The part of the network's parameters that has edited values; zeroed ones need none."""
         if variant not in self._shares:
-            paths = {p for e in variant.edits if e.op != "zero" or e.params for p in e.modules}
+            whole = [e for e in variant.edits if e.op == "zero" and not e.params and not e.unit]
+            valued = [e for e in variant.edits if e.where == "weights" and e not in whole]
+            paths = {path for edit in valued for path in edit.touches}
             self._shares[variant] = sum(self._parameters[p] for p in paths) / self._total
         return self._shares[variant]
 
     def by_rows(self, variant: Variant) -> bool:
+        if variant.references:  # which run along as rows
+            return True
         if not self.rows or self.share(variant) > SHARE:
             return False
         return self.rowless.isdisjoint(variant.modules)
@@ -213,7 +254,11 @@ def unfinished(
         if sum(map(len, left)) == batch.images:
             whole.append(batch)
         else:
-            rest += [Job(tuple(shots)) for shots in left if shots]
+            rest += [
+                replace(job, shots=tuple(shots))
+                for job, shots in zip(batch.jobs, left, strict=True)
+                if shots
+            ]
     return whole + again(rest)
 
 
@@ -258,11 +303,12 @@ class Size:
 
     def __init__(self, wanted: int | None, pipeline: Pipeline, jobs: Sequence[Job]) -> None:
         self.device = pipeline.device
-        scale = pipeline.pipe.vae_scale_factor**2
+        scale = getattr(pipeline.pipe, "vae_scale_factor", 1) ** 2
         pixels = max((j.settings.width * j.settings.height // scale for j in jobs), default=1)
         start = LATENT_PIXELS.get(self.device.type, pixels) // pixels
         self.unit = wanted or min(max(start, 1), LARGEST)
         self.most = self.unit if wanted else LARGEST
+        self.apart = False  # batches of one prompt each
         self.best: dict[bool, float] = {}
         self.units = {True: 1, False: 1}
         self.growing = {True: wanted is None, False: wanted is None}
@@ -277,6 +323,8 @@ class Size:
         for _ in range(self.units[first.by_rows] - 1):
             room = self.most - len(batch)
             if not queue or not batch.fits(queue[0]) or len(queue[0]) > room:
+                break
+            if self.apart and len(joined([batch, queue[0]]).by_prompt()) > 1:
                 break
             batch = joined([batch, queue.popleft()])
         return batch

@@ -32,10 +32,12 @@ import torch
 from ablate import engine
 from ablate.edits import Draws, Edit, Variant, applied
 from ablate.models import RANDOM, folder_of, versions
-from ablate.pipeline import Pipeline, Request, Settings, random_pipeline
+from ablate.pipeline import Pipeline, Settings, random_pipeline
 from ablate.plan import plan
 from ablate.recipe import Recipe
+from ablate.sampling import Request
 from ablate.store import Run
+from ablate.sweep import Networks
 
 PROMPT = "a cat in a party hat"
 GUIDANCE = 5.0
@@ -277,7 +279,11 @@ def lab(
     made = Recipe.build(recipe | {"axes": axes, "edits": [_zero("$module")]})
     store = Run(folder / "run")
     summary = engine.run(
-        plan(made, pipeline.catalog), pipeline, store, batch_size=batch_size, fresh=True
+        plan(made, Networks(pipeline.catalog, pipeline.component)),
+        pipeline,
+        store,
+        batch_size=batch_size,
+        fresh=True,
     )
     return summary.computed
 

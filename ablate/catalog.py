@@ -16,74 +16,131 @@ from typing import Any
 import torch
 from torch import nn
 
+from ablate.modules import Catalog as Catalog
 from ablate.modules import ModuleInfo as ModuleInfo
+from ablate.modules import (
+    attention_of,
+    block_of,
+    channels_of,
+    heads_along,
+    role_of,
+    role_of_block,
+    stage_of,
+)
 
 Selector = str | Mapping[str, Any] | Sequence[Any]
 FIELDS = ("kind", "role", "stage", "block")
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)  # mostly not called themselves
 
 
 class SelectorError(ValueError):
     """A selector that is not well formed or matches nothing; the message says which and why."""
 
 
-# The first pattern found in a path names the role. Names are those of diffusers and transformers.
-ROLES = tuple(
-    (re.compile(pattern), role)
-    for pattern, role in (
-        (r"time_emb|time_proj|timestep_emb|add_embedding|time_text_embed", "time"),
-        (r"conv_shortcut|skip", "skip"),
-        (r"(^|\.)(\w*norm\w*)$|(^|\.)norm\d?_?\w*(\.|$)|_norm(\.|$)|layer_norm\d?$", "norm"),
-        (r"attn2(\.|$)|cross_attn", "cross_attention"),
-        (r"attn1(\.|$)|self_attn|\.attn(\.|$)|attentions\.\d+\.to_", "self_attention"),
-        (r"(^|\.)(ff|mlp|ff_context|proj_mlp)(\.|$)", "feed_forward"),
-        (r"\.proj_in|\.proj_out$|quant_conv$", "projection"),
-        (r"downsamplers", "downsample"),
-        (r"upsamplers", "upsample"),
-        (r"resnets", "resnet"),
-        (r"^(\w+\.)?(conv_in|pos_embed|x_embedder|patch_embed\w*)(\.|$)", "input"),
-        (r"^(\w+\.)?(conv_out|proj_out)(\.|$)", "output"),
-        (r"embed", "embedding"),
-    )
-)
-
-
-def catalog(network: nn.Module, run: Callable[[], object] | None = None) -> tuple[ModuleInfo, ...]:
-    """All modules of a network that own parameters, in forward order.
+def catalog(network: nn.Module, run: Callable[[], object] | None = None) -> Catalog:
+    """All modules of a network that own parameters, in forward order; and its blocks.
 
     `run` calls the network once (on the meta device this costs nothing); modules are numbered in
     the order in which they first ran. Without it, or for modules that it never reaches, the order
-    is that of registration.
+    is that of registration. Blocks are the modules that hold others and were called, but for the
+    network itself; without `run` all that are no mere containers.
     """
-    owners = {
-        path: module
-        for path, module in network.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    }
+    modules = dict(network.named_modules())
+    owners = {p: m for p, m in modules.items() if any(True for _ in m.parameters(recurse=False))}
+    held = {outer for path in owners for outer in _outer(path) if outer != path and outer}
+    holders = {path: module for path, module in modules.items() if path in held}
     first: dict[str, int] = {}
     if run is not None:
-        for path in _calls(owners, run):
+        for path in _calls({**owners, **holders}, run):
             first.setdefault(path, len(first))
-    registered = list(owners)
-    last_reached = {path: first.get(path, len(first) + i) for i, path in enumerate(registered)}
-    return tuple(
-        ModuleInfo(
-            number=number,
-            path=path,
-            kind=type(owners[path]).__name__,
-            stage=stage_of(path),
-            block=block_of(path),
-            role=role_of(path),
-            parameters=sum(p.numel() for p in owners[path].parameters(recurse=False)),
-        )
-        for number, path in enumerate(sorted(registered, key=last_reached.__getitem__))
+        holders = {path: module for path, module in holders.items() if path in first}
+    else:
+        holders = {p: m for p, m in holders.items() if not isinstance(m, CONTAINERS)}
+    leaves = tuple(
+        _row(number, path, network, modules) for number, path in enumerate(_ordered(owners, first))
+    )
+    inside: dict[str, list[ModuleInfo]] = {path: [] for path in holders}
+    for leaf in leaves:
+        for path in _outer(leaf.path):
+            if path in inside:
+                inside[path].append(leaf)
+    blocks = (
+        _block(number, path, modules, inside[path])
+        for number, path in enumerate(_ordered(holders, first))
+    )
+    return Catalog(leaves, tuple(blocks))
+
+
+def _outer(path: str) -> Iterator[str]:
+    """A path and those of all modules that it lies in, without the network itself."""
+    parts = path.split(".")
+    yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _ordered(found: Mapping[str, nn.Module], first: Mapping[str, int]) -> list[str]:
+    """Paths by their first call. One that is never called follows what owns parameters around it,
+    which may use its own without a call, as attention poolings do; any other comes last."""
+
+    def place(path: str) -> tuple[int, int]:
+        around = (outer for outer in reversed([*_outer(path)]) if outer in found)
+        nearest = next((outer for outer in around if outer in first), None)
+        return (len(first), 0) if nearest is None else (first[nearest], int(nearest != path))
+
+    return sorted(found, key=place)
+
+
+def _line(path: str, modules: Mapping[str, nn.Module]) -> list[nn.Module]:
+    """The modules from the network down to a path."""
+    return [modules[""], *(modules[outer] for outer in _outer(path) if path)]
+
+
+def heads_of(modules: Mapping[str, nn.Module], path: str) -> int:
+    """Heads of the attention layer at a path, or that the projection there belongs to (those of
+    keys and values where it makes them and they are fewer); else 0. `modules`: all of the network
+    by path, the network itself too."""
+    return heads_along(path, _line(path, modules))
+
+
+def _row(
+    number: int, path: str, network: nn.Module, modules: Mapping[str, nn.Module]
+) -> ModuleInfo:
+    module, line, stage = modules[path], _line(path, modules), stage_of(path, network)
+    return ModuleInfo(
+        number=number,
+        path=path,
+        kind=type(module).__name__,
+        stage=stage,
+        block=block_of(path),
+        role=role_of(path, line, stage),
+        parameters=sum(p.numel() for p in module.parameters(recurse=False)),
+        channels=channels_of(module),
+        heads=heads_along(path, line),
     )
 
 
-def _calls(owners: Mapping[str, nn.Module], run: Callable[[], object]) -> Iterable[str]:
+def _block(
+    number: int, path: str, modules: Mapping[str, nn.Module], inside: Sequence[ModuleInfo]
+) -> ModuleInfo:
+    module, line = modules[path], _line(path, modules)
+    stages = {leaf.stage for leaf in inside}
+    is_attention = attention_of(line) == len(line) - 1
+    return ModuleInfo(
+        number=number,
+        path=path,
+        kind=type(module).__name__,
+        stage=stages.pop() if len(stages) == 1 else "several",
+        block=block_of(path),
+        role=role_of_block(path, inside),
+        parameters=sum(p.numel() for p in module.parameters()),
+        heads=heads_along(path, line) if is_attention else 0,
+    )
+
+
+def _calls(found: Mapping[str, nn.Module], run: Callable[[], object]) -> Iterable[str]:
     calls: list[str] = []
     handles = []
     try:
-        for path, module in owners.items():
+        for path, module in found.items():
             handles.append(
                 module.register_forward_pre_hook(lambda _m, _args, path=path: calls.append(path))
             )
@@ -95,41 +152,12 @@ def _calls(owners: Mapping[str, nn.Module], run: Callable[[], object]) -> Iterab
     return calls
 
 
-def stage_of(path: str) -> str:
-    """Where in the network a module path lies."""
-    head = path.partition(".")[0]
-    tail = path.split(".")
-    for part, stage in (("down_blocks", "down"), ("mid_block", "mid"), ("up_blocks", "up")):
-        if part in tail[:2]:
-            return stage
-    if re.search(r"blocks|layers", path):
-        return "blocks"
-    if re.search(r"(^|\.)(conv_norm_out|conv_out|norm_out|proj_out|final_layer|final_norm)", path):
-        return "out"
-    return "out" if head == "quant_conv" else "in"
-
-
-def block_of(path: str) -> str:
-    """The path up to the number of its block: `down_blocks.0`, `mid_block`, `conv_in`."""
-    parts = path.split(".")
-    for i, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: i + 1]) if parts[0] != "mid_block" else "mid_block"
-    return parts[0]
-
-
-def role_of(path: str) -> str:
-    """What a module does, read off its path; `other` when no name is known."""
-    for pattern, role in ROLES:
-        if pattern.search(path):
-            return role
-    return "other"
-
-
 # ---------------------------------------------------------------- selectors
 
 
-def select(selector: Selector, modules: Sequence[ModuleInfo]) -> tuple[ModuleInfo, ...]:
+def select(
+    selector: Selector, modules: Sequence[ModuleInfo], *, blocks: bool = False
+) -> tuple[ModuleInfo, ...]:
     """The modules that a selector names, in catalog order.
 
     A string is a glob over module paths (`*` crosses dots), `re:` and a pattern, a number or range
@@ -137,49 +165,70 @@ def select(selector: Selector, modules: Sequence[ModuleInfo]) -> tuple[ModuleInf
     items together; an item `{not: S}` takes S out of what stands before it (or of everything when
     it stands first). `{sample: {of: S, count: n, seed: s}}` draws n of S.
 
+    With `blocks`, a string that names no module chooses among the blocks of a `Catalog`
+    (`mid_block`, `*.attn1`, `kind=BasicTransformerBlock`); they come after the modules. A block
+    that is taken out goes with all that it holds.
+
     Raises `SelectorError` when the selector is not well formed or matches nothing.
     """
-    chosen = _select(selector, modules)
-    if not chosen:
-        raise SelectorError(_nothing(selector, modules))
-    return tuple(m for m in modules if m.path in chosen)
+    held = modules.blocks if blocks and isinstance(modules, Catalog) else ()
+    chosen = _Selection(modules, held).nonempty(selector)
+    return tuple(m for m in (*modules, *held) if m in chosen)
 
 
-def _select(selector: Selector, modules: Sequence[ModuleInfo]) -> set[str]:
-    match selector:
-        case str():
-            return {m.path for m in modules if matcher(selector)(m)}
-        case {"not": inner, **rest} if not rest:
-            return {m.path for m in modules} - _nonempty(inner, modules)
-        case {"sample": {"of": inner, "count": int(count), **rest}} if not set(rest) - {"seed"}:
-            found = sorted(_nonempty(inner, modules))
-            if not 1 <= count <= len(found):
+class _Selection:
+    """Rows chosen among `modules`, and among `blocks` where a string matches no module."""
+
+    def __init__(self, modules: Sequence[ModuleInfo], blocks: Sequence[ModuleInfo]) -> None:
+        self.modules, self.blocks = modules, blocks
+
+    def nonempty(self, selector: Selector, *, out: bool = False) -> set[ModuleInfo]:
+        """What a selector matches; `out`: to be taken out of something."""
+        chosen = self.rows(selector, out)
+        if not chosen:
+            raise SelectorError(_nothing(selector, self.modules))
+        return chosen
+
+    def rows(self, selector: Selector, out: bool) -> set[ModuleInfo]:
+        match selector:
+            case str():
+                return self.named(selector, out)
+            case {"not": inner, **rest} if not rest:
+                return set(self.modules) - self.nonempty(inner, out=True)
+            case {"sample": {"of": inner, "count": int(count), **rest}} if not set(rest) - {"seed"}:
+                found = sorted(self.nonempty(inner), key=lambda m: (m.path, m.parameters))
+                if not 1 <= count <= len(found):
+                    raise SelectorError(
+                        f"sample asks for {count} modules of {len(found)} that `{inner}` matches"
+                    )
+                return set(random.Random(str(rest.get("seed", 0))).sample(found, count))
+            case Mapping():
                 raise SelectorError(
-                    f"sample asks for {count} modules of {len(found)} that `{inner}` matches"
+                    f"a selector mapping is {{not: S}} or {{sample: {{of: S, count: n, seed: s}}}},"
+                    f" not {_brief(selector)}"
                 )
-            return set(random.Random(str(rest.get("seed", 0))).sample(found, count))
-        case Mapping():
-            raise SelectorError(
-                f"a selector mapping is {{not: S}} or {{sample: {{of: S, count: n, seed: s}}}},"
-                f" not {_brief(selector)}"
-            )
-        case Sequence():
-            chosen: set[str] = set()
-            for i, item in enumerate(selector):
-                if isinstance(item, Mapping) and set(item) == {"not"}:
-                    start = {m.path for m in modules} if i == 0 else chosen
-                    chosen = start - _nonempty(item["not"], modules)
-                else:
-                    chosen |= _nonempty(item, modules)
-            return chosen
-    raise SelectorError(f"a selector is a string, a list or a mapping, not {selector!r}")
+            case Sequence():
+                chosen: set[ModuleInfo] = set()
+                for i, item in enumerate(selector):
+                    if isinstance(item, Mapping) and set(item) == {"not"}:
+                        start = set(self.modules) if i == 0 else chosen
+                        chosen = start - self.nonempty(item["not"], out=True)
+                    else:
+                        chosen |= self.nonempty(item, out=out)
+                return chosen
+        raise SelectorError(f"a selector is a string, a list or a mapping, not {selector!r}")
 
-
-def _nonempty(selector: Selector, modules: Sequence[ModuleInfo]) -> set[str]:
-    chosen = _select(selector, modules)
-    if not chosen:
-        raise SelectorError(_nothing(selector, modules))
-    return chosen
+    def named(self, text: str, out: bool) -> set[ModuleInfo]:
+        fits = matcher(text)
+        found = {m for m in self.modules if fits(m)}
+        if text.startswith("#") or (found and not out):
+            return found
+        blocks = {m for m in self.blocks if fits(m)}
+        if not out or found:
+            return found | blocks
+        within = tuple(f"{m.path}." for m in blocks)
+        inside = {m for m in (*self.modules, *self.blocks) if m.path.startswith(within)}
+        return inside | blocks | {m for m in self.modules if f"{m.path}." in within}
 
 
 def matcher(text: str) -> Callable[[ModuleInfo], bool]:

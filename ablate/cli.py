@@ -167,8 +167,8 @@ def check(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
 def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
     """Print what a recipe comes to: axes, variants, cells, and an estimate."""
     from ablate import lab
-    from ablate.batches import Layout
-    from ablate.models import DENOISERS, estimate
+    from ablate.batches import Layout, part_of
+    from ablate.models import denoiser_of, estimate, load_catalog
 
     with model_told():
         loaded = lab.load(_found(recipe), _with(overrides, model=model))
@@ -186,9 +186,12 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
     click.echo(f"variants  {len(planned.variants)}")
     floor = f", {len(planned.floor)} of them for the noise floor" if planned.floor else ""
     click.echo(f"cells     {len(planned.cells)}, {images} different images{floor}")
-    denoiser = loaded.component in (None, *DENOISERS)
-    layout = Layout(planned.catalog, rows=denoiser and not loaded.compile)
-    by_rows = sum(layout.by_rows(cell.variant) for cell in planned.distinct())
+    denoiser = denoiser_of(loaded.model, loaded.revision)
+    component = loaded.component or denoiser
+    catalog = load_catalog(loaded.model, None, loaded.revision)
+    layout = Layout(catalog, rows=not loaded.compile)
+    variants = [part_of(c.variant, component, "denoising") for c in planned.distinct()]
+    by_rows = sum(map(layout.by_rows, variants))
     click.echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
     rows = planned.denoiser_rows
     seconds = rows * effort.flops / effort.rate
@@ -215,9 +218,9 @@ def modules(
     from ablate.models import load_catalog
 
     with model_told():
-        found = load_catalog(model, component, revision)
+        everything = load_catalog(model, component, revision)
         try:
-            found = select_modules(select, found) if select else found
+            found = select_modules(select, everything) if select else everything.modules
         except SelectorError as error:
             raise Exit(f"--select: {error}", WRONG) from None
     if as_json:

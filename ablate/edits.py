@@ -1,4 +1,4 @@
-"""Edits and variants, and a variant applied to a network in place, with exact restore.
+"""Edits and variants, and a variant's weights applied to a network in place, with exact restore.
 
     with applied(network, Variant("no middle", (Edit.on(network, "zero", "mid_block.*"),))):
         ...  # the network is edited here, and bit for bit as before afterwards
@@ -9,34 +9,50 @@ edited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ablate import ops
-from ablate.catalog import Selector, catalog, select
+from ablate.catalog import Selector, catalog, heads_of, select
+from ablate.outputs import Alteration, altered
+from ablate.rowmap import RowMap
+from ablate.scope import Reference, Unit, When, weight_entries
 
-Draw = Callable[..., Tensor]  # as `ops.draw`
+PLACES = ("weights", "output")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One op on some modules. `params`: `weight` or `bias` narrows it; None is all parameters.
+    """One op on some modules.
 
-    `when`: the first and the last step of the sampling at which it holds, counted from 0; None is
-    all of them.
+    `component`: which network they belong to, None for the one that is edited unless told
+    otherwise. `where`: `weights`, or `output` to edit what the modules give. `strength`: in the
+    op's own measure; or `dose`: as the Frobenius norm of the change over that of the weights.
+    `params`: `weight` or `bias` narrows it; None is all parameters. `kind`: of noise or of choice,
+    among those that the op has. `unit`: only these channels or heads. `when`: a window of the
+    sampling; None is all of it. `partners`: for `swap`, a module for each of `modules`.
+    `checkpoint`: for `blend`, the model that it blends with. `over`: for `mean` and `resample`, the
+    references.
     """
 
     op: str
     modules: tuple[str, ...]
     strength: float | None = None
     params: str | None = None
-    distribution: str | None = None
-    when: tuple[int, int] | None = None
+    kind: str | None = None
+    when: When | None = None
+    component: str | None = None
+    where: str = "weights"
+    unit: Unit | None = None
+    dose: float | None = None
+    partners: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    over: tuple[Reference, ...] = ()
 
     @classmethod
     def on(
@@ -45,59 +61,92 @@ class Edit:
         op: str,
         selector: Selector,
         strength: float | None = None,
-        *,
-        params: str | None = None,
-        distribution: str | None = None,
-        when: tuple[int, int] | None = None,
+        **settings: Any,
     ) -> Edit:
-        """An edit on the modules of `network` that a selector names (`ablate.catalog.select`)."""
-        paths = tuple(m.path for m in select(selector, catalog(network)))
-        return cls(op, paths, strength, params, distribution, when)
+        """An edit on the modules of `network` that a selector names (`ablate.catalog.select`);
+        `settings` are further fields. Of outputs, blocks can be selected as well."""
+        blocks = settings.get("where") == "output"
+        found = select(selector, catalog(network), blocks=blocks)
+        return cls(op, tuple(m.path for m in found), strength, **settings)
 
     def __post_init__(self) -> None:
         if self.op not in ops.OPS:
             raise ValueError(f"there is no op `{self.op}`; known: {', '.join(sorted(ops.OPS))}")
-        needed = ops.OPS[self.op].strength
-        if (self.strength is None) != (needed is None):
-            takes = f"needs a strength, `{needed}`" if needed else "takes no strength"
+        op = ops.OPS[self.op]
+        if self.where not in op.places:
+            raise ValueError(f"`{self.op}` edits {' or '.join(op.places)}, not `{self.where}`")
+        if self.dose is not None and (self.strength is not None or not op.linear):
+            instead = "its strength" if op.strength else "it as it is"
+            raise ValueError(f"`{self.op}` takes no dose here; give {instead}")
+        if self.dose is None and (self.strength is None) != (op.strength is None):
+            takes = f"needs a strength, `{op.strength}`" if op.strength else "takes no strength"
             raise ValueError(f"`{self.op}` {takes}")
+        wrong = None if self.strength is None else ops.wrong_strength(op, self.strength)
+        if wrong:
+            raise ValueError(f"`{self.op}`: {wrong}")
 
     @property
     def is_random(self) -> bool:
-        return ops.OPS[self.op].draws is not None
+        return ops.OPS[self.op].is_random_by(self.kind)
 
     @property
     def is_neutral(self) -> bool:
         """Whether its strength is the one that leaves every bit as it is."""
         neutral = ops.OPS[self.op].neutral
-        return neutral is not None and self.strength == neutral
+        return self.dose == 0 or (neutral is not None and self.strength == neutral)
 
-    def holds(self, step: int) -> bool:
-        """Whether it is in force at a step of the sampling."""
-        return self.when is None or self.when[0] <= step <= self.when[1]
+    @property
+    def touches(self) -> tuple[str, ...]:
+        """Paths of all modules that it edits."""
+        return self.modules + self.partners
+
+    def holds(self, step: int, levels: Sequence[float]) -> bool:
+        """Whether it is in force at a step of a sampling with these noise levels."""
+        return self.when is None or self.when.holds(step, levels)
 
     def as_json(self) -> dict[str, Any]:
         """Plain objects for a cell's PNG; what is not set is left out."""
-        given = {k: v for k, v in asdict(self).items() if v is not None}
-        given["modules"] = list(self.modules)
-        if self.when is not None:
-            given["when"] = {"steps": list(self.when)}
-        if self.strength is not None:
-            given[str(ops.OPS[self.op].strength)] = given.pop("strength")
-        return given
+        op = ops.OPS[self.op]
+        given: dict[str, Any] = {
+            "op": self.op,
+            "code": op.code,
+            "component": self.component,
+            "modules": list(self.modules),
+            "where": self.where if self.where != "weights" else None,
+            "params": self.params,
+            op.kind_key: self.kind,
+            "when": self.when.as_json() if self.when else None,
+            "unit": self.unit.as_json() if self.unit else None,
+            "dose": self.dose,
+            "partners": list(self.partners) or None,
+            "checkpoint": self.checkpoint,
+            "over": [[r.prompt, r.seed] for r in self.over] or None,
+        }
+        if op.strength:
+            given[op.strength] = self.strength
+        return {k: v for k, v in given.items() if k and v is not None}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Edit:
         """The edit that `as_json` told of. Raises `KeyError` or `ValueError` when it is none."""
-        when = told.get("when")
-        strength = ops.OPS[told["op"]].strength
+        op = ops.OPS[told["op"]]
+        if told.get("code") != op.code:
+            raise ValueError(f"the code of the op `{op.name}` is not what it was")
+        when, unit = told.get("when"), told.get("unit")
         return cls(
-            op=told["op"],
+            op=op.name,
             modules=tuple(told["modules"]),
-            strength=told[strength] if strength else None,
+            strength=told.get(op.strength) if op.strength else None,
             params=told.get("params"),
-            distribution=told.get("distribution"),
-            when=(when["steps"][0], when["steps"][1]) if when else None,
+            kind=told.get(op.kind_key),
+            when=When.from_json(when) if when else None,
+            component=told.get("component"),
+            where=told.get("where", "weights"),
+            unit=Unit.from_json(unit) if unit else None,
+            dose=told.get("dose"),
+            partners=tuple(told.get("partners", ())),
+            checkpoint=told.get("checkpoint"),
+            over=tuple(Reference(prompt, seed) for prompt, seed in told.get("over", ())),
         )
 
 
@@ -119,21 +168,29 @@ class Variant:
     @property
     def modules(self) -> tuple[str, ...]:
         """Paths of all modules that are edited, each once."""
-        return tuple(dict.fromkeys(path for edit in self.edits for path in edit.modules))
+        return tuple(dict.fromkeys(path for edit in self.edits for path in edit.touches))
 
     @property
     def is_random(self) -> bool:
         return any(edit.is_random for edit in self.edits)
 
     @property
-    def moments(self) -> set[int]:
-        """The steps from which on other edits hold than before; 0 is among them."""
-        windows = [edit.when for edit in self.edits if edit.when is not None]
-        return {0} | {step for first, last in windows for step in (first, last + 1)}
+    def references(self) -> tuple[Reference, ...]:
+        """The conditions whose outputs its edits take, each once."""
+        return tuple(dict.fromkeys(r for edit in self.edits for r in edit.over))
 
-    def at(self, step: int) -> Variant:
+    def moments(self, levels: Sequence[float]) -> set[int]:
+        """The steps from which on other edits hold than before; 0 is among them."""
+        held = [tuple(e.holds(step, levels) for e in self.edits) for step in range(len(levels))]
+        return {step for step in range(len(levels)) if not step or held[step] != held[step - 1]}
+
+    def at(self, step: int, levels: Sequence[float]) -> Variant:
         """The variant with those of its edits that hold at a step."""
-        return replace(self, edits=tuple(edit for edit in self.edits if edit.holds(step)))
+        return self.where(lambda edit: edit.holds(step, levels))
+
+    def where(self, keep: Callable[[Edit], bool]) -> Variant:
+        """The variant with some of its edits."""
+        return replace(self, edits=tuple(filter(keep, self.edits)))
 
     def identity(self) -> dict[str, Any]:
         """What of a variant determines an image."""
@@ -145,12 +202,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Touched:
-    """A parameter that a variant edits, and the edits that apply to it, in order."""
+    """A parameter that a variant edits, the module that owns it, and the edits that apply to it, in
+    order. `heads`: of the attention layer that the module is a projection of, else 0."""
 
     module: str
     name: str
     parameter: nn.Parameter
     edits: tuple[Edit, ...]
+    owner: nn.Module
+    heads: int
 
 
 def touched(modules: Mapping[str, nn.Module], variant: Variant) -> Iterator[Touched]:
@@ -161,60 +221,119 @@ def touched(modules: Mapping[str, nn.Module], variant: Variant) -> Iterator[Touc
     seen: set[int] = set()
     by_module: dict[str, list[Edit]] = {}
     for edit in variant.edits:
-        for path in edit.modules:
-            by_module.setdefault(path, []).append(edit)
+        for path in edit.touches:
+            if path not in modules:
+                raise ValueError(f"variant `{variant.name}`: the network has no module `{path}`")
+            if edit.where == "weights":
+                by_module.setdefault(path, []).append(edit)
     for path, applying in by_module.items():
-        if path not in modules:
-            raise ValueError(f"variant `{variant.name}`: the network has no module `{path}`")
-        for name, parameter in modules[path].named_parameters(recurse=False):
+        owner = modules[path]
+        for name, parameter in owner.named_parameters(recurse=False):
             chosen = tuple(e for e in applying if e.params in (None, name))
             if chosen and id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield Touched(path, name, parameter, chosen)
+                yield Touched(path, name, parameter, chosen, owner, heads_of(modules, path))
 
 
 @torch.no_grad()
 def edited(
-    item: Touched, untouched: Tensor, perturbation_seed: int, draw: Draw = ops.draw
+    item: Touched,
+    untouched: Tensor,
+    perturbation_seed: int,
+    draws: Draws,
+    weights: Callable[[str, str], Tensor],
 ) -> Tensor:
-    """The weights of one parameter after its edits; `untouched`: as loaded, left as it is."""
+    """The weights of one parameter after its edits; `untouched`: as loaded, left as it is.
+
+    `weights`: those of any module, by path and name of the parameter, as loaded.
+    """
     tensor = untouched
     for edit in item.edits:
         op = ops.OPS[edit.op]
-        noise = draw(
-            op,
-            untouched,
-            seed=perturbation_seed,
-            module=item.module,
-            parameter=item.name,
-            distribution=edit.distribution,
-        )
-        tensor = ops.apply(op, tensor, noise, edit.strength)
+        if op.draws == "partner":
+            noise = _fitting(weights(_partner(edit, item.module), item.name), untouched, item)
+        elif op.draws == "checkpoint":
+            noise = draws.checkpoint(edit.checkpoint, edit.component, item.module, item.name)
+            noise = _fitting(noise, untouched, item)
+        else:
+            noise = draws(
+                op,
+                untouched,
+                seed=perturbation_seed,
+                module=item.module,
+                parameter=item.name,
+                kind=edit.kind,
+                owner=item.owner,
+            )
+        made = ops.apply(op, tensor, noise, edit.strength, edit.dose)
+        tensor = made if edit.unit is None else _narrowed(tensor, made, item, edit.unit)
     return tensor
+
+
+def _partner(edit: Edit, path: str) -> str:
+    """The module that one of a swap's modules changes places with."""
+    pairs = dict(zip(edit.modules, edit.partners, strict=True))
+    return pairs[path] if path in pairs else {b: a for a, b in pairs.items()}[path]
+
+
+def _fitting(found: Tensor, untouched: Tensor, item: Touched) -> Tensor:
+    if found.shape != untouched.shape:
+        raise ValueError(
+            f"`{item.module}.{item.name}` has shape {tuple(untouched.shape)}; what would take its"
+            f" place has {tuple(found.shape)}"
+        )
+    return found.to(untouched.device, torch.float32)
+
+
+def _narrowed(before: Tensor, after: Tensor, item: Touched, unit: Unit) -> Tensor:
+    """The edit where some units have their weights, and nowhere else."""
+    found = weight_entries(item.owner, item.module, before, unit, item.heads)
+    if found is None:
+        return before
+    dim, entries = found
+    index = torch.tensor(entries, device=before.device)
+    return before.index_copy(dim, index, after.index_select(dim, index))
 
 
 class Draws:
     """`ops.draw`, but one draw serves all strengths: kept while the same weights are edited.
 
     `limit`: bytes to keep. What comes first is kept, for a sweep asks for all of it again, in the
-    same order, at every strength; the draws of another perturbation seed start anew.
+    same order, at every strength; the draws of another perturbation seed start anew. `checkpoint`:
+    gives a parameter of the model that an edit blends with: of which model, component, module.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self,
+        limit: int = 0,
+        checkpoint: Callable[[str, str | None, str, str], Tensor] | None = None,
+    ) -> None:
         self.limit = limit
+        self._checkpoint = checkpoint
         self._kept: dict[tuple[object, ...], Tensor] = {}
         self._bytes = 0
         self._seed: int | None = None
 
-    def __call__(self, op: ops.Op, untouched: Tensor, *, seed: int, **where: Any) -> Tensor:
-        if op.draws is None:
-            return ops.draw(op, untouched, seed=seed, **where)
+    def checkpoint(
+        self, model: str | None, component: str | None, module: str, parameter: str
+    ) -> Tensor:
+        """A parameter of another model."""
+        if self._checkpoint is None or model is None:
+            raise ValueError(f"where the weights of `{model}` lie is not known here")
+        return self._checkpoint(model, component, module, parameter)
+
+    def __call__(
+        self, op: ops.Op, untouched: Tensor, *, seed: int, owner: nn.Module, **where: Any
+    ) -> Tensor:
+        if op.draws is None or not self.limit:
+            return ops.draw(op, untouched, seed=seed, owner=owner, **where)
         if seed != self._seed:
             self._kept.clear()
             self._seed, self._bytes = seed, 0
-        key = (op.stream, op.draws, *where.values())
+        # Modules of one path in two components differ as objects.
+        key = (op.stream, op.draws, id(owner), *where.values())
         if key not in self._kept:
-            noise = ops.draw(op, untouched, seed=seed, **where)
+            noise = ops.draw(op, untouched, seed=seed, owner=owner, **where)
             if self._bytes + noise.nbytes > self.limit:
                 return noise
             self._kept[key] = noise
@@ -222,25 +341,75 @@ class Draws:
         return self._kept[key]
 
 
+def alterations(
+    modules: Mapping[str, nn.Module], variants: Sequence[Variant]
+) -> dict[str, list[Alteration]]:
+    """The edits of outputs among those of variants, a variant a cell, by module path."""
+    cells: dict[Variant, list[int]] = {}
+    for cell, variant in enumerate(variants):
+        cells.setdefault(variant, []).append(cell)
+    found: dict[str, list[Alteration]] = {}
+    for variant, its in cells.items():
+        for edit in variant.edits:
+            for path in edit.modules if edit.where == "output" else ():
+                if path not in modules:
+                    raise ValueError(f"variant `{variant.name}`: the network has no `{path}`")
+                alteration = Alteration(
+                    ops.OPS[edit.op],
+                    edit.strength or 0.0,
+                    edit.kind,
+                    edit.unit,
+                    edit.over,
+                    variant.perturbation_seed,
+                    tuple(its),
+                )
+                found.setdefault(path, []).append(alteration)
+    return found
+
+
+def heads_in(modules: Mapping[str, nn.Module], paths: Collection[str]) -> dict[str, int]:
+    """How many heads there are at some paths and at what they hold, where there are any."""
+    inside = [p for p in modules if any(p == path or p.startswith(f"{path}.") for path in paths)]
+    return {path: heads for path in inside if (heads := heads_of(modules, path))}
+
+
 @contextmanager
-def applied(network: nn.Module, variant: Variant, draw: Draw = ops.draw) -> Iterator[set[str]]:
+def applied(network: nn.Module, variant: Variant, draws: Draws | None = None) -> Iterator[set[str]]:
     """Edit a network in place; afterwards every tensor is bit-identical to what it was.
 
-    Yields the paths of the modules in which at least one number changed. Restores after errors
-    and interruptions too. `draw`: where noise comes from, `ops.draw` or a `Draws` that keeps it.
+    Yields the paths of the modules in which at least one number changed, or, of edited outputs,
+    will have. Restores after errors and interruptions too. `draws`: where noise comes from, and is
+    kept.
     """
-    saved: list[tuple[Tensor, Tensor]] = []
+    draws = draws or Draws()
+    modules = dict(network.named_modules())
+    saved: list[tuple[nn.Parameter, Tensor]] = []
     differs: list[tuple[str, Tensor | bool]] = []
+    swapped = {path for e in variant.edits if e.partners for path in e.touches}
+    # Modules that change places need each other's weights as they were.
+    before = {(path, name): parameter.detach().clone() for path in swapped
+              for name, parameter in modules[path].named_parameters(recurse=False)}  # fmt: skip
+
+    def as_loaded(path: str, name: str) -> Tensor:
+        if (path, name) not in before:
+            raise ValueError(f"`{path}` has no parameter `{name}` that could change places")
+        weights: Tensor = before[path, name]
+        return weights
+
     try:
         with torch.no_grad():
-            for item in touched(dict(network.named_modules()), variant):
-                weights = item.parameter.data
-                untouched = weights.clone()
-                saved.append((weights, untouched))
-                weights.copy_(edited(item, untouched, variant.perturbation_seed, draw))
-                differs.append((item.module, _differs(weights, untouched)))
+            for item in touched(modules, variant):
+                untouched = item.parameter.detach().clone()
+                saved.append((item.parameter, untouched))
+                made = edited(item, untouched, variant.perturbation_seed, draws, as_loaded)
+                item.parameter.data.copy_(made)
+                differs.append((item.module, _differs(item.parameter.data, untouched)))
         # Asked for when all are under way, so that a GPU is not waited for at each.
-        yield {path for path, differs_here in differs if differs_here}
+        changed = {path for path, differs_here in differs if differs_here}
+        outputs = alterations(modules, [variant])
+        heads = heads_in(modules, outputs)
+        with altered(modules, outputs, RowMap(1), {}, heads, set(), changed):
+            yield changed
     finally:
         _restore(saved)
 
@@ -250,12 +419,13 @@ def _differs(one: Tensor, other: Tensor) -> Tensor | bool:
     return not torch.equal(one, other) if one.device.type == "cpu" else (one != other).any()
 
 
-def _restore(saved: list[tuple[Tensor, Tensor]]) -> None:
+def _restore(saved: list[tuple[nn.Parameter, Tensor]]) -> None:
     interrupted: KeyboardInterrupt | None = None
     while saved:
         try:
             with torch.no_grad():
-                saved[-1][0].copy_(saved[-1][1])
+                # Its tensor may be another by now: offloaded networks move between devices.
+                saved[-1][0].data.copy_(saved[-1][1])
             saved.pop()
         except KeyboardInterrupt as error:  # restore first, stop then
             interrupted = error

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from ablate.batches import (
     Batch,
@@ -33,12 +33,16 @@ from ablate.batches import (
     spare_memory,
     unfinished,
 )
-from ablate.edits import Draws, applied, watched
+from ablate.edits import Draws, Variant, applied, watched
 from ablate.models import versions
-from ablate.pipeline import Pipeline, Request, Samples, Stopped
+from ablate.modules import ModuleInfo
+from ablate.pipeline import Pipeline
 from ablate.plan import Cell, Condition, Plan
 from ablate.processes import Processes
-from ablate.rows import Applied, NoRowsError, by_rows
+from ablate.rowmap import NoRowsError
+from ablate.rows import Applied, by_rows
+from ablate.sampling import Context, Moments, Request, Samples, Stopped, UnevenError
+from ablate.scope import ScopeError
 from ablate.store import Run, key_of, spans
 
 
@@ -85,14 +89,14 @@ class Summary:
         never = dict.fromkeys(sorted(self.edited - self.ran), "never ran")
         return never | dict.fromkeys(sorted(self.edited & self.ran - self.changed), "unchanged")
 
-    def hear(self, batch: Batch, found: Applied) -> None:
+    def hear(self, batch: Batch, found: Applied, pipeline: Pipeline) -> None:
         """Count a batch that was computed, and what became of its edits."""
         if batch.by_rows:
             self.by_rows += batch.images
         else:
             self.in_place += batch.images
         self.batch_size = max(self.batch_size, len(batch))
-        self.edited |= batch.modules
+        self.edited |= found.edited | pipeline.told(pipeline.denoiser_name, batch.modules)
         self.ran |= found.ran
         self.changed |= found.changed
 
@@ -133,10 +137,10 @@ def run(
         store.write_text("recipe.yaml", plan.recipe.source)
         store.write_manifest(_manifest(plan, pipeline, shots))
     processes.wait()  # until the folder is as it should be
-    layout = Layout(plan.catalog, rows=pipeline.rows)
-    jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values()))
+    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.rows)
+    jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values(), pipeline.component))
     chosen = [shot for job in jobs for shot in job.shots][:limit]
-    jobs = jobs_of(chosen)
+    jobs = jobs_of(chosen, pipeline.component)
     size = Size(batch_size, pipeline, jobs)
     finished = store.finished()
     todo = unfinished(
@@ -177,7 +181,7 @@ def _make(
     """Compute batches and have them written, until all are or Ctrl-C is pressed."""
     queue = deque(todo)
     own = Summary(sum(map(len, todo)))
-    draws = Draws(spare_memory(pipeline.device) // 4)
+    draws = Draws(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
     with _stoppable(pipeline), _Writer(store, pipeline) as writer:
         if pipeline.compiled and todo:
             own.ran = _that_run(pipeline, todo)
@@ -189,9 +193,20 @@ def _make(
                 own.interrupted = True
                 break
             except NoRowsError as error:
+                _not_in_place(batch, error)
                 layout.rowless |= error.paths or batch.modules
                 rest = [layout.again(b, size.unit) for b in (batch, *queue)]
                 queue = deque(b for parts in rest for b in parts)
+                continue
+            except UnevenError as error:
+                parts = batch.by_prompt()
+                if len(parts) == 1:
+                    raise ScopeError(
+                        "prompts that run along as references must have embeddings as long as"
+                        f" those of the cells; “{batch.jobs[0].condition.prompt}” has not"
+                    ) from error
+                size.apart = True
+                queue.extendleft(reversed(parts))
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error) or len(batch) == 1:
@@ -199,7 +214,7 @@ def _make(
                 size.shrink(batch)
                 queue.extendleft(reversed(batch.halves()))
                 continue
-            own.hear(batch, found)
+            own.hear(batch, found, pipeline)
             images = _images(batch, samples)
             own.not_finite += sum(not np.isfinite(image).all() for _, image, _ in images)
             writer.put(images)
@@ -213,18 +228,66 @@ def _compute(batch: Batch, pipeline: Pipeline, draws: Draws, size: Size) -> tupl
 
     Raises `NoRowsError` when one of its variants has to be applied in place.
     """
-    conditions = [job.condition for job in batch.jobs]
-    requests = [Request(c.prompt, c.seed, c.point) for c in conditions]
     began = time.perf_counter()
-    found = Applied()
-    with _applied(batch, pipeline.network, draws, found) as reach:
-        settings = batch.jobs[0].settings
-        samples = pipeline.sample(requests, settings, before_step=reach, frames=batch.frames)
-    if batch.by_rows and found.edited - found.ran:
+    found, denoised = Applied(), Applied()
+    within = _Within(pipeline, draws, found)
+    requests = [
+        Request(c.prompt, c.seed, c.point, within(job.encoding), within(job.decoding))
+        for job, c in ((job, job.condition) for job in batch.jobs)
+    ]
+    references = [Request(r.prompt, r.seed) for r in batch.references]
+    settings = batch.jobs[0].settings
+    with _applied(batch, pipeline, draws, denoised) as moments:
+        samples = pipeline.sample([*requests, *references], settings, moments, batch.frames)
+    if batch.by_rows and denoised.edited - denoised.ran:
         # Perhaps their weights are used without them being called.
-        raise NoRowsError(found.edited - found.ran)
+        raise NoRowsError(denoised.edited - denoised.ran)
+    for name in ("edited", "changed", "ran"):
+        getattr(found, name).update(pipeline.told(pipeline.denoiser_name, getattr(denoised, name)))
     size.measured(batch, time.perf_counter() - began)
     return samples, found
+
+
+class _Within:
+    """Contexts in which variants of what is at work before or after sampling hold.
+
+    `found` is filled with what became of their edits.
+    """
+
+    def __init__(self, pipeline: Pipeline, draws: Draws, found: Applied) -> None:
+        self.pipeline = pipeline
+        self.draws = draws
+        self.found = found
+        self.made: dict[Variant, Context] = {}
+
+    def __call__(self, variant: Variant) -> Context | None:
+        """What to enter, one for equal variants; None where nothing is edited."""
+        if variant.is_baseline:
+            return None
+        return self.made.setdefault(variant, partial(self._entered, variant))
+
+    @contextmanager
+    def _entered(self, variant: Variant) -> Iterator[None]:
+        told = self.pipeline.told
+        with ExitStack() as stack:
+            for component in dict.fromkeys(e.component for e in variant.edits):
+                name = component or self.pipeline.component
+                network = self.pipeline.networks[name]
+                its = variant.where(lambda edit, of=component: edit.component == of)  # type: ignore[misc]
+                ran = stack.enter_context(watched(network, its.modules))
+                changed = stack.enter_context(applied(network, its, self.draws))
+
+                def hear(
+                    name: str = name,
+                    its: Variant = its,
+                    changed: set[str] = changed,
+                    ran: set[str] = ran,
+                ) -> None:
+                    its_own = [told(name, paths) for paths in (its.modules, changed, ran)]
+                    self.found.add(Applied(*its_own))
+
+                stack.callback(hear)
+            yield
 
 
 def _images(batch: Batch, samples: Samples) -> list[tuple[Shot, np.ndarray, np.ndarray]]:
@@ -242,30 +305,45 @@ def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
     """The modules of some batches that run at all: a compiled network calls none of their hooks."""
     modules = tuple({path for batch in todo for path in batch.modules})
     short = replace(todo[0].jobs[0].settings, num_inference_steps=2)
-    with torch.compiler.set_stance("force_eager"), watched(pipeline.network, modules) as ran:
+    with torch.compiler.set_stance("force_eager"), watched(pipeline.denoiser, modules) as ran:
         pipeline.sample([Request("", 0)], short)
     return ran
 
 
 @contextmanager
-def _applied(
-    batch: Batch, network: nn.Module, draws: Draws, found: Applied
-) -> Iterator[Callable[[int], None]]:
-    """The variants of a batch, applied to a network; `found` is filled with what became of them.
-    Yields what to call before every step, so that edits come and go with their windows.
+def _applied(batch: Batch, pipeline: Pipeline, draws: Draws, found: Applied) -> Iterator[Moments]:
+    """The variants of a batch, applied to the denoiser; `found` is filled with what became of them.
+    Yields what sampling has to tell, so that edits come and go with their windows.
 
     Cells of one condition whose edits have been the same so far are computed once.
     """
-    moments = {moment for variant in set(batch.variants) for moment in variant.moments}
-    past: list[object] = [job.condition for job in batch.jobs]
+    network = pipeline.denoiser
+    references = batch.references
+    variants = [*batch.variants, *[Variant("")] * len(references)]
+    past: list[object] = [(job.condition, job.encoding) for job in batch.jobs]
+    past += [
+        (replace(batch.jobs[0].condition, prompt=r.prompt, seed=r.seed, point=None), Variant(""))
+        for r in references
+    ]
+    noise_levels: list[float] = []
 
     with ExitStack() as stack:
 
+        def begin(levels: Sequence[float]) -> None:
+            noise_levels[:] = levels
+            windows = {e.when for v in set(variants) for e in v.edits if e.when is not None}
+            for when in windows:
+                if not when.opens(levels):
+                    told = f"{levels[0]:.3g} to {levels[-1]:.3g}"
+                    raise ScopeError(f"when {when}: it never opens; this sampling has"
+                                     f" {len(levels)} steps, of noise level {told}")  # fmt: skip
+
         def reach(step: int) -> None:
+            moments = {m for variant in set(variants) for m in variant.moments(noise_levels)}
             if step not in moments:
                 return
             stack.close()
-            now = [variant.at(step) for variant in batch.variants]
+            now = [variant.at(step, noise_levels) for variant in variants]
             if not batch.by_rows:
                 ran = stack.enter_context(watched(network, now[0].modules))
                 changed = stack.enter_context(applied(network, now[0], draws))
@@ -277,12 +355,24 @@ def _applied(
             ]
             numbers = {history: i for i, history in enumerate(dict.fromkeys(past))}
             cells = [numbers[history] for history in past]
-            variants = [now[cells.index(i)] for i in range(len(numbers))]
-            shared = cells if len(variants) < len(cells) else None
-            rows = by_rows(network, variants, draws, shared)
+            distinct = [now[cells.index(i)] for i in range(len(numbers))]
+            shared = cells if len(distinct) < len(cells) else None
+            at = dict(zip(references, cells[len(batch) :], strict=True))
+            rows = by_rows(network, distinct, draws, shared, at)
             stack.callback(found.add, stack.enter_context(rows))
 
-        yield reach
+        yield Moments(begin, reach)
+
+
+def _not_in_place(batch: Batch, error: NoRowsError) -> None:
+    """Raises `ScopeError` where a variant that has to be applied by rows cannot be."""
+    for variant in set(batch.variants):
+        paths = sorted((error.paths or batch.modules).intersection(variant.modules))
+        if variant.references and paths:
+            raise ScopeError(
+                f"`{paths[0]}` does not have a row a cell in this network, so that no references"
+                " can run along: neither `mean` nor `resample` can be had there"
+            ) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -329,12 +419,14 @@ class _Writer:
 def make(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
     """One cell by itself: its key, its image, uint8 (height, width, 3), and its final latents."""
     shots = _shots([cell], pipeline)
-    layout = Layout(pipeline.catalog, rows=pipeline.rows)
-    (batch,) = layout.batches(jobs_of(shots), 1)
-    draws, size = Draws(spare_memory(pipeline.device) // 4), Size(1, pipeline, batch.jobs)
+    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.rows)
+    (batch,) = layout.batches(jobs_of(shots, pipeline.component), 1)
+    draws = Draws(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
+    size = Size(1, pipeline, batch.jobs)
     try:
         samples, _ = _compute(batch, pipeline, draws, size)
-    except NoRowsError:
+    except NoRowsError as error:
+        _not_in_place(batch, error)
         samples, _ = _compute(replace(batch, by_rows=False), pipeline, draws, size)
     ((shot, image, latents),) = _images(batch, samples)
     return shot.key, _pixels(image), latents
@@ -397,7 +489,6 @@ def _record(shot: Shot, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]
 
 def _manifest(plan: Plan, pipeline: Pipeline, shots: list[Shot]) -> dict[str, Any]:
     baselines = {s.cell.condition: s.key for s in shots if s.cell.variant.is_baseline}
-    numbers = {m.path: m.number for m in plan.catalog}
     groups: dict[Condition, int] = {}
     recipe = plan.recipe
     sheet = recipe.sheet
@@ -442,12 +533,20 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: list[Shot]) -> dict[str, An
         "cells": [told(shot) for shot in shots[: len(plan.cells)]],
         "floor": [told(shot) for shot in shots[len(plan.cells) :]],
         "touched": {
-            v.name: spans(sorted(numbers[path] for path in set(v.modules)))
-            for v in plan.variants
-            if not v.is_baseline
+            v.name: spans(_numbers(v, plan.catalog)) for v in plan.variants if not v.is_baseline
         },
         "catalog": [[m.path, m.kind, m.stage, m.block, m.role, m.parameters] for m in plan.catalog],
     }
+
+
+def _numbers(variant: Variant, catalog: Sequence[ModuleInfo]) -> list[int]:
+    """The modules of a catalog that a variant edits, those inside of its blocks included."""
+    paths = {p for e in variant.edits if e.component is None for p in e.touches}
+    return [
+        m.number
+        for m in catalog
+        if m.path in paths or any(m.path.startswith(f"{path}.") for path in paths)
+    ]
 
 
 @contextmanager

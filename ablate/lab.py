@@ -9,7 +9,7 @@ result.sheet()[0].show()
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +23,14 @@ from ablate.concepts import Reader
 from ablate.document import Problem
 from ablate.drift import MeasuredCell
 from ablate.engine import Progress, Summary
-from ablate.models import ModelError, load_catalog, scheduler_class
+from ablate.models import ModelError, denoiser_of, load_catalog, scheduler_class
 from ablate.pictures import architecture, curves, maps
 from ablate.pipeline import Pipeline
 from ablate.plan import Plan, check, plan
 from ablate.processes import Processes
 from ablate.recipe import Draft, Recipe, RecipeError
 from ablate.store import Run
+from ablate.sweep import Networks
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,21 @@ def resolve(recipe: Recipe) -> Plan:
 
     Raises `RecipeError` or `ModelError`.
     """
-    return plan(recipe, load_catalog(recipe.model, recipe.component, recipe.revision))
+    names = {edit.component for edit in recipe.edits} | {axis.component for axis in recipe.axes}
+    return plan(recipe, _networks(recipe.model, recipe.component, recipe.revision, names))
+
+
+def _networks(
+    model: str, component: str | None, revision: str | None, named: Collection[str | None]
+) -> Networks:
+    """The catalogs of a model's networks: of the edited one, and of those that are named."""
+    name = component or denoiser_of(model, revision)
+    others = {other for other in named if other is not None} - {name}
+    return Networks(
+        load_catalog(model, component, revision),
+        name,
+        {other: load_catalog(model, other, revision) for other in sorted(others)},
+    )
 
 
 def read(
@@ -74,18 +89,43 @@ def read(
     """A recipe file and all of its mistakes, those that only its model shows included."""
     draft = recipe.read(path, overrides)
     problems = list(draft.problems)
-    try:
-        modules = load_catalog(draft.model, draft.component, draft.revision)
-    except ModelError as error:
-        problems.append(draft.locate(Problem(str(error), "model")))
-    else:
-        problems = check(draft, modules)
+    named: dict[str | None, Problem] = {None: draft.locate(Problem("", "model"))}
+    for chosen in draft.selectors:
+        named.setdefault(chosen.component, chosen.place)
+    # One by one, so that each mistake is told where it stands.
+    for component, place in named.items():
+        try:
+            load_catalog(draft.model, component or draft.component, draft.revision)
+        except ModelError as error:
+            problems.append(dataclasses.replace(place, message=str(error)))
+    if len(problems) == len(draft.problems):
+        problems = check(
+            draft, _networks(draft.model, draft.component, draft.revision, list(named))
+        )
+    for model, component, place in draft.checkpoints:
+        wrong = _unlike(draft, model, component)
+        if wrong:
+            problems.append(dataclasses.replace(place, message=wrong))
     for name, place in draft.schedulers:
         try:
             scheduler_class(name)
         except ModelError as error:
             problems.append(dataclasses.replace(place, message=str(error)))
     return draft, tuple(sorted(problems, key=lambda p: p.line or 0))
+
+
+def _unlike(draft: Draft, model: str, component: str | None) -> str | None:
+    """Why a model's weights cannot be blended with another's; None where they can."""
+    try:
+        name = component or draft.component or denoiser_of(draft.model, draft.revision)
+        one, other = load_catalog(draft.model, name, draft.revision), load_catalog(model, name)
+    except ModelError as error:
+        return str(error)
+    sizes = {module.path: module.parameters for module in other}
+    unlike = [m.path for m in one if sizes.get(m.path) != m.parameters]
+    if not unlike:
+        return None
+    return f"`{model}` is of another shape: {len(unlike)} modules differ, `{unlike[0]}` first"
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -1,8 +1,8 @@
 """Models by name: where they lie, what their configuration says, and where they can run.
 
-A model is `bundled`, a hub id, a local folder in diffusers' format, or `sd15-random`: Stable
-Diffusion 1.x at its real size with random weights, for trying what it costs. Catalogs need
-configuration files only; no weights are read and no remote code is run.
+A model is `bundled`, a hub id, a local folder in diffusers' format, one safetensors file, or
+`sd15-random`: Stable Diffusion 1.x at its real size with random weights, for trying what it costs.
+Catalogs need configuration files only.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import diffusers
 import torch
 import transformers
+from diffusers.loaders import single_file_utils
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -29,14 +30,21 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
+from safetensors import SafetensorError, safe_open
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ablate import bundled
-from ablate.catalog import ModuleInfo, catalog, did_you_mean
+from ablate import bundled, skeletons
+from ablate.catalog import did_you_mean
+from ablate.modules import Catalog
+from ablate.skeletons import SkeletonError
+from ablate.sources import Lora, Source
 
 DENOISERS = ("unet", "transformer")
 RANDOM = "sd15-random"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+# Formats of single files that are not read: what is pickled may run code, the rest is no weights.
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+UNREAD = (*PICKLED, ".gguf")
 
 # The lab shows progress of its own.
 diffusers.utils.logging.disable_progress_bar()
@@ -47,24 +55,92 @@ class ModelError(Exception):
     """A model that cannot be found, read or used; the message says why and what would do."""
 
 
+def is_file(model: str) -> bool:
+    """Whether a model is one safetensors file. Raises `ModelError` for one of another format, and
+    where there is no such file."""
+    suffix = Path(model).suffix.lower()
+    if suffix not in (".safetensors", *UNREAD) or Path(model).is_dir():
+        return False
+    if suffix != ".safetensors":
+        why = ", which may run code when it is read" if suffix in PICKLED else ""
+        raise ModelError(f"`{model}` is a {suffix} file{why}; give its weights as .safetensors")
+    if not Path(model).exists():
+        raise ModelError(f"there is no file `{model}`")
+    return True
+
+
 def folder_of(model: str) -> Path | None:
-    """The local folder of a model, None for a hub id."""
+    """The local folder of a model, None for a hub id or a file."""
     if model == "bundled":
         return bundled.FOLDER
     if model == RANDOM:
         return Path(__file__).parent / "sd15"
     if Path(model).is_dir():
         return Path(model)
+    if is_file(model):
+        return None
     if model.startswith((".", "/", "~")) or model.count("/") != 1 or Path(model).exists():
         raise ModelError(
             f"there is no model `{model}`: it is neither `bundled`, nor a folder in diffusers'"
-            f" format, nor a hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`"
+            f" format, nor a safetensors file, nor a hub id such as"
+            f" `stable-diffusion-v1-5/stable-diffusion-v1-5`"
             f"{did_you_mean(model, ['bundled', RANDOM])}"
         )
     return None
 
 
 # ---------------------------------------------------------------- configuration and catalog
+
+
+def described_by(source: Source) -> tuple[str, str | None]:
+    """The folder or hub id that holds a model's configuration, and its revision.
+
+    Of a file it is what `config` names, else what diffusers takes files of its kind for.
+    """
+    if is_file(source.model):
+        return source.config or _usual_config(source.model), source.revision
+    if source.config is not None:
+        raise ModelError(
+            f"`config: {source.config}` describes a model that is one safetensors file;"
+            f" `{source.model}` has a configuration of its own"
+        )
+    return source.model, source.revision
+
+
+@lru_cache(maxsize=16)
+def _usual_config(file: str) -> str:
+    """The hub id of the pipeline that a file's tensors are like, by their names and shapes."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"`{file}` cannot be read: {error}") from error
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    unknown = f"diffusers does not know `{file}` by its tensors; `config: FOLDER` tells what it is"
+    try:
+        kind = single_file_utils.infer_diffusers_model_type(tensors)
+        # What is like nothing else it takes for Stable Diffusion 1.x.
+        if kind == "v1" and single_file_utils.CHECKPOINT_KEY_NAMES["v1"] not in tensors:
+            raise ModelError(unknown)
+        found: str = single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind][
+            "pretrained_model_name_or_path"
+        ]
+    except (AttributeError, KeyError, NotImplementedError, UnboundLocalError) as error:
+        raise ModelError(unknown) from error
+    return found
+
+
+def configuration(source: Source, name: str) -> dict[str, Any] | None:
+    """A JSON file of those that describe a model; None when there is no such file."""
+    model, revision = described_by(source)
+    try:
+        return read_config(model, name, revision)
+    except ModelError as error:
+        if model == source.model:
+            raise
+        raise ModelError(
+            f"{error}. `config: FOLDER` names a local folder that describes `{source.model}`"
+        ) from error
 
 
 def read_config(model: str, name: str, revision: str | None) -> dict[str, Any] | None:
@@ -74,6 +150,8 @@ def read_config(model: str, name: str, revision: str | None) -> dict[str, Any] |
         file = folder / name
         if not file.exists():
             return None
+    elif is_file(model):
+        raise ModelError(f"`{model}` is a file; what describes a model is a folder or a hub id")
     else:
         try:
             file = Path(hf_hub_download(model, name, revision=revision))
@@ -92,78 +170,62 @@ def read_config(model: str, name: str, revision: str | None) -> dict[str, Any] |
     return config
 
 
-@lru_cache(maxsize=16)
 def load_catalog(
-    model: str, component: str | None = None, revision: str | None = None
-) -> tuple[ModuleInfo, ...]:
+    model: str | Source, component: str | None = None, revision: str | None = None
+) -> Catalog:
     """The modules of a model's denoiser, or of another component, from configuration alone.
 
     Raises `ModelError` when the model or component is not there or of no known class.
     """
-    return catalog_of(_component_config(model, component, revision), model)
+    source = _source(model, revision)
+    # What else a source tells changes no shapes.
+    return _catalog(Source(source.model, source.revision, config=source.config), component)
 
 
-def catalog_of(config: Mapping[str, Any], model: str) -> tuple[ModuleInfo, ...]:
-    """The modules of the network that a configuration describes, in forward order."""
-    network = _skeleton(config, model)
-    return catalog(network, _forward(network))
+@lru_cache(maxsize=16)
+def _catalog(source: Source, component: str | None) -> Catalog:
+    return catalog_of(_component_config(source, component), source.model)
 
 
-def _component_config(model: str, component: str | None, revision: str | None) -> dict[str, Any]:
-    index = read_config(model, "model_index.json", revision)
+def _source(model: str | Source, revision: str | None) -> Source:
+    return model if isinstance(model, Source) else Source(model, revision)
+
+
+def catalog_of(config: Mapping[str, Any], model: str) -> Catalog:
+    """The modules of the network that a configuration of a model describes, in forward order."""
+    try:
+        return skeletons.catalog_of(config)
+    except SkeletonError as error:
+        raise ModelError(f"`{model}`: {error}") from error
+
+
+def denoiser_of(model: str | Source, revision: str | None = None) -> str:
+    """The name of a model's denoiser among its components. Raises `ModelError`."""
+    index = configuration(_source(model, revision), "model_index.json")
+    if index is None:  # a folder that is itself a component
+        return DENOISERS[0]
+    return next((name for name in DENOISERS if index.get(name, [None])[0]), DENOISERS[0])
+
+
+def _component_config(source: Source, component: str | None) -> dict[str, Any]:
+    index = configuration(source, "model_index.json")
     present = [k for k, v in (index or {}).items() if isinstance(v, list) and v[0]]
     for name in (component,) if component else DENOISERS:
         # A hub model's index is asked first: of what it does not name nothing may be cached.
         config = (
-            read_config(model, f"{name}/config.json", revision)
+            configuration(source, f"{name}/config.json")
             if index is None or name in present
             else None
         )
         if config is not None:
             return config
     if component is None and index is None:  # a folder that is itself a component
-        config = read_config(model, "config.json", revision)
+        config = configuration(source, "config.json")
         if config is not None:
             return config
     what = f"no component `{component}`" if component else "no denoiser (`unet`, `transformer`)"
     there = f"{did_you_mean(component or '', present)}; it has {', '.join(present)}"
-    raise ModelError(f"`{model}` has {what}{there if present else ''}")
-
-
-def _skeleton(config: Mapping[str, Any], model: str) -> nn.Module:
-    """A network on the meta device: all shapes, no weights."""
-    name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
-    with torch.device("meta"):
-        found: Any = getattr(diffusers, str(name), None)
-        if isinstance(found, type):
-            return cast(nn.Module, found.from_config(dict(config)))  # type: ignore[attr-defined]
-        found = getattr(transformers, str(name), None)
-        if isinstance(found, type):
-            plain = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
-            made = transformers.AutoConfig.for_model(config["model_type"], **plain)
-            return cast(nn.Module, found(made))
-    raise ModelError(f"`{model}`: its configuration names the class `{name}`, which neither"
-                     " diffusers nor transformers has")  # fmt: skip
-
-
-def _forward(network: nn.Module) -> Callable[[], object] | None:
-    """A call of a skeleton with inputs that fit its configuration; None where none is known."""
-    config: Any = network.config
-    if isinstance(network, diffusers.UNet2DConditionModel):
-        if config.addition_embed_type or config.class_embed_type or config.encoder_hid_dim_type:
-            return None
-        size = config.sample_size or 64
-        height, width = (size, size) if isinstance(size, int) else size
-        sample = torch.zeros(1, config.in_channels, height, width, device="meta")
-        context = config.cross_attention_dim
-        width = context if isinstance(context, int) else context[0]
-        states = torch.zeros(1, 8, width, device="meta")
-        time = torch.zeros(1, device="meta")
-        return lambda: network(sample, time, states)
-    if isinstance(network, diffusers.AutoencoderKL):
-        image = torch.zeros(1, config.in_channels, 64, 64, device="meta")
-        return lambda: network(image)
-    return None
+    raise ModelError(f"`{source.model}` has {what}{there if present else ''}")
 
 
 @dataclass(frozen=True)
@@ -175,18 +237,18 @@ class Effort:
     device: str
 
 
-def estimate(model: str, revision: str | None = None) -> Effort:
+def estimate(model: str | Source, revision: str | None = None) -> Effort:
     """The cost of one denoiser row at the model's own size, and a rough speed of this machine.
 
     Operations are counted on the meta device; the speed is that of a matrix product here, of
     which sampling typically reaches a fifth.
     """
-    network = _skeleton(_component_config(model, None, revision), model)
-    forward = _forward(network)
-    if forward is None:
-        raise ModelError(f"`{model}`: no estimate is known for a {type(network).__name__}")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        forward()
+    source = _source(model, revision)
+    config = _component_config(source, None)
+    try:
+        flops = skeletons.flops_of(config)
+    except SkeletonError as error:
+        raise ModelError(f"`{source.model}`: {error}") from error
     device = find_device()
     dtype = find_dtype("auto", device)
     side = 1024 if device.type == "cpu" else 8192
@@ -197,7 +259,7 @@ def estimate(model: str, revision: str | None = None) -> Effort:
         result = matrix @ matrix
     float(result[0, 0])  # waits for the device
     rate = 3 * 2 * side**3 / (time.perf_counter() - began) / 5
-    return Effort(counter.get_total_flops(), rate, device.type)
+    return Effort(flops, rate, device.type)
 
 
 # ---------------------------------------------------------------- device, dtype, schedulers
@@ -267,6 +329,73 @@ def config_of(network: nn.Module) -> dict[str, Any]:
     return {**config, "_class_name": type(network).__name__}
 
 
+# ---------------------------------------------------------------- what was loaded
+
+
+def identified(source: Source) -> tuple[Source, str]:
+    """A source with its revisions as commits, and a fingerprint of all that it names: `commit:` and
+    the commit of a hub model, or `sha256:` and a digest."""
+    folder = folder_of(source.model)
+    described, _ = described_by(source)
+    if is_file(source.model):
+        found = {"file": _digest_of(Path(source.model))}
+        beside = folder_of(described)
+        found["config"] = fingerprint_of(beside) if beside else revision_of(*described_by(source))
+        pinned = None if beside else found["config"].removeprefix("commit:")
+        source = replace(source, revision=pinned, config=source.config or described)
+    elif folder is not None:
+        found = {"model": fingerprint_of(folder)}
+        source = replace(source, revision=None)
+    else:
+        found = {"model": revision_of(source.model, source.revision)}
+        source = replace(source, revision=found["model"].removeprefix("commit:"))
+    if source.variant is not None:
+        found["variant"] = source.variant
+    for i, lora in enumerate(source.lora):
+        file, commit = lora_file(lora)
+        found[f"lora {i}"] = f"{lora.scale:.9g} {_digest_of(file)}"
+        pinned_lora = replace(lora, revision=commit)
+        source = replace(source, lora=(*source.lora[:i], pinned_lora, *source.lora[i + 1 :]))
+    if found.keys() == {"model"}:
+        return source, found["model"]
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode())
+    return source, f"sha256:{digest.hexdigest()[:32]}"
+
+
+def lora_file(lora: Lora) -> tuple[Path, str | None]:
+    """The safetensors file of a LoRA, and its commit on the hub. Raises `ModelError`."""
+    if is_file(lora.model):
+        return Path(lora.model), None
+    name = lora.weight_name or LORA_FILE
+    if Path(name).suffix != ".safetensors":
+        raise ModelError(f"`{name}` of `{lora.model}` is no safetensors file")
+    folder = folder_of(lora.model)
+    if folder is not None:
+        there = sorted(file.name for file in folder.glob("*.safetensors"))
+        if lora.weight_name is None and len(there) == 1:
+            name = there[0]
+        if name not in there:
+            raise ModelError(
+                f"the LoRA `{lora.model}` has no file {name}{did_you_mean(name, there)};"
+                f" `weight_name` says which; it has {', '.join(there) or 'no safetensors files'}"
+            )
+        return folder / name, None
+    try:
+        file = Path(hf_hub_download(lora.model, name, revision=lora.revision))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{name} of the LoRA `{lora.model}` is not in the hub cache and the hub cannot be"
+            f" reached: {error}"
+        ) from error
+    except EntryNotFoundError as error:
+        raise ModelError(
+            f"the LoRA `{lora.model}` has no file {name}; `weight_name` says which it is"
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ModelError(f"the hub does not give the LoRA `{lora.model}`: {error}") from error
+    return file, file.parent.name
+
+
 def fingerprint_of(folder: Path) -> str:
     """Digest of all configuration and weight files of a local pipeline."""
     digest = hashlib.sha256()
@@ -276,6 +405,11 @@ def fingerprint_of(folder: Path) -> str:
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
     return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def _digest_of(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def revision_of(model: str, revision: str | None) -> str:

@@ -1,24 +1,21 @@
-"""Text-to-image pipelines: load, encode, sample, decode."""
+"""Text-to-image pipelines: how they are loaded, what they are, and how they are asked."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
 
 from ablate import bundled
-from ablate.catalog import ModuleInfo, did_you_mean
-from ablate.embeddings import Embedding, Point, embed
+from ablate.catalog import did_you_mean
 from ablate.models import (
     DENOISERS,
     RANDOM,
@@ -33,35 +30,17 @@ from ablate.models import (
     revision_of,
     scheduler_class,
 )
-
-# Pixels decoded at once: more is no faster, and the autoencoder's memory grows with them.
-DECODED = {"cuda": 8 * 512 * 512, "mps": 2 * 512 * 512, "cpu": 16 * 64 * 64}
-
-
-class Stopped(Exception):  # noqa: N818, it is no error
-    """Raised out of sampling when `Pipeline.stop` asked for it."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image: a prompt, or a point of embedding space in its stead, and a seed; all requests of
-    a batch share the settings."""
-
-    prompt: str
-    seed: int
-    point: Point | None = None
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What sampling gives. `images`: float32 in [0, 1], shape (n, height, width, 3), NaN where a
-    network gave NaN or infinity. `latents`: those that were decoded, float32, shape (n, channels,
-    height, width). `frames`: by number of steps, the finished images as they were estimated then.
-    """
-
-    images: np.ndarray
-    latents: np.ndarray
-    frames: Mapping[int, Samples] = field(default_factory=dict)
+from ablate.modules import Catalog
+from ablate.sampling import (
+    Moments,
+    Request,
+    Samples,
+    SamplingError,
+    autoencoder_of,
+    parts_of,
+    sample,
+)
+from ablate.weights import weights_of
 
 
 @dataclass(frozen=True)
@@ -107,12 +86,15 @@ class Pipeline:
         self.compiled = compiled
         self.stop: Callable[[], bool] = lambda: False
         self._own_scheduler = pipe.scheduler
-        self._encoded: dict[str, dict[str, Tensor]] = {}
-        pipe.set_progress_bar_config(disable=True)
+        self._encoded: dict[Any, Any] = {}
+        self._catalogs: dict[str, Catalog] = {}
+        for part in (pipe, *parts_of(pipe)):
+            part.set_progress_bar_config(disable=True)
         # Convolutions of the autoencoder are faster so everywhere, those of a denoiser on GPUs.
-        pipe.vae.to(memory_format=torch.channels_last)
-        if self.device.type == "cuda":
-            getattr(pipe, self.denoiser_name).to(memory_format=torch.channels_last)
+        decoder = autoencoder_of(pipe)
+        for network in (decoder, self.denoiser if self.device.type == "cuda" else None):
+            if network is not None and all(p.dim() < 5 for p in network.parameters()):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             self.denoiser.compile()
 
@@ -189,30 +171,57 @@ class Pipeline:
 
     @property
     def rows(self) -> bool:
-        """Whether modules of the edited component see a row a cell, and may be edited so.
+        """Whether modules of the denoiser may be edited for some rows of a batch and not others.
 
         A compiled network is valid for other weights, but not for other functions in its modules.
         """
-        return self.network is self.denoiser and not self.compiled
+        return not self.compiled
 
     @cached_property
-    def catalog(self) -> tuple[ModuleInfo, ...]:
+    def networks(self) -> dict[str, nn.Module]:
+        """All networks of the pipeline, by the names of their components."""
+        parts: dict[str, Any] = self.pipe.components
+        return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+
+    @property
+    def catalog(self) -> Catalog:
         """The modules of the edited component, in forward order."""
-        return catalog_of(config_of(self.network), self.model)
+        return self.catalog_of(self.component)
+
+    def catalog_of(self, component: str) -> Catalog:
+        """The modules of one of its networks, in forward order."""
+        if component not in self._catalogs:
+            network = self.networks[component]
+            self._catalogs[component] = catalog_of(config_of(network), self.model)
+        return self._catalogs[component]
+
+    def told(self, component: str, paths: Iterable[str]) -> set[str]:
+        """How modules are told to a user: those of another component than the edited one with its
+        name."""
+        other = component != self.component
+        return {f"{component}:{path}" if other else path for path in paths}
 
     def settings(self, sampling: Any) -> Settings:
         """What a recipe's sampling comes to on this model."""
         scheduler = self._scheduler(sampling.scheduler)
-        config: Any = self.denoiser.config
-        side = (config.sample_size or 64) * self.pipe.vae_scale_factor
         return Settings(
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=float(sampling.guidance_scale),
             scheduler=type(scheduler).__name__,
             negative_prompt=sampling.negative_prompt,
-            width=sampling.width or side,
-            height=sampling.height or side,
+            width=sampling.width or self._side("width"),
+            height=sampling.height or self._side("height"),
         )
+
+    def _side(self, name: str) -> int:
+        """The width or height, in pixels, that the pipeline gives by itself."""
+        default = self._parameters.get(name)
+        if isinstance(default, int):
+            return default
+        config: Any = self.denoiser.config
+        size = getattr(self.pipe, "default_sample_size", None) or config.get("sample_size") or 64
+        side = size if isinstance(size, int) else size[name == "width"]
+        return int(side) * getattr(self.pipe, "vae_scale_factor", 1)
 
     def _scheduler(self, name: str | None) -> Any:
         if name is None or name == type(self._own_scheduler).__name__:
@@ -227,146 +236,77 @@ class Pipeline:
         self,
         requests: Sequence[Request],
         settings: Settings,
-        before_step: Callable[[int], None] = lambda _: None,
+        moments: Moments | None = None,
         frames: AbstractSet[int] = frozenset(),
     ) -> Samples:
-        """Images for the requests, in their order.
+        """Images for the requests, in their order; the pipeline's own code makes them.
 
-        `before_step` is told the number of every step, and at last how many there were. `frames`:
-        numbers of steps after which the image is wanted as it is estimated then. The initial
-        latent of a request depends on its seed and shape alone: it is drawn in float32 on the CPU.
+        `moments`: what is told and asked on the way. `frames`: numbers of steps after which the
+        image is wanted as it is estimated then. The initial latent of a request depends on its
+        seed and shape alone: it is drawn in float32 on the CPU.
         """
-        pipe = self.pipe
-        before_step(0)
-        pipe.scheduler = self._scheduler(settings.scheduler)
-        # The same generator goes on to schedulers that draw noise of their own at every step.
-        generators = [torch.Generator().manual_seed(r.seed) for r in requests]
-        channels = pipe.vae.config.latent_channels
-        scale = pipe.vae_scale_factor
-        shape = (1, channels, settings.height // scale, settings.width // scale)
-        latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
-        given = [self.embed(r) for r in requests]
-        states = {name: torch.cat([g[name] for g in given]) for name in given[0]}
-        if settings.guided:
-            negative = self.encode(settings.negative_prompt)
-            states |= {
-                f"negative_{name}": state.expand(len(requests), *state.shape[1:])
-                for name, state in negative.items()
-            }
-        kept: dict[int, Tensor] = {}
-        finite = torch.ones(len(requests), dtype=torch.bool, device=self.device)
-
-        def after_step(_pipe: Any, step: int, _t: Any, state: dict[str, Any]) -> dict[str, Any]:
-            finite.logical_and_(torch.isfinite(state["latents"]).flatten(1).all(1))
-            if self.stop():
-                raise Stopped
-            if step + 1 in frames:
-                kept[step + 1] = estimates[-1].to(self.dtype)
-            before_step(step + 1)
-            return state
-
-        with estimated(pipe.scheduler, bool(frames)) as estimates:
-            result = pipe(
-                **states,
-                latents=latents.to(self.device, self.dtype),
-                generator=generators,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                width=settings.width,
-                height=settings.height,
-                output_type="latent",
-                callback_on_step_end=after_step,
+        scheduler = self._scheduler(settings.scheduler)
+        for part in (self.pipe, *parts_of(self.pipe)[-1:]):
+            part.scheduler = scheduler
+        moments = moments or Moments()
+        stop = Moments(moments.begin, moments.reach, lambda: self.stop() or moments.stop())
+        options = {
+            "num_inference_steps": settings.num_inference_steps,
+            self.guidance: settings.guidance_scale,
+            "width": settings.width,
+            "height": settings.height,
+            # Both would make of what is asked for something else.
+            "use_resolution_binning": False,
+            "clean_caption": False,
+        }
+        if hasattr(self.pipe, "decoder_pipe"):  # which deprecates what its whole passes on to it
+            options["callback_steps"] = None
+        options = {name: value for name, value in options.items() if name in self._parameters}
+        try:
+            return sample(
+                self.pipe,
+                requests,
+                options,
+                self._negative(settings),
+                stop,
+                frames,
+                self._encoded,
             )
-        broken = ~finite.cpu().numpy()
-        found = {number: self._decoded(frame, settings) for number, frame in kept.items()}
-        final = self._decoded(result.images, settings)
-        final.images[broken] = np.nan
-        return Samples(final.images, final.latents, found)
+        except SamplingError as error:
+            raise ModelError(f"`{self.model}`: {error}") from error
 
-    def _decoded(self, latents: Tensor, settings: Settings) -> Samples:
-        """Images of latents as the denoiser gives them, decoded in parts that stay fast."""
-        pipe = self.pipe
-        pixels = settings.width * settings.height
-        size = max(1, DECODED.get(self.device.type, pixels) // pixels)
-        latents = latents / pipe.vae.config.scaling_factor
-        parts = []
-        for part in torch.split(latents, size):
-            image = pipe.vae.decode(part, return_dict=False)[0]
-            parts.append(pipe.image_processor.postprocess(image, output_type="np"))
-        images = np.concatenate(parts).astype(np.float32)
-        images[~torch.isfinite(latents).flatten(1).all(1).cpu().numpy()] = np.nan
-        return Samples(images, latents.float().cpu().numpy())
+    @cached_property
+    def _parameters(self) -> Mapping[str, Any]:
+        """What the pipeline takes when it is called, with its defaults."""
+        found = inspect.signature(type(self.pipe).__call__).parameters
+        return {name: parameter.default for name, parameter in found.items()}
+
+    @property
+    def guidance(self) -> str:
+        """The pipeline's name for the scale of classifier-free guidance; of networks that guidance
+        was distilled into, for the scale that they are told."""
+        config: Any = self.denoiser.config
+        if "true_cfg_scale" in self._parameters and not config.get("guidance_embeds"):
+            return "true_cfg_scale"
+        other = "decoder_guidance_scale"
+        return other if other in self._parameters else "guidance_scale"
+
+    def _negative(self, settings: Settings) -> str | None:
+        """The negative prompt, None to leave an empty one to the pipeline."""
+        if "negative_prompt" not in self._parameters or not settings.guided:
+            return None
+        # Without one these would not be guided at all.
+        needed = self.guidance == "true_cfg_scale"
+        return settings.negative_prompt or ("" if needed else None)
+
+    def checkpoint(self, model: str, component: str | None, module: str, parameter: str) -> Tensor:
+        """A parameter of another model, as it lies there; of which component, module, name."""
+        return weights_of(model, component or self.component)[f"{module}.{parameter}"]
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
-
-    def embed(self, request: Request) -> Embedding:
-        """What a request asks of the network: the embedding of its prompt or of its point."""
-        if request.point is None:
-            return self.encode(request.prompt)
-        return embed(request.point, self.encode)
-
-    def encode(self, prompt: str) -> Embedding:
-        """All tensors that one prompt gives, by the pipeline's names: `prompt_embeds`, shape (1,
-        tokens, width), and, where it has them, `pooled_prompt_embeds`, shape (1, width)."""
-        if self.component.startswith("text_encoder"):
-            return self._encode(prompt)  # it changes with every variant
-        if prompt not in self._encoded:
-            self._encoded[prompt] = self._encode(prompt)
-        return self._encoded[prompt]
-
-    @torch.inference_mode()
-    def _encode(self, prompt: str) -> dict[str, Tensor]:
-        found = self.pipe.encode_prompt(
-            prompt=prompt,
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
-        # In between lie those of a negative prompt, which is encoded as any other.
-        names = ["prompt_embeds", ""]
-        if "pooled_prompt_embeds" in inspect.signature(type(self.pipe).__call__).parameters:
-            names += ["pooled_prompt_embeds", ""]
-        if len(names) != len(found):
-            kind = type(self.pipe).__name__
-            raise ModelError(f"`{self.model}`: how a {kind} takes prompts is not known")
-        return {n: t for n, t in zip(names, found, strict=True) if n}
-
-
-@contextmanager
-def estimated(scheduler: Any, wanted: bool) -> Iterator[list[Tensor]]:
-    """Within it every step of a scheduler leaves its estimate of the finished latents as the last
-    item of the list; of a scheduler that tells none, the latents as they are."""
-    estimates: list[Tensor] = []
-    if not wanted:
-        yield estimates
-        return
-    step = scheduler.step
-
-    def watched(model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
-        result = step(model_output, timestep, sample, **(options | {"return_dict": True}))
-        estimate = getattr(result, "pred_original_sample", None)
-        config, cumulative = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
-        # Of those that tell no estimate and work on latents of unit variance: eq. 9 of Song et al.
-        # 2021 (Denoising diffusion implicit models), and its form for v-prediction.
-        kind = config.get("prediction_type") if float(scheduler.init_noise_sigma) == 1 else None
-        if estimate is None and cumulative is not None and kind in ("epsilon", "v_prediction"):
-            alpha = cumulative.to(sample.device)[int(timestep)]
-            signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
-            if kind == "v_prediction":
-                estimate = signal * sample - noise * model_output
-            else:
-                estimate = (sample - noise * model_output) / signal
-        estimates[:] = [result.prev_sample if estimate is None else estimate]
-        return result if options.get("return_dict", True) else (result.prev_sample,)
-
-    scheduler.step = watched
-    try:
-        yield estimates
-    finally:
-        del scheduler.step
 
 
 def random_pipeline() -> Any:

@@ -5,20 +5,23 @@ Pure: no weights, no device. `plan(recipe, catalog)` may be printed, counted and
 
 from __future__ import annotations
 
-import csv
 import itertools
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ablate.axes import CONDITION_AXES, SAMPLING, Axis, Ref, Sampling, Space
-from ablate.catalog import ModuleInfo, Selector, SelectorError, groups, select
+from ablate.axes import SAMPLING, Sampling, WhenSpec
+from ablate.catalog import SelectorError, select
 from ablate.document import Problem
 from ablate.edits import Edit, Variant
-from ablate.embeddings import Point, between, drawn, on_plane
-from ablate.recipe import Draft, EditSpec, Recipe, RecipeError
+from ablate.embeddings import Point
+from ablate.modules import Catalog
+from ablate.ops import OPS
+from ablate.recipe import Draft, Recipe, RecipeError
+from ablate.scope import Reference, Unit, When
+from ablate.spaces import Ref, Space
+from ablate.specs import EditSpec
+from ablate.sweep import Networks, PlanAxis, assignments, condition_axis, paths_of, resolve, text_of
 
 BASELINE = Variant("baseline")
 
@@ -55,29 +58,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class PlanAxis:
-    """An axis with its values known. What a value stands for may depend on other axes, so the
-    whole assignment is given: `modules` tells the module paths where it stands for modules,
-    `point` the point of embedding space. `of_condition`: whether the baseline, too, depends on it.
-    `note`: what its numbers mean, where its name does not say.
-    """
-
-    name: str
-    values: tuple[Any, ...]
-    labels: tuple[str, ...]
-    modules: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
-    point: Callable[[Mapping[str, Any]], tuple[str, Point]] | None = None
-    of_condition: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Plan:
     """A recipe expanded. Cells come in sweep order, added baselines first. `floor`: further
     baselines, of other seeds, for the noise floor alone."""
 
     recipe: Recipe
-    catalog: tuple[ModuleInfo, ...]
+    catalog: Catalog
     axes: tuple[PlanAxis, ...]
     cells: tuple[Cell, ...]
     floor: tuple[Cell, ...] = ()
@@ -110,36 +96,39 @@ class Plan:
         return tuple(found.values())
 
 
-def check(draft: Draft, catalog: Sequence[ModuleInfo]) -> list[Problem]:
-    """All mistakes of a recipe that is to run on this catalog, its selectors' included."""
+def check(draft: Draft, networks: Networks) -> list[Problem]:
+    """All mistakes of a recipe that is to run on these networks, its selectors' included."""
     problems = list(draft.problems)
-    for selector, place in draft.selectors:
+    for chosen in draft.selectors:
         try:
-            select(selector, catalog)
+            select(chosen.selector, networks.of(chosen.component), blocks=chosen.blocks)
         except SelectorError as error:
-            problems.append(replace(place, message=str(error)))
+            problems.append(replace(chosen.place, message=str(error)))
     if not problems and draft.recipe is not None:
         try:
-            plan(draft.recipe, catalog)
+            plan(draft.recipe, networks)
         except RecipeError as error:
             problems += [draft.locate(p) for p in error.problems]
     return problems
 
 
-def plan(recipe: Recipe, catalog: Sequence[ModuleInfo]) -> Plan:
-    """Expand a recipe over the modules of a component.
+def plan(recipe: Recipe, networks: Networks) -> Plan:
+    """Expand a recipe over the modules of a model's networks.
 
     Raises `RecipeError` when a selector matches nothing, a count exceeds the modules, axes that
-    are zipped differ in length, or nothing is left to do.
+    are zipped differ in length, an edit cannot be made where or when it is to be, or nothing is
+    left to do.
     """
-    axes = [made for axis in recipe.axes for made in _resolve(axis, catalog)]
+    blocks = _of_blocks(recipe)
+    axes = [made for axis in recipe.axes for made in resolve(axis, networks, axis.name in blocks)]
     named = {axis.name for axis in axes}
     if "seed" not in named:
-        axes.insert(0, _condition_axis("seed", recipe.seeds))
+        axes.insert(0, condition_axis("seed", recipe.seeds))
     spaces = [space for axis in recipe.axes for space in axis.spaces]
     if "prompt" not in named and (not spaces or any(Ref("prompt") in s.prompts for s in spaces)):
-        axes.insert(0, _condition_axis("prompt", recipe.prompts))
-    cells = [_cell(recipe, axes, assignment, catalog) for assignment in _assignments(recipe, axes)]
+        axes.insert(0, condition_axis("prompt", recipe.prompts))
+    edits = Edits(recipe, {axis.name: axis for axis in axes}, networks)
+    cells = [_cell(recipe, axes, assignment, edits) for assignment in assignments(recipe, axes)]
     if not recipe.edits:
         cells = [replace(c, baseline=_origin(c.condition, c.axes, spaces)) for c in cells]
     there = {cell.condition for cell in cells if cell.variant.is_baseline}
@@ -154,7 +143,16 @@ def plan(recipe: Recipe, catalog: Sequence[ModuleInfo]) -> Plan:
             added[baseline] = Cell(BASELINE, baseline, values, baseline)
     all_cells = (*added.values(), *cells)
     floor = _floor(recipe.noise_floor or 0, all_cells)
-    return Plan(recipe, tuple(catalog), tuple(axes), all_cells, floor)
+    return Plan(recipe, networks.catalog, tuple(axes), all_cells, floor)
+
+
+def _of_blocks(recipe: Recipe) -> set[str]:
+    """The axes of modules that only edits of outputs use."""
+    users: dict[str, set[str]] = {}
+    for edit in recipe.edits:
+        if isinstance(edit.modules, Ref):
+            users.setdefault(edit.modules.axis, set()).add(edit.where)
+    return {name for name, places in users.items() if places == {"output"}}
 
 
 def _floor(count: int, cells: Sequence[Cell]) -> tuple[Cell, ...]:
@@ -177,195 +175,16 @@ def _origin(condition: Condition, axes: Mapping[str, Any], spaces: Sequence[Spac
     start = next((s.prompts[0] for s in spaces if s.form in ("between", "plane")), None)
     if start is None:
         return replace(condition, steps=None)
-    return replace(condition, prompt=_text(start, axes), point=None, steps=None)
-
-
-def _text(prompt: Any, assignment: Mapping[str, Any]) -> str:
-    return str(assignment[prompt.axis] if isinstance(prompt, Ref) else prompt)
-
-
-def _condition_axis(name: str, values: tuple[Any, ...]) -> PlanAxis:
-    return PlanAxis(name, values, tuple(map(_label, values)), of_condition=True)
-
-
-def _resolve(axis: Axis, catalog: Sequence[ModuleInfo]) -> tuple[PlanAxis, ...]:
-    if axis.form == "embedding":
-        return _of_space(axis)
-    return (_of_modules(axis, catalog),)
-
-
-def _of_space(axis: Axis) -> tuple[PlanAxis, ...]:
-    """An axis of points, or the dimensions of a plane; the innermost one gives the point."""
-    plane = axis.spaces[0]
-    if plane.form != "plane":
-        points = dict(zip(axis.values, _points(axis.spaces), strict=True))
-
-        def point(assignment: Mapping[str, Any]) -> tuple[str, Point]:
-            found: tuple[str, Point] = points[assignment[axis.name]](assignment)
-            return found
-
-        note = " · ".join(_told(space) for space in axis.spaces)
-        return (replace(_condition_axis(axis.name, axis.values), point=point, note=note),)
-    names = [f"{axis.name}.{part}" for part in ("zoom", "v", "u")]
-    center, *toward = plane.prompts
-
-    def place(assignment: Mapping[str, Any]) -> tuple[str, Point]:
-        zoom = assignment.get(names[0], 1)
-        at = [assignment[names[2]] / zoom, assignment[names[1]] / zoom]
-        targets = [t if isinstance(t, int) else _text(t, assignment) for t in toward]
-        start = _text(center, assignment)
-        shown = ", ".join(f"{a:+.6g} {_quoted(t)}" for a, t in zip(at, targets, strict=True))
-        return f"{_quoted(start)} {shown}", on_plane(start, targets, at)
-
-    notes = [f"from {_quoted(center)} (0) toward {_quoted(t)} (1)" for t in toward]
-    axes = [_condition_axis(names[0], plane.zoom)] if plane.zoom else []
-    # Upward is more, as on any chart.
-    axes.append(replace(_condition_axis(names[1], plane.numbers[::-1]), note=notes[1]))
-    axes.append(replace(_condition_axis(names[2], plane.numbers), point=place, note=notes[0]))
-    return tuple(axes)
-
-
-def _told(space: Space) -> str:
-    """What the points of a space of one dimension are."""
-    if space.form == "between":
-        start, end = map(_quoted, space.prompts)
-        return f"from {start} (0) to {end} (1)" + ", along the arc" * (space.path == "slerp")
-    return f"random points of seed {space.seed}" if space.form == "random" else space.form
-
-
-def _points(
-    spaces: Sequence[Space],
-) -> Iterator[Callable[[Mapping[str, Any]], tuple[str, Point]]]:
-    """What tells a point and its description, for every point of spaces of one dimension."""
-    for space in spaces:
-        for number in space.numbers or (0,):
-
-            def point(
-                assignment: Mapping[str, Any], space: Space = space, number: float = number
-            ) -> tuple[str, Point]:
-                texts = [_text(p, assignment) for p in space.prompts]
-                if space.form == "between":
-                    start, end = texts
-                    told = f"{_quoted(start)} → {_quoted(end)}, {number:.6g} of the way"
-                    return told, between(start, end, number, space.path)
-                if space.form == "random":
-                    told = f"random point {number} of seed {space.seed}"
-                    return told, drawn(space.seed, int(number), texts)
-                return "", Point((("", 1.0),))
-
-            yield point
-
-
-def _quoted(target: str | int | Ref) -> str:
-    if isinstance(target, Ref):
-        return f"the {target.axis}"
-    return f"direction {target}" if isinstance(target, int) else f"“{target}”"
-
-
-def _of_modules(axis: Axis, catalog: Sequence[ModuleInfo]) -> PlanAxis:
-    if axis.name in CONDITION_AXES:
-        return _condition_axis(axis.name, axis.values)
-    if axis.form == "values":
-        labels = tuple(_label(v) for v in axis.values)
-
-        def chosen(assignment: Mapping[str, Any]) -> tuple[str, ...]:
-            return _paths(assignment[axis.name], catalog, f"axes.{axis.name}")
-
-        return PlanAxis(axis.name, axis.values, labels, chosen)
-    found = _select(axis.modules, catalog, f"axes.{axis.name}.{axis.form}")
-    paths = tuple(m.path for m in found)
-    if axis.form == "each":
-        return PlanAxis(axis.name, paths, paths, lambda a: (a[axis.name],))
-    if axis.form == "group":
-        members = dict(groups(found, axis.by))
-        return PlanAxis(axis.name, tuple(members), tuple(members), lambda a: members[a[axis.name]])
-    counts = axis.counts or tuple(range(1, len(paths) + 1))
-    if max(counts) > len(paths):
-        problem = Problem(
-            f"asks for {max(counts)} modules; there are {len(paths)}",
-            f"axes.{axis.name}.cumulative.counts",
-        )
-        raise RecipeError([problem])
-    by_drift = _by_drift(axis, paths) if axis.order == "drift" else ()
-
-    def first(assignment: Mapping[str, Any]) -> tuple[str, ...]:
-        seed = assignment[axis.seed.axis] if isinstance(axis.seed, Ref) else axis.seed
-        ordered = list(by_drift or paths)
-        if axis.order == "reverse":
-            ordered.reverse()
-        elif axis.order == "random":
-            random.Random(seed).shuffle(ordered)
-        kept = set(ordered[: assignment[axis.name]])
-        return tuple(p for p in paths if p in kept)
-
-    return PlanAxis(axis.name, counts, tuple(map(str, counts)), first)
-
-
-def _by_drift(axis: Axis, paths: Sequence[str]) -> tuple[str, ...]:
-    """Modules from the least to the most drift, as an earlier run measured it one by one."""
-    key = f"axes.{axis.name}.cumulative.run"
-    file = Path(axis.run or "") / "drift.csv"
-    if not file.exists():
-        raise RecipeError([Problem(f"there is no {file}", key)])
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    columns = [name for name in (rows[0] if rows else {}) if set(paths) <= {r[name] for r in rows}]
-    if not columns or "rmse" not in rows[0]:
-        raise RecipeError([Problem(f"{file} does not have every one of these modules by itself",
-                                   key)])  # fmt: skip
-    drift: dict[str, list[float]] = {}
-    for row in rows:
-        if row["rmse"]:
-            drift.setdefault(row[columns[0]], []).append(float(row["rmse"]))
-    mean = {p: sum(d) / len(d) for p in paths if (d := drift.get(p, []))}
-    return tuple(sorted(paths, key=lambda p: mean.get(p, float("inf"))))
-
-
-def _assignments(recipe: Recipe, axes: Sequence[PlanAxis]) -> Iterator[dict[str, Any]]:
-    """Axis values by name: the product of the axes, those that are zipped counting as one."""
-    by_name = {axis.name: axis for axis in axes}
-    dimensions: list[list[dict[str, Any]]] = []
-    done: set[str] = set()
-    for axis in axes:
-        if axis.name in done:
-            continue
-        together = next((g for g in recipe.zipped if axis.name in g), (axis.name,))
-        done.update(together)
-        columns = [by_name[name].values for name in together]
-        if len({len(c) for c in columns}) > 1:
-            sizes = ", ".join(f"`{n}` has {len(c)}" for n, c in zip(together, columns, strict=True))
-            raise RecipeError([Problem(f"axes of different length cannot be paired: {sizes}",
-                                       "zip")])  # fmt: skip
-        dimensions.append(
-            [dict(zip(together, values, strict=True)) for values in zip(*columns, strict=True)]
-        )
-    for combination in itertools.product(*dimensions):
-        assignment: dict[str, Any] = {}
-        for part in combination:
-            assignment |= part
-        yield {axis.name: assignment[axis.name] for axis in axes}
+    return replace(condition, prompt=text_of(start, axes), point=None, steps=None)
 
 
 def _cell(
     recipe: Recipe,
     axes: Sequence[PlanAxis],
     assignment: Mapping[str, Any],
-    catalog: Sequence[ModuleInfo],
+    edits_of: Edits,
 ) -> Cell:
-    by_name = {axis.name: axis for axis in axes}
-    edits = []
-    for i, spec in enumerate(recipe.edits):
-        edit = _edit(spec, by_name, assignment, catalog, f"edits[{i}].{spec.op}.modules")
-        if edit.when is not None and edit.when[0] >= _steps(recipe, assignment):
-            problem = Problem(
-                f"never holds: sampling has {_steps(recipe, assignment)} steps,"
-                f" and the first one named is {edit.when[0]}, counted from 0",
-                f"edits[{i}].{spec.op}.when.steps",
-            )
-            raise RecipeError([problem])
-        # Strength nought is the baseline: such a cell is drawn once and marked as what it is.
-        if edit.modules and not edit.is_neutral:
-            edits.append(edit)
+    edits = edits_of.at(assignment)
     condition = _condition(recipe, axes, assignment)
     if not edits:
         return Cell(BASELINE, condition, assignment, condition)
@@ -397,47 +216,144 @@ def _condition(
     return Condition(prompt, assignment["seed"], sampling, point, None if steps == last else steps)
 
 
-def _edit(
-    spec: EditSpec,
-    axes: Mapping[str, PlanAxis],
-    assignment: Mapping[str, Any],
-    catalog: Sequence[ModuleInfo],
-    key: str,
-) -> Edit:
-    def value(given: Any) -> Any:
-        return assignment[given.axis] if isinstance(given, Ref) else given
+class Edits:
+    """The edits of a recipe, with what they refer to put in its place."""
 
-    if isinstance(spec.modules, Ref):
-        of = axes[spec.modules.axis].modules
-        paths = of(assignment) if of else ()
-    else:
-        paths = _paths(spec.modules, catalog, key)
-    strength = value(spec.strength)
-    return Edit(
-        op=spec.op,
-        modules=paths,
-        strength=None if strength is None else float(strength),
-        params=spec.params,
-        distribution=value(spec.distribution),
-        when=spec.when,
-    )
+    def __init__(self, recipe: Recipe, axes: Mapping[str, PlanAxis], networks: Networks) -> None:
+        self.recipe = recipe
+        self.axes = axes
+        self.networks = networks
+        self.components = {a.name: a.component for a in recipe.axes}
+
+    def at(self, assignment: Mapping[str, Any]) -> list[Edit]:
+        """Those that change anything, at some values of the axes."""
+        found = []
+        for i, spec in enumerate(self.recipe.edits):
+            edit = self._edit(spec, assignment, f"edits[{i}].{spec.op}")
+            # Strength nought is the baseline: such a cell is drawn once and marked as what it is.
+            if edit.modules and not edit.is_neutral:
+                found.append(edit)
+        return found
+
+    def _edit(self, spec: EditSpec, assignment: Mapping[str, Any], key: str) -> Edit:
+        def value(given: Any) -> Any:
+            return assignment[given.axis] if isinstance(given, Ref) else given
+
+        component = self._component(spec, key)
+        catalog = self.networks.of(component)
+        unit = Unit(spec.unit.kind, _numbers(value(spec.unit.numbers))) if spec.unit else None
+        if isinstance(spec.modules, Ref):
+            axis = self.axes[spec.modules.axis]
+            paths = axis.modules(assignment) if axis.modules else ()
+            unit = axis.unit(assignment) if axis.unit else unit
+        else:
+            paths = paths_of(spec.modules, catalog, f"{key}.modules", spec.where == "output")
+        strength, dose = value(spec.strength), value(spec.dose)
+        edit = Edit(
+            op=spec.op,
+            modules=paths,
+            strength=None if strength is None else float(strength),
+            params=spec.params,
+            kind=value(spec.kind),
+            when=self._when(spec.when, assignment),
+            component=component,
+            where=spec.where,
+            unit=unit,
+            dose=None if dose is None else float(dose),
+            partners=self._partners(spec, paths, catalog, key),
+            checkpoint=str(spec.partner) if OPS[spec.op].draws == "checkpoint" else None,
+            over=self._over(spec),
+        )
+        if edit.modules:
+            self._possible(edit, assignment, catalog, key)
+        return edit
+
+    def _component(self, spec: EditSpec, key: str) -> str | None:
+        """Its own, or that of the axis which its modules come from; None for the edited one."""
+        own = self.networks.other(spec.component)
+        if not isinstance(spec.modules, Ref):
+            return own
+        of_axis = self.networks.other(self.components[spec.modules.axis])
+        if spec.component is not None and of_axis is not None and own != of_axis:
+            there = f"axis `{spec.modules.axis}` holds modules of {of_axis}"
+            raise RecipeError([Problem(f"names {spec.component}; {there}", f"{key}.component")])
+        return own or of_axis
+
+    def _when(self, spec: WhenSpec | Ref | None, assignment: Mapping[str, Any]) -> When | None:
+        if isinstance(spec, Ref):
+            window = self.axes[spec.axis].window
+            return window(assignment) if window else None
+        if spec is None:
+            return None
+        ends = [assignment[e.axis] if isinstance(e, Ref) else e for e in (spec.first, spec.last)]
+        return When(spec.by, *ends)
+
+    def _partners(
+        self, spec: EditSpec, paths: Sequence[str], catalog: Catalog, key: str
+    ) -> tuple[str, ...]:
+        """The modules that change places with those of the edit, pair by pair."""
+        if OPS[spec.op].draws != "partner" or spec.partner is None:
+            return ()
+        others = paths_of(spec.partner, catalog, f"{key}.with")
+        rows = {m.path: m for m in catalog}
+        problem = None
+        if len(others) != len(paths):
+            problem = f"names {len(others)} modules for {len(paths)}"
+        elif shared := set(others).intersection(paths):
+            problem = f"`{min(shared)}` cannot change places with others and be one of them"
+        for one, other in zip(paths, others, strict=False):
+            a, b = rows[one], rows[other]
+            if problem is None and (a.kind, a.parameters) != (b.kind, b.parameters):
+                problem = (f"`{one}`, {a.kind} of {a.parameters:,} parameters, cannot change places"
+                           f" with `{other}`, {b.kind} of {b.parameters:,}")  # fmt: skip
+        if problem is not None:
+            raise RecipeError([Problem(problem, f"{key}.with")])
+        return others
+
+    def _over(self, spec: EditSpec) -> tuple[Reference, ...]:
+        if OPS[spec.op].draws not in ("mean", "resample"):
+            return ()
+        prompts, seeds = spec.over
+
+        def own(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return self.axes[name].values if name in self.axes else values
+
+        prompts = prompts or own("prompt", self.recipe.prompts)
+        seeds = seeds or own("seed", self.recipe.seeds)
+        return tuple(Reference(prompt, seed) for prompt in prompts for seed in seeds)
+
+    def _possible(
+        self, edit: Edit, assignment: Mapping[str, Any], catalog: Catalog, key: str
+    ) -> None:
+        """Raises `RecipeError` where an edit cannot be made where or when it is to be."""
+        name = edit.component or self.networks.name
+        denoising = self.networks.phase(edit.component) == "denoising"
+        if edit.over and not denoising:
+            raise RecipeError([Problem(f"`{edit.op}` is for the denoiser; {name} is none", key)])
+        if edit.when is not None:
+            steps = assignment.get("num_inference_steps", self.recipe.sampling.num_inference_steps)
+            problem = None
+            if not denoising:
+                problem = f"{name} is at work once, not at every step; leave `when` out"
+            # Which noise levels there are is for the scheduler to say.
+            elif edit.when.by != "t" and not edit.when.opens([0.0] * steps):
+                said = {"steps": f"the first one named is {edit.when.first:g}, counted from 0"}
+                other = f"none begins within {edit.when.first:g} to {edit.when.last:g} of it"
+                problem = (
+                    f"never holds: sampling has {steps} steps, and {said.get(edit.when.by, other)}"
+                )
+            if problem is not None:
+                raise RecipeError([Problem(problem, f"{key}.when.{edit.when.by}")])
+        if edit.unit is not None:
+            rows = {m.path: m for m in (*catalog, *catalog.blocks)}
+            for path in edit.modules:
+                there = getattr(rows[path], edit.unit.kind)
+                last = max(edit.unit.numbers)
+                if last >= there and (there or edit.unit.kind == "heads"):
+                    many = f"{there} {edit.unit.kind}" if there else f"no {edit.unit.kind}"
+                    problem = f"`{path}` has {many}; there is none of number {last}"
+                    raise RecipeError([Problem(problem, f"{key}.unit.{edit.unit.kind}")])
 
 
-def _steps(recipe: Recipe, assignment: Mapping[str, Any]) -> int:
-    given = assignment.get("num_inference_steps", recipe.sampling.num_inference_steps)
-    return int(given)
-
-
-def _paths(selector: Selector, catalog: Sequence[ModuleInfo], key: str) -> tuple[str, ...]:
-    return tuple(m.path for m in _select(selector, catalog, key))
-
-
-def _select(selector: Selector, catalog: Sequence[ModuleInfo], key: str) -> tuple[ModuleInfo, ...]:
-    try:
-        return select(selector, catalog)
-    except SelectorError as error:
-        raise RecipeError([Problem(str(error), key)]) from error
-
-
-def _label(value: Any) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+def _numbers(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)

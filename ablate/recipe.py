@@ -16,11 +16,14 @@ from typing import Any
 
 import yaml
 
-from ablate.axes import CONDITION_AXES, Axis, AxisReader, Ref
+from ablate.axes import CONDITION_AXES, Axis, Selected
 from ablate.axes import Sampling as Sampling
-from ablate.catalog import Selector, did_you_mean
+from ablate.catalog import did_you_mean
 from ablate.document import DocumentError, KeyPath, Problem, in_order, kind_of, written
-from ablate.ops import DISTRIBUTIONS, OPS
+from ablate.ops import OPS, Op
+from ablate.scope import BY
+from ablate.spaces import Ref
+from ablate.specs import EditReader, EditSpec
 
 VERSION = 1
 TOP_LEVEL = (
@@ -33,22 +36,6 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 class RecipeError(DocumentError):
     """A recipe that is wrong; `problems` are all of its mistakes, in the order of the file."""
-
-
-@dataclass(frozen=True)
-class EditSpec:
-    """An edit as the recipe gives it: values may be references to axes."""
-
-    op: str
-    modules: Selector | Ref
-    strength: float | Ref | None = None
-    params: str | None = None
-    distribution: str | Ref | None = None
-    when: tuple[int, int] | None = None
-
-    def references(self) -> set[str]:
-        parts = (self.modules, self.strength, self.distribution)
-        return {p.axis for p in parts if isinstance(p, Ref)}
 
 
 @dataclass(frozen=True)
@@ -108,11 +95,12 @@ class Draft:
 
     recipe: Recipe | None
     problems: tuple[Problem, ...]
-    selectors: tuple[tuple[Selector, Problem], ...]  # the problem to report, but for its message
+    selectors: tuple[Selected, ...]
     model: str
     revision: str | None
     component: str | None
-    schedulers: tuple[tuple[str, Problem], ...]
+    schedulers: tuple[tuple[str, Problem], ...]  # the problem to report, but for its message
+    checkpoints: tuple[tuple[str, str | None, Problem], ...]
     lines: Mapping[str, int]  # of each key, as `Problem.key` writes it
     file: str | None
     overridden: tuple[str, ...]  # keys that did not come from the file
@@ -161,13 +149,14 @@ def parse(text: str, file: str | None, overrides: Mapping[str, Any] | None = Non
         revision=word("revision"),
         component=word("component"),
         schedulers=tuple(reader.schedulers),
+        checkpoints=tuple(reader.checkpoints),
         lines={written(path): line for path, line in reader.lines.items()},
         file=file,
         overridden=tuple(written(path) for path in reader.overridden),
     )
 
 
-class _Reader(AxisReader):
+class _Reader(EditReader):
     """Turns a recipe's text into a `Recipe`."""
 
     def recipe(self, data: Any, source: str) -> Recipe | None:
@@ -216,11 +205,15 @@ class _Reader(AxisReader):
         if "sampling" in top:
             made = replace(made, sampling=self.sampling(top["sampling"]))
         axes = self.axes(top.get("axes", {}))
-        made = replace(made, axes=axes, edits=self._edits(top.get("edits", [])))
+        made = replace(made, axes=axes, edits=self.edits(top.get("edits", [])))
         made = replace(made, zipped=self._zipped(top.get("zip", []), made))
         if "sheet" in top:
             made = replace(made, sheet=self._sheet(top["sheet"], made))
         self._references(made, top)
+        self._of_outputs(made)
+        if made.compile and any(edit.where == "output" for edit in made.edits):
+            self.wrong(("compile",), "does not go with `where: output`: a compiled network gives"
+                       " nothing on the way")  # fmt: skip
         return made
 
     def _name(self, top: dict[str, Any]) -> str:
@@ -232,73 +225,6 @@ class _Reader(AxisReader):
             self.wrong(("name",), f"`{name}` cannot name a folder; use letters, digits, `-`, `_`"
                        " and `.`, beginning with a letter or digit")  # fmt: skip
         return name
-
-    # ------------------------------------------------------------ edits
-
-    def _edits(self, value: Any) -> tuple[EditSpec, ...]:
-        if not isinstance(value, list):
-            self.wrong(("edits",), f"must be a list of edits, not {kind_of(value)}")
-            return ()
-        return tuple(e for i, v in enumerate(value) if (e := self._edit(v, ("edits", i))))
-
-    def _edit(self, value: Any, path: KeyPath) -> EditSpec | None:
-        if not isinstance(value, dict) or len(value) != 1:
-            self.wrong(path, 'an edit is one op with its settings, as in `zero: {modules: "*"}`')
-            return None
-        name, body = next(iter(value.items()))
-        path = (*path, name)
-        if name not in OPS:
-            hint = did_you_mean(name, OPS) or f"; there are {', '.join(sorted(OPS))}"
-            self.wrong(path, f"unknown op{hint}")
-            return None
-        op = OPS[name]
-        known = ["modules", "params", "when"]
-        known += [op.strength] if op.strength else []
-        known += ["distribution"] if op.has_distribution else []
-        if not isinstance(body, dict):
-            self.mapping(body, path, known)
-            return None
-        body = self.mapping(body, path, known)
-        modules = self.or_ref(body.get("modules"))
-        if "modules" not in body:
-            self.wrong(path, '`modules` is missing; `"*"` selects all')
-        elif not isinstance(modules, Ref):
-            modules = self.selector(modules, (*path, "modules"))
-        strength: float | Ref | None = None
-        if op.strength:
-            if op.strength not in body:
-                self.wrong(path, f"`{op.strength}` is missing; `{name}` needs it,"
-                           " a number or an axis (`$name`)")  # fmt: skip
-            else:
-                given = self.or_ref(body[op.strength])
-                inner = (*path, op.strength)
-                strength = given if isinstance(given, Ref) else float(self.number(given, inner))
-        params = None
-        if "params" in body:
-            params = self.choice(body["params"], (*path, "params"), ("weight", "bias"))
-        distribution: str | Ref | None = None
-        if "distribution" in body:
-            distribution = self.or_ref(body["distribution"])
-            if not isinstance(distribution, Ref):
-                distribution = self.choice(distribution, (*path, "distribution"), DISTRIBUTIONS)
-        when = self._when(body["when"], (*path, "when")) if "when" in body else None
-        return EditSpec(name, modules or "*", strength, params, distribution, when)
-
-    def _when(self, value: Any, path: KeyPath) -> tuple[int, int] | None:
-        given = self.mapping(value, path, ["steps"])
-        path = (*path, "steps")
-        if "steps" not in given:
-            if not given:
-                self.wrong(path, "is missing")
-            return None
-        steps = given["steps"]
-        if not isinstance(steps, list) or len(steps) != 2:
-            self.wrong(path, "must be the first and the last step, counted from 0, as in [0, 9]")
-            return None
-        first, last = (self.integer(s, (*path, i)) for i, s in enumerate(steps))
-        if last < first:
-            self.wrong(path, f"ends before it begins: {last} is less than {first}")
-        return first, last
 
     # ------------------------------------------------------------ what refers to axes
 
@@ -358,17 +284,13 @@ class _Reader(AxisReader):
         for path, name in _mentions(top.get("edits"), ("edits",)):
             first = name not in used
             used.add(name)
-            key = path[3] if len(path) == 4 else None
             if name not in axes:
                 self.wrong(path, _no_axis(name, axes))
             elif axes[name].form == "embedding":
                 self.wrong(path, f"axis `{name}` holds points of embedding space, which are no"
                            " part of an edit; every edit is made at each of them")  # fmt: skip
-            elif key == "modules" and axes[name].form == "values":
-                for i, value in enumerate(axes[name].values if first else ()):
-                    self.selector(value, ("axes", name, "values", i))
-            elif key not in ("modules", "params", "when", None):
-                self._fitting(axes[name], str(key), path)
+            elif len(path) >= 4:
+                self._fitting(axes[name], path, first)
         used |= self._spaces(recipe, top)
         for axis in recipe.axes:
             if isinstance(axis.seed, Ref):
@@ -422,16 +344,49 @@ class _Reader(AxisReader):
             for i, value in enumerate(axes[name].values):
                 self.integer(value, ("axes", name, "values", i))
 
-    def _fitting(self, axis: Axis, key: str, path: KeyPath) -> None:
-        if axis.form != "values":
-            self.wrong(path, f"axis `{axis.name}` holds modules; `{key}` needs plain values")
+    def _fitting(self, axis: Axis, path: KeyPath, first: bool) -> None:
+        """An axis that an edit refers to: whether its values are of the kind that goes there."""
+        op, key = OPS.get(str(path[2])), str(path[3])
+        wanted = {"modules": "modules", "when": "windows"}.get(key, "plain values")
+        wanted = "plain values" if len(path) > 4 else wanted
+        held = "modules" if axis.of_modules else axis.form
+        if op is None or (key in ("params", "component", "where", "with", "over")):
             return
-        for i, value in enumerate(axis.values):
-            inner: KeyPath = ("axes", axis.name, "values", i)
-            if key == "distribution":
-                self.choice(value, inner, DISTRIBUTIONS)
-            else:
-                self.number(value, inner)
+        if wanted == "modules" and axis.form == "values":
+            for i, value in enumerate(axis.values if first else ()):
+                self.selector(value, ("axes", axis.name, "values", i))
+        elif wanted != {"values": "plain values"}.get(held, held):
+            self.wrong(path, f"axis `{axis.name}` holds {held}; `{key}` needs {wanted}")
+        elif wanted == "plain values":
+            for i, value in enumerate(axis.values):
+                self._value(op, path, value, ("axes", axis.name, "values", i))
+
+    def _value(self, op: Op, path: KeyPath, value: Any, inner: KeyPath) -> None:
+        """A value of an axis that an edit refers to."""
+        match path[3:]:
+            case ("when", by, *_):
+                self.end(next(b for b in BY if b == by), value, inner)
+            case ("unit", *_):
+                self.integer(value, inner)
+            case (key,) if key == op.kind_key and op.kinds:
+                self.choice(value, inner, op.kinds)
+            case (key,):
+                before = len(self.problems)
+                number = self.number(value, inner)
+                if len(self.problems) == before:
+                    self.strong(op, str(key), number, inner)
+
+    def _of_outputs(self, recipe: Recipe) -> None:
+        """Axes that edits of outputs use, and no others, may hold blocks."""
+        users: dict[str, set[str]] = {}
+        for edit in recipe.edits:
+            if isinstance(edit.modules, Ref):
+                users.setdefault(edit.modules.axis, set()).add(edit.where)
+        for i, chosen in enumerate(self.selectors):
+            key = chosen.place.key.removeprefix("--set ")
+            axis = key.removeprefix("axes.").partition(".")[0] if key.startswith("axes.") else ""
+            if users.get(axis) == {"output"}:
+                self.selectors[i] = replace(chosen, blocks=True)
 
 
 def planes(axes: Iterable[Axis]) -> tuple[str, ...]:

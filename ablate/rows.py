@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ablate.edits import Draw, Touched, Variant, edited, touched, watched
-from ablate.ops import draw as draw_noise
+from ablate.edits import Draws, Touched, Variant, alterations, edited, heads_in, touched, watched
+from ablate.outputs import altered
+from ablate.rowmap import NoRowsError, RowMap
+from ablate.scope import Reference
 
 # Without weights these give zeros, whatever finite input they have, and always a tensor of their
 # own. Subclasses may do otherwise.
@@ -34,17 +36,11 @@ LINEAR = (
     nn.ConvTranspose2d, nn.ConvTranspose3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding,
 )  # fmt: skip
 
+POSITIONS = ("img_ids", "txt_ids")
+
 # Where fewer of a module's cells are edited than this, it is run on all rows at once and those of
 # the edited cells are overwritten: gathering the others would cost more than it saves.
 FEW = 0.25
-
-
-class NoRowsError(Exception):
-    """Modules that cannot be edited by rows; their variants have to be applied in place."""
-
-    def __init__(self, paths: set[str]) -> None:
-        super().__init__(f"no row a cell: {', '.join(sorted(paths))}")
-        self.paths = paths
 
 
 @dataclass
@@ -68,13 +64,15 @@ class Applied:
 def by_rows(
     network: nn.Module,
     variants: Sequence[Variant],
-    draw: Draw = draw_noise,
+    draws: Draws | None = None,
     cells: Sequence[int] | None = None,
+    references: Mapping[Reference, int] | None = None,
 ) -> Iterator[Applied]:
     """Apply `variants[c]` to the rows c, c + n, c + 2n ... of each call of the network.
 
     `cells`: which variant each cell takes, where cells of one variant have equal rows: these are
-    computed once. Without it there is a cell a variant.
+    computed once. Without it there is a cell a variant. `references`: which of the variants are the
+    baseline at a condition that edits of outputs refer to.
 
     For sampling, without gradients. Raises `NoRowsError` where a module shares weights, computes
     them anew, has another `forward` than its class, or is called with an input that has no row for
@@ -82,17 +80,29 @@ def by_rows(
     """
     applied = Applied()
     modules = dict(network.named_modules())
-    edits = _edits(modules, variants, draw, applied)
-    applied.edited |= edits.keys()
+    edits = _edits(modules, variants, draws or Draws(), applied)
+    outputs = alterations(modules, variants)
+    applied.edited |= edits.keys() | outputs.keys()
     # Selected, but without the parameters that the edits name.
     idle = {path for v in set(variants) for path in v.modules} - applied.edited
     with ExitStack() as stack:
         stack.enter_context(watched(network, tuple(idle), applied.ran))
-        batch = _Batch(len(variants))
+        batch = RowMap(len(variants))
         for path, parts in edits.items():
             module = modules[path]
             _put_in(stack, module, _Split(path, module, parts, batch, applied))
         _put_in(stack, network, _Entry(network, batch, cells, applied))
+        stack.enter_context(
+            altered(
+                modules,
+                outputs,
+                batch,
+                references or {},
+                heads_in(modules, outputs),
+                applied.ran,
+                applied.changed,
+            )
+        )
         yield applied
 
 
@@ -121,7 +131,7 @@ class _Part:
 def _edits(
     modules: dict[str, nn.Module],
     variants: Sequence[Variant],
-    draw: Draw,
+    draws: Draws,
     applied: Applied,
 ) -> dict[str, list[_Part]]:
     """By module path, the forms that its cells see. A form is made once for each variant."""
@@ -140,7 +150,7 @@ def _edits(
         for path, items in by_module.items():
             if path in rowless:
                 continue
-            form = _form(modules[path], items, variant, draw, applied)
+            form = _form(modules, path, items, variant, draws, applied)
             parts = found.setdefault(path, [])
             silent = next((p for p in parts if p.module is None), None)
             if form is None and silent is not None:
@@ -159,14 +169,20 @@ def _is_odd(module: nn.Module) -> bool:
 
 
 def _form(
-    module: nn.Module, items: Sequence[Touched], variant: Variant, draw: Draw, applied: Applied
+    modules: dict[str, nn.Module],
+    path: str,
+    items: Sequence[Touched],
+    variant: Variant,
+    draws: Draws,
+    applied: Applied,
 ) -> nn.Module | None:
     """A module that computes with edited weights and shares the rest; None when it gives zeros."""
+    module = modules[path]
     all_of_it = len(items) == sum(1 for _ in module.parameters(recurse=False))
     if (
         type(module) in LINEAR
         and all_of_it
-        and all(edit.op == "zero" for item in items for edit in item.edits)
+        and all(e.op == "zero" and e.unit is None for item in items for e in item.edits)
     ):
         if any(bool(item.parameter.any()) for item in items):
             applied.changed.add(items[0].module)
@@ -174,71 +190,30 @@ def _form(
     form = copy.copy(module)
     form._parameters = dict(module._parameters)
     for item in items:
-        weights = edited(item, item.parameter.data, variant.perturbation_seed, draw)
+        weights = edited(
+            item,
+            item.parameter.data,
+            variant.perturbation_seed,
+            draws,
+            lambda other, name: modules[other].get_parameter(name).data,
+        )
         if not torch.equal(weights, item.parameter.data):
             applied.changed.add(item.module)
         form._parameters[item.name] = nn.Parameter(weights, requires_grad=False)
     return form
 
 
-class _Batch:
-    """How many rows the network was called with, and which of them belong to which cells."""
-
-    def __init__(self, cells: int) -> None:
-        self.cells = cells
-        self.rows = 0
-        self._indices: dict[tuple[int, ...], Tensor] = {}
-
-    def has(self, rows: int) -> None:
-        """Told how many rows the network is called with."""
-        if rows != self.rows:
-            self.rows = rows
-            self._indices.clear()
-
-    def fits(self, tensor: Any) -> bool:
-        return (
-            isinstance(tensor, Tensor)
-            and tensor.dim() > 0
-            and tensor.shape[0] == self.rows
-            and self.rows % self.cells == 0
-        )
-
-    def index(self, cells: Sequence[int], device: torch.device) -> Tensor:
-        """Row numbers of some cells, in the order of rows."""
-        key = tuple(cells)
-        if key not in self._indices:
-            rows = torch.arange(self.rows).view(-1, self.cells)[:, list(key)]
-            self._indices[key] = rows.flatten().to(device)
-        return self._indices[key]
-
-    def take(self, tensor: Any, cells: Sequence[int]) -> Any:
-        """The rows of some cells; what has no rows is passed on as it is."""
-        if not self.fits(tensor) or len(cells) == self.cells:
-            return tensor
-        if len(cells) == 1:
-            return tensor[cells[0] :: self.cells]
-        return tensor.index_select(0, self.index(cells, tensor.device))
-
-    def put(self, whole: Tensor, rows: Tensor, cells: Sequence[int]) -> None:
-        """Write the rows of some cells; `rows` may be one for all of them."""
-        if len(cells) == 1:
-            whole[cells[0] :: self.cells] = rows
-        else:
-            index = self.index(cells, whole.device)
-            whole.index_copy_(0, index, rows.expand(len(index), *whole.shape[1:]))
-
-
 class _Entry:
     """Stands in for the network's `forward`: counts its rows, and runs equal ones once."""
 
     def __init__(
-        self, network: nn.Module, batch: _Batch, cells: Sequence[int] | None, applied: Applied
+        self, network: nn.Module, batch: RowMap, cells: Sequence[int] | None, applied: Applied
     ) -> None:
         self.plain: Callable[..., Any] = network.forward
         self.batch = batch
         self.applied = applied
         self.cells = list(cells or [])
-        self.whole = _Batch(len(self.cells))
+        self.whole = RowMap(len(self.cells))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         rows = next(v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
@@ -251,7 +226,11 @@ class _Entry:
         self.batch.has(rows // len(self.cells) * self.batch.cells)
         first = [self.cells.index(variant) for variant in range(self.batch.cells)]
         taken = [self.whole.take(v, first) for v in args]
-        named = {name: self.whole.take(v, first) for name, v in kwargs.items()}
+        # Positions of patches and tokens have no row a cell; they may be as many as there are rows.
+        named = {
+            name: v if name in POSITIONS and v.ndim == 2 else self.whole.take(v, first)
+            for name, v in kwargs.items()
+        }
         out = self.plain(*taken, **named)
         return self._spread(out)
 
@@ -259,6 +238,8 @@ class _Entry:
         """Every cell's rows, from those of its variant."""
         if isinstance(out, tuple):
             return tuple(self._spread(part) for part in out)
+        if isinstance(out, list):
+            return [out[int(row)] for row in self.batch.index(self.cells, torch.device("cpu"))]
         if isinstance(out, dict):  # as the output classes of diffusers are
             return type(out)(**{name: self._spread(part) for name, part in out.items()})
         return out.index_select(0, self.batch.index(self.cells, out.device))
@@ -268,7 +249,7 @@ class _Split:
     """Stands in for a module's `forward`: every cell's rows through the form that it sees."""
 
     def __init__(
-        self, path: str, module: nn.Module, parts: list[_Part], batch: _Batch, applied: Applied
+        self, path: str, module: nn.Module, parts: list[_Part], batch: RowMap, applied: Applied
     ) -> None:
         self.path = path
         self.plain: Callable[..., Any] = module.forward

@@ -4,79 +4,55 @@ from __future__ import annotations
 
 from typing import Any
 
-from ablate.axes import GROUPINGS, ORDERS, SAMPLING
+from ablate.axes import AXIS_FORMS, CUMULATIVE, GROUPINGS, ORDERS, SAMPLING, UNIT_FORMS
 from ablate.embeddings import PATHS
-from ablate.ops import DISTRIBUTIONS, OPS
-from ablate.recipe import DTYPES, VERSION
+from ablate.ops import OPS, Op
+from ablate.recipe import DTYPES, TOP_LEVEL, VERSION
+from ablate.scope import BY, UNITS
+from ablate.spaces import NUMERIC, SPACES
+from ablate.specs import PARAMS, keys_of
 
-_TEXT = {"type": "string"}
-_WHOLE = {"type": "integer", "minimum": 0}
-_NUMBER = {"type": "number"}
-_REF = {"type": "string", "pattern": r"^\$[A-Za-z_]\w*$"}
-_SELECTOR = {"$ref": "#/$defs/selector"}
-_NUMBERS = {
-    "values": {"type": "array", "minItems": 1, "uniqueItems": True},
-    "range": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
-    "linspace": {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3},
-    "geomspace": {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3},
-}
+Shape = dict[str, Any]
+
+_TEXT: Shape = {"type": "string"}
+_WHOLE: Shape = {"type": "integer", "minimum": 0}
+_COUNT: Shape = {"type": "integer", "minimum": 1}
+_NUMBER: Shape = {"type": "number"}
+_SHARE: Shape = {"type": "number", "minimum": 0, "maximum": 1}
+_REF: Shape = {"type": "string", "pattern": r"^\$[A-Za-z_]\w*$"}
+_SELECTOR: Shape = {"$ref": "#/$defs/selector"}
 
 
-def schema() -> dict[str, Any]:
+def schema() -> Shape:
     """The schema, draft 2020-12. What refers to axes or to a network it cannot check."""
-    sampling = dict.fromkeys(SAMPLING, _TEXT) | {
-        "num_inference_steps": {"type": "integer", "minimum": 1},
-        "guidance_scale": _NUMBER,
-        "width": {"type": "integer", "minimum": 8, "multipleOf": 8},
-        "height": {"type": "integer", "minimum": 8, "multipleOf": 8},
-    }
     names = {"type": "array", "items": _TEXT}
+    axes = {"anyOf": [_TEXT, names]}
+    edits = [_mapping({name: _edit(op)}, (name,)) for name, op in OPS.items()]
+    shapes = {
+        "version": {"const": VERSION},
+        "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        "vocabulary": _list(_TEXT),
+        "dtype": {"enum": list(DTYPES)},
+        "compile": {"type": "boolean"},
+        "prompts": _list(_TEXT),
+        "seeds": _list(_WHOLE),
+        "noise_floor": {"type": "integer", "minimum": 2},
+        "perturbation_seed": _WHOLE,
+        "sampling": _sampling(),
+        "axes": {"type": "object", "additionalProperties": _axis()},
+        "zip": {"anyOf": [names, {"type": "array", "items": names}]},
+        "edits": {"type": "array", "items": {"oneOf": edits}},
+        "sheet": _mapping({"rows": axes, "columns": axes, "concepts": {"type": "boolean"}}),
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "ablate recipe",
-        **_mapping(
-            {
-                "version": {"const": VERSION},
-                "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$"},
-                "about": _TEXT,
-                "model": _TEXT,
-                "revision": _TEXT,
-                "component": _TEXT,
-                "clip": _TEXT,
-                "vocabulary": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
-                "dtype": {"enum": list(DTYPES)},
-                "compile": {"type": "boolean"},
-                "prompts": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
-                "seeds": {"type": "array", "items": _WHOLE, "minItems": 1, "uniqueItems": True},
-                "noise_floor": {"type": "integer", "minimum": 2},
-                "perturbation_seed": _WHOLE,
-                "sampling": _mapping(sampling),
-                "axes": {"type": "object", "additionalProperties": _axis()},
-                "zip": {"anyOf": [names, {"type": "array", "items": names}]},
-                "edits": {"type": "array", "items": {"oneOf": [_edit(name) for name in OPS]}},
-                "sheet": _mapping(
-{"rows": {"anyOf": [_TEXT, names]}, "columns": {"anyOf": [_TEXT, names]},
-                     "concepts": {"type": "boolean"}}),
-            },
-            required=("version", "name"),
-        ),
-        "$defs": {
-            "selector": {
-                "anyOf": [
-                    {"type": "string", "minLength": 1},
-                    {"type": "array", "items": _SELECTOR, "minItems": 1},
-                    _mapping({"not": _SELECTOR}, required=("not",)),
-                    _mapping({"sample": _mapping(
-                        {"of": _SELECTOR, "count": {"type": "integer", "minimum": 1},
-                         "seed": {"type": "integer"}}, required=("of", "count"))},
-                        required=("sample",)),
-                ]
-            }
-        },
-    }  # fmt: skip
+        **_mapping({key: shapes.get(key, _TEXT) for key in TOP_LEVEL}, ("version", "name")),
+        "$defs": {"selector": _selector()},
+    }
 
 
-def _mapping(properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
+def _mapping(properties: Shape, required: tuple[str, ...] = ()) -> Shape:
     return {
         "type": "object",
         "properties": properties,
@@ -85,72 +61,165 @@ def _mapping(properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict
     }
 
 
-def _axis() -> dict[str, Any]:
-    group = {"modules": _SELECTOR, "by": {"enum": list(GROUPINGS)}}
-    counts = [_with_step(form) for form in _NUMBERS] + [{"type": "array", "items": _WHOLE}]
-    cumulative = {
-        "modules": _SELECTOR,
-        "order": {"enum": list(ORDERS)},
-        "seed": {"anyOf": [_WHOLE, _REF]},
-        "counts": {"anyOf": counts},
-        "run": _TEXT,
-    }
+def _list(items: Shape | bool, least: int = 1) -> Shape:
+    """A list of different items."""
+    return {"type": "array", "items": items, "minItems": least, "uniqueItems": True}
+
+
+def _exactly(*items: Shape) -> Shape:
+    """A list of these items, one after the other."""
+    return {"type": "array", "prefixItems": list(items), "items": False, "minItems": len(items)}
+
+
+def _or_ref(shape: Shape) -> Shape:
+    return {"anyOf": [shape, _REF]}
+
+
+def _selector() -> Shape:
+    sample = _mapping(
+        {"of": _SELECTOR, "count": _COUNT, "seed": {"type": "integer"}}, ("of", "count")
+    )
     return {
-        "oneOf": [
-            *(_with_step(form) for form in _NUMBERS),
-            _mapping({"each": _SELECTOR}, required=("each",)),
-            _mapping({"group": _mapping(group)}, required=("group",)),
-            _mapping({"cumulative": _mapping(cumulative)}, required=("cumulative",)),
-            _mapping(
-                {"embedding": {"anyOf": [_space(), {"type": "array", "items": _space()}]}},
-                required=("embedding",),
-            ),
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "items": _SELECTOR, "minItems": 1},
+            _mapping({"not": _SELECTOR}, ("not",)),
+            _mapping({"sample": sample}, ("sample",)),
         ]
     }
 
 
-def _space() -> dict[str, Any]:
+def _sampling() -> Shape:
+    size = {"type": "integer", "minimum": 8, "multipleOf": 8}
+    shapes = {
+        "num_inference_steps": _COUNT,
+        "guidance_scale": _NUMBER,
+        "width": size,
+        "height": size,
+    }
+    return _mapping({key: shapes.get(key, _TEXT) for key in SAMPLING})
+
+
+# -------------------------------------------------------------------- axes
+
+
+def _axis() -> Shape:
+    group = {"modules": _SELECTOR, "component": _TEXT, "by": {"enum": list(GROUPINGS)}}
+    cumulative = {
+        "modules": _SELECTOR,
+        "component": _TEXT,
+        "order": {"enum": list(ORDERS)},
+        "seed": _or_ref(_WHOLE),
+        "counts": {"anyOf": [_list(_WHOLE), *(_numeric(form, _NUMBER) for form in NUMERIC)]},
+        "run": _TEXT,
+    }
+    chosen = _mapping({"modules": _SELECTOR, "component": _TEXT}) | {"minProperties": 1}
+    of_modules = {"anyOf": [_SELECTOR, chosen]}
+    shapes = dict.fromkeys(("each", *UNIT_FORMS), of_modules) | {
+        "group": _mapping(group),
+        "cumulative": _mapping({key: cumulative[key] for key in CUMULATIVE}),
+        "windows": {"anyOf": [{"type": "integer", "minimum": 2}, _list(_window(refs=False))]},
+        "embedding": {"anyOf": [_space(), {"type": "array", "items": _space(), "minItems": 1}]},
+    }
+    return {
+        "oneOf": [
+            _numeric(form) if form in NUMERIC else _mapping({form: shapes[form]}, (form,))
+            for form in AXIS_FORMS
+        ]
+    }
+
+
+def _numeric(form: str, items: Shape | bool = True) -> Shape:
+    """Values, which are such items, or what gives numbers."""
+    if form == "values":
+        return _mapping({form: _list(items)}, (form,))
+    if form == "range":
+        step = _NUMBER | {"not": {"const": 0}}
+        return _mapping({form: _exactly(_NUMBER, _NUMBER), "step": step}, (form, "step"))
+    return _mapping({form: _exactly(_NUMBER, _NUMBER, _COUNT)}, (form,))
+
+
+def _space() -> Shape:
     """Points of embedding space."""
-    forms = [_with_step(form) for form in _NUMBERS if form != "values"]
-    numbers = {"anyOf": [{"type": "array", "items": _NUMBER, "minItems": 1}, *forms]}
-    between = {"from": _TEXT, "to": _TEXT, "t": numbers, "path": {"enum": list(PATHS)}}
-    directions = {"anyOf": [_TEXT, _WHOLE]}
-    plane = {
-        "center": _TEXT,
-        "toward": {"type": "array", "items": directions, "minItems": 2, "maxItems": 2},
+    direction = {"anyOf": [_TEXT, _WHOLE]}
+    numbers = {"anyOf": [_list(_NUMBER), *(_numeric(form, _NUMBER) for form in NUMERIC)]}
+    shapes = {
+        "t": numbers,
+        "path": {"enum": list(PATHS)},
+        "toward": _exactly(direction, direction),
         "extent": {"type": "number", "exclusiveMinimum": 0},
         "size": {"type": "integer", "minimum": 3},
         "zoom": numbers,
+        "count": _COUNT,
+        "seed": _WHOLE,
+        "prompts": _list(_TEXT, least=2),
     }
-    prompts = {"type": "array", "items": _TEXT, "minItems": 2, "uniqueItems": True}
-    random = {"count": {"type": "integer", "minimum": 1}, "seed": _WHOLE, "prompts": prompts}
+    required = {
+        "between": ("from", "to", "t"),
+        "plane": ("center", "toward", "size"),
+        "random": ("count",),
+    }
     return {
         "oneOf": [
-            {"const": "unconditional"},
-            _mapping({"between": _mapping(between, ("from", "to", "t"))}, ("between",)),
-            _mapping({"plane": _mapping(plane, ("center", "toward", "size"))}, ("plane",)),
-            _mapping({"random": _mapping(random, ("count",))}, ("random",)),
+            _mapping({f: _mapping({k: shapes.get(k, _TEXT) for k in keys}, required[f])}, (f,))
+            if keys
+            else {"const": f}
+            for f, keys in SPACES.items()
         ]
     }
 
 
-def _with_step(form: str) -> dict[str, Any]:
-    if form == "range":
-        step = _NUMBER | {"not": {"const": 0}}
-        return _mapping({form: _NUMBERS[form], "step": step}, required=(form, "step"))
-    return _mapping({form: _NUMBERS[form]}, required=(form,))
+# -------------------------------------------------------------------- edits
 
 
-def _edit(name: str) -> dict[str, Any]:
-    op = OPS[name]
-    settings: dict[str, Any] = {"modules": _SELECTOR, "params": {"enum": ["weight", "bias"]}}
-    steps = {"type": "array", "items": _WHOLE, "minItems": 2, "maxItems": 2}
-    settings["when"] = _mapping({"steps": steps}, required=("steps",))
-    required = ["modules"]
-    if op.strength:
-        settings[op.strength] = {"anyOf": [_NUMBER, _REF]}
-        required.append(op.strength)
-    if op.has_distribution:
-        settings["distribution"] = {"anyOf": [{"enum": list(DISTRIBUTIONS)}, _REF]}
-    body = _mapping(settings, required=tuple(required)) | {"description": op.about}
-    return _mapping({name: body}, required=(name,))
+def _edit(op: Op) -> Shape:
+    """The settings of an edit with this op."""
+    shapes = {
+        "modules": _SELECTOR,
+        "component": _TEXT,
+        "where": {"enum": list(op.places)},
+        "params": {"enum": list(PARAMS)},
+        "when": _or_ref(_window(refs=True)),
+        "unit": _unit(),
+        op.strength: _or_ref(_strength(op)),
+        "dose": _or_ref({"type": "number", "minimum": 0}),
+        op.kind_key: _or_ref({"enum": list(op.kinds)}),
+        "with": _SELECTOR if op.draws == "partner" else _TEXT,
+        "over": _mapping({"prompts": _list(_TEXT), "seeds": _list(_WHOLE)}),
+    }
+    keys = keys_of(op)
+    needed: list[str] = [key for key in ("modules", "with") if key in keys]
+    needed += ["where"] if op.places[0] != "weights" else []
+    needed += [op.strength] if op.strength and "dose" not in keys else []
+    made = {"description": op.about, **_mapping({k: shapes[k] for k in keys}, tuple(needed))}
+    if "dose" in keys:
+        made["oneOf"] = [{"required": [op.strength]}, {"required": ["dose"]}]
+    of_weights = [key for key in ("params", "dose") if key in keys]
+    if "where" in keys and of_weights:
+        output = {"properties": {"where": {"const": "output"}}, "required": ["where"]}
+        made |= {"if": output, "then": {"properties": dict.fromkeys(of_weights, False)}}
+    return made
+
+
+def _strength(op: Op) -> Shape:
+    """The numbers that the op's strength may be."""
+    bounds = {"minimum": op.least, "maximum": op.most, "exclusiveMinimum": op.above}
+    made: Shape = _NUMBER | {key: bound for key, bound in bounds.items() if bound is not None}
+    if op.counts_from is None:
+        return made
+    if op.least is not None and op.least >= op.counts_from:
+        return made | {"type": "integer"}
+    return made | {"anyOf": [{"exclusiveMaximum": op.counts_from}, {"type": "integer"}]}
+
+
+def _window(*, refs: bool) -> Shape:
+    """A window of the sampling; with `refs`, its ends may refer to axes."""
+    ends = {by: _WHOLE if by == "steps" else _SHARE for by in BY}
+    ends = {by: _or_ref(end) if refs else end for by, end in ends.items()}
+    return {"oneOf": [_mapping({by: _exactly(end, end)}, (by,)) for by, end in ends.items()]}
+
+
+def _unit() -> Shape:
+    number = {"anyOf": [_WHOLE, {"type": "string", "pattern": r"^\d+-\d+$"}]}
+    numbers = {"anyOf": [number, _REF, _list(number)]}
+    return {"oneOf": [_mapping({kind: numbers}, (kind,)) for kind in UNITS]}

@@ -215,4 +215,22 @@ def show(png: Path, as_json: bool) -> None:
     click.echo(f"{record['model']['fingerprint']}, {record['dtype']}; {versions}")
 
 
-COMMANDS = (show, sheet, drift, report, architecture, map_, curves, animate)
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("other", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="A folder. Default: beside RUN.")
+@click.option("--top", type=click.IntRange(min=1), help="Draw so many pairs; the table has all.")
+@click.option("--sort", type=click.Choice(["plan", "drift"]), default="plan", show_default=True,
+              help="The order of pairs: the first run's, or the largest drift first.")  # fmt: skip
+def compare(run: Path, other: Path, out: Path | None, top: int | None, sort: str) -> None:
+    """Hold the cells that two runs share side by side: are they the same, and where not?"""
+    from ablate import compare as comparing
+
+    with run_told():
+        found = comparing.compare(_run(run), _run(other))
+        paths = comparing.save(found, out or found.folder, top, sort)
+    for line in (*found.sentences(), *map(str, paths)):
+        click.echo(line)
+
+
+COMMANDS = (compare, show, sheet, drift, report, architecture, map_, curves, animate)

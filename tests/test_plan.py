@@ -8,23 +8,25 @@ from typing import Any
 
 import pytest
 
-from ablate.catalog import ModuleInfo
+from ablate.modules import Catalog, ModuleInfo
 from ablate.plan import Plan, check, plan
 from ablate.recipe import Recipe, RecipeError, parse
+from ablate.sweep import Networks
 
 PATHS = ["conv_in", "down.0.norm1", "down.0.conv1", "mid.attn1", "up.0.conv1", "conv_out"]
 STAGES = ["in", "down", "down", "mid", "up", "out"]
-CATALOG = tuple(
+MODULES = tuple(
     ModuleInfo(i, path, "Linear" if "attn" in path else "Conv2d", stage, stage, "resnet", 10)
     for i, (path, stage) in enumerate(zip(PATHS, STAGES, strict=True))
 )
+NETWORKS = Networks(Catalog(MODULES), "unet")
 ZERO_A = [{"zero": {"modules": "$a"}}]
 
 
 def made(axes: dict[str, Any] | None = None, edits: list[Any] | None = None, **top: Any) -> Plan:
     edits = [{"zero": {"modules": "conv_in"}}] if edits is None else edits
     data = {"version": 1, "name": "x", "axes": axes or {}, "edits": edits, **top}
-    return plan(Recipe.build(data), CATALOG)
+    return plan(Recipe.build(data), NETWORKS)
 
 
 def edited(found: Plan) -> list[tuple[str, ...]]:
@@ -227,14 +229,14 @@ edits:
   - zero: {modules: $k}
   - zero: {modules: stage=left}
 """
-    assert list(map(str, check(parse(text, "r.yaml"), CATALOG))) == [
+    assert list(map(str, check(parse(text, "r.yaml"), NETWORKS))) == [
         "r.yaml:4: axes.a.each: `dwn.0.conv1` matches no module; the nearest are down.0.conv1,"
         " up.0.conv1, down.0.norm1",
         "r.yaml:9: edits[2].zero.modules: `stage=left` matches no module; stage is one of down,"
         " in, mid, out, up",
     ]
     right = text.replace("dwn", "down").replace("left", "mid")
-    assert list(map(str, check(parse(right, "r.yaml"), CATALOG))) == [
+    assert list(map(str, check(parse(right, "r.yaml"), NETWORKS))) == [
         "r.yaml:5: axes.k.cumulative.counts: asks for 99 modules; there are 6"
     ]
-    assert check(parse(right.replace("99", "6"), "r.yaml"), CATALOG) == []
+    assert check(parse(right.replace("99", "6"), "r.yaml"), NETWORKS) == []

@@ -17,13 +17,14 @@ FILES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 BELOW = [
-    "ops", "modules", "catalog", "document", "embeddings", "axes", "recipe", "schema", "edits",
-    "rows", "plan", "store", "models", "pipeline", "batches", "processes", "engine", "metrics",
-    "effects", "looks", "drift", "classes", "concepts", "page", "sheets", "report", "replay",
+    "ops", "code", "modules", "catalog", "inputs", "skeletons", "scope", "document", "embeddings",
+    "spaces", "axes", "specs", "recipe", "schema", "rowmap", "outputs", "edits", "rows", "sweep",
+    "plan", "store", "models", "weights", "sampling", "pipeline", "batches", "processes", "engine",
+    "metrics", "effects", "looks", "drift", "classes", "concepts", "page", "sheets", "report",
+    "replay", "matching", "compare",
 ]  # fmt: skip
 # What pictures are drawn from: a run's folder and what was measured of it.
 PICTURED = ["modules", "store", "drift", "page"]
-DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
 DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
 
 # What each file may import of the package. "ablate": the package itself, for its version.
@@ -36,18 +37,35 @@ LAYERS: dict[str, list[str]] = {
     "store": ["modules"],
     "page": [],
     "embeddings": [],
+    "code": ["ops"],
+    "scope": [],
+    "inputs": [],
+    "skeletons": ["catalog", "inputs", "modules"],
     "document": ["catalog"],
-    "axes": ["catalog", "document", "embeddings"],
-    "edits": ["ops", "catalog"],
-    "recipe": ["ops", "modules", "catalog", "document", "axes"],
-    "schema": ["ops", "axes", "embeddings", "recipe"],
-    "plan": ["axes", "recipe", "catalog", "document", "edits", "embeddings"],
-    "rows": ["ops", "edits"],
-    "models": ["catalog", "bundled", "ablate"],
-    "pipeline": ["catalog", "embeddings", "models", "bundled"],
-    "batches": ["catalog", "edits", "pipeline", "plan"],
+    "spaces": ["catalog", "document", "embeddings"],
+    "axes": ["catalog", "document", "scope", "spaces"],
+    "specs": ["axes", "catalog", "document", "ops", "scope", "spaces"],
+    "recipe": ["ops", "catalog", "document", "axes", "scope", "spaces", "specs"],
+    "schema": ["ops", "axes", "embeddings", "recipe", "scope", "spaces", "specs"],
+    "rowmap": [],
+    "outputs": ["ops", "rowmap", "scope"],
+    "edits": ["ops", "catalog", "outputs", "rowmap", "scope"],
+    "rows": ["edits", "outputs", "rowmap", "scope"],
+    "sweep": ["axes", "catalog", "document", "embeddings", "modules", "recipe", "scope", "spaces"],
+    "plan": [
+        "axes", "catalog", "document", "edits", "embeddings", "modules", "ops", "recipe", "scope",
+        "spaces", "specs", "sweep",
+    ],
+    "models": ["catalog", "modules", "skeletons", "bundled", "ablate"],
+    "weights": ["models"],
+    "sampling": ["embeddings", "scope"],
+    "pipeline": ["catalog", "modules", "models", "sampling", "weights", "bundled"],
+    "batches": ["catalog", "edits", "pipeline", "plan", "scope"],
     "processes": [],
-    "engine": ["plan", "edits", "rows", "models", "pipeline", "batches", "processes", "store"],
+    "engine": [
+        "plan", "edits", "rows", "rowmap", "scope", "models", "modules", "sampling", "pipeline",
+        "batches", "processes", "store",
+    ],
     "replay": ["axes", "edits", "embeddings", "engine", "pipeline", "plan", "store"],
     "metrics": [],
     "effects": ["store"],
@@ -56,6 +74,8 @@ LAYERS: dict[str, list[str]] = {
     "classes": ["drift"],
     "concepts": ["models"],
     "sheets": ["store", "drift", "page"],
+    "matching": ["store"],
+    "compare": ["matching", "metrics", "page", "store"],
     "pictures.__init__": [],
     "pictures.svg": ["page"],
     "pictures.measures": [*PICTURED, "pictures.svg"],
@@ -75,7 +95,9 @@ LAYERS: dict[str, list[str]] = {
     "lab": [*BELOW, *DRAWN],
     "exits": ["recipe", "models", "sheets", "store", "pictures.svg"],
     "viewing": [*BELOW, *DRAWN, "exits", "lab"],
-    "bench": ["edits", "plan", "recipe", "store", "models", "pipeline", "engine"],
+    "bench": [
+        "edits", "plan", "recipe", "store", "models", "pipeline", "sampling", "sweep", "engine",
+    ],
     "cli": [*BELOW, "lab", "bench", "bundled", "exits", "viewing", "ablate"],
 }  # fmt: skip
 
@@ -137,8 +159,8 @@ def test_the_bundled_model_stands_alone() -> None:
     ("library", "homes"),
     [
         # The benchmark is also the script that a user of diffusers would write.
-        ("diffusers", ["bench", "models", "pipeline"]),
-        ("transformers", ["concepts", "models", "pipeline"]),
+        ("diffusers", ["bench", "models", "pipeline", "skeletons"]),
+        ("transformers", ["concepts", "models", "pipeline", "skeletons"]),
         ("accelerate", ["processes"]),
     ],
 )

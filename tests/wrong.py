@@ -8,7 +8,10 @@ HEAD = "version: 1\nname: x\n"
 ZERO = 'edits:\n  - zero: {modules: "*"}\n'
 SCALED = 'edits:\n  - scale: {modules: "*", factor: $a}\n'
 CHOSEN = "edits:\n  - zero: {modules: $a}\n"
-FORMS = "values, range, linspace, geomspace, each, group, cumulative, embedding"
+FORMS = (
+    "values, range, linspace, geomspace, each, each_channel, each_head, group, cumulative, windows,"
+    " embedding"
+)
 POINTS = "version: 1\nname: x\naxes: {p: {embedding: "
 
 
@@ -46,12 +49,6 @@ WRONG = [
         True,
     ),
     Wrong(
-        "number expected",
-        HEAD + 'edits:\n  - scale: {modules: "*", factor: 10%}\n',
-        "r.yaml:4: edits[0].scale.factor: must be a number, not `10%`",
-        True,
-    ),
-    Wrong(
         "nothing given",
         HEAD + "sheet:\n" + ZERO,
         "r.yaml:3: sheet: must be a mapping with rows, columns, concepts, not nothing",
@@ -62,18 +59,6 @@ WRONG = [
         HEAD + "axes: {amount: {values: [1]}}\nedits:\n"
         '  - scale: {modules: "*", factor: $amount}\n  - scale: {modules: "*", factor: $amout}\n',
         "r.yaml:6: edits[1].scale.factor: there is no axis `amout`, did you mean `amount`?",
-        False,
-    ),
-    Wrong(
-        "missing axis",
-        HEAD + SCALED,
-        "r.yaml:4: edits[0].scale.factor: there is no axis `a`; define it under `axes`",
-        False,
-    ),
-    Wrong(
-        "axis inside a selector",
-        HEAD + "axes: {a: {each: '*'}}\nedits:\n  - zero: {modules: [$a, conv_in]}\n",
-        "r.yaml:5: edits[0].zero.modules: `$a`, an axis, stands alone: `modules: $a`",
         False,
     ),
     Wrong(
@@ -110,28 +95,10 @@ WRONG = [
         False,
     ),
     Wrong(
-        "unknown op",
-        HEAD + 'edits:\n  - mixnoise: {modules: "*", amount: 1}\n',
-        "r.yaml:4: edits[0].mixnoise: unknown op, did you mean `mix_noise`?",
-        True,
-    ),
-    Wrong(
-        "missing strength",
-        HEAD + 'edits:\n  - scale: {modules: "*"}\n',
-        "r.yaml:4: edits[0].scale: `factor` is missing; `scale` needs it, a number or an axis"
-        " (`$name`)",
-        True,
-    ),
-    Wrong(
-        "missing modules",
-        HEAD + "edits:\n  - shuffle: {params: bias}\n",
-        'r.yaml:4: edits[0].shuffle: `modules` is missing; `"*"` selects all',
-        True,
-    ),
-    Wrong(
         "edit without a mapping",
         HEAD + "edits:\n  - scale: 3\n",
-        "r.yaml:4: edits[0].scale: must be a mapping with modules, params, when, factor, not `3`",
+        "r.yaml:4: edits[0].scale: must be a mapping with modules, component, where, params, when,"
+        " unit, factor, not `3`",
         True,
     ),
     Wrong(
@@ -147,104 +114,10 @@ WRONG = [
         False,
     ),
     Wrong(
-        "selector of no number",
-        HEAD + 'edits:\n  - zero: {modules: "#a"}\n',
-        "r.yaml:4: edits[0].zero.modules: `#a` is no module number; write `#3` or `#0-#40`",
-        False,
-    ),
-    Wrong(
-        "selector of no field",
-        HEAD + "edits:\n  - zero: {modules: [conv_in, rol=x]}\n",
-        "r.yaml:4: edits[0].zero.modules: `rol=x`: modules have no `rol`, did you mean `role`?;"
-        " use kind=, role=, stage=, block=",
-        False,
-    ),
-    Wrong(
-        "selector of no pattern",
-        HEAD + 'edits:\n  - zero: {modules: "re:("}\n',
-        "r.yaml:4: edits[0].zero.modules: `re:(` is no regular expression: missing ),"
-        " unterminated subpattern at position 0",
-        False,
-    ),
-    Wrong(
-        "selector of no known mapping",
-        HEAD + 'edits:\n  - zero: {modules: {sample: {of: "*"}}}\n',
-        "r.yaml:4: edits[0].zero.modules: a selector that is a mapping is `{not: S}` or"
-        " `{sample: {of: S, count: 3, seed: 0}}`, with a selector S",
-        True,
-    ),
-    Wrong(
-        "selector of no text",
-        HEAD + "edits:\n  - zero: {modules: 3}\n",
-        'r.yaml:4: edits[0].zero.modules: must be a selector, such as `"*"` or a list of them,'
-        " not `3`",
-        True,
-    ),
-    Wrong(
-        "axis as a list",
-        HEAD + "axes: {a: [1, 2]}\n" + SCALED,
-        "r.yaml:3: axes.a: must be a mapping; write `{values: [...]}`",
-        True,
-    ),
-    Wrong(
         "axis of two forms",
         HEAD + 'axes: {a: {values: [1], each: "*"}}\n' + SCALED,
         f"r.yaml:3: axes.a: an axis has exactly one of {FORMS}; this has values and each",
         True,
-    ),
-    Wrong(
-        "misspelled form",
-        HEAD + "axes: {a: {vaules: [1]}}\n" + SCALED,
-        "r.yaml:3: axes.a.vaules: unknown key, did you mean `values`?",
-        True,
-    ),
-    Wrong(
-        "range without step",
-        HEAD + "axes: {a: {range: [0, 1]}}\n" + SCALED,
-        "r.yaml:3: axes.a: `range` needs a `step`",
-        True,
-    ),
-    Wrong(
-        "step of nothing",
-        HEAD + "axes: {a: {range: [0, 1], step: 0}}\n" + SCALED,
-        "r.yaml:3: axes.a.step: must not be 0",
-        True,
-    ),
-    Wrong(
-        "range of three",
-        HEAD + "axes: {a: {range: [0, 1, 0.1], step: 0.1}}\n" + SCALED,
-        "r.yaml:3: axes.a.range: must be [first, last], not 3 numbers",
-        True,
-    ),
-    Wrong(
-        "endless range",
-        HEAD + "axes: {a: {range: [0, 1], step: 0.000000001}}\n" + SCALED,
-        "r.yaml:3: axes.a.range: gives 1000000001 values; 100000 is the most",
-        False,
-    ),
-    Wrong(
-        "step without range",
-        HEAD + "axes: {a: {linspace: [0, 1, 3], step: 1}}\n" + SCALED,
-        "r.yaml:3: axes.a.step: `step` goes with `range`, not with `linspace`",
-        True,
-    ),
-    Wrong(
-        "geomspace through 0",
-        HEAD + "axes: {a: {geomspace: [0, 1, 3]}}\n" + SCALED,
-        "r.yaml:3: axes.a.geomspace: must be from and to numbers of one sign, neither of them 0",
-        False,
-    ),
-    Wrong(
-        "value twice",
-        HEAD + "axes: {a: {values: [1, 2, 1]}}\n" + SCALED,
-        "r.yaml:3: axes.a.values[2]: `1` stands twice",
-        True,
-    ),
-    Wrong(
-        "modules for a strength",
-        HEAD + 'axes: {a: {each: "*"}}\n' + SCALED,
-        "r.yaml:5: edits[0].scale.factor: axis `a` holds modules; `factor` needs plain values",
-        False,
     ),
     Wrong(
         "modules for seeds",
@@ -263,32 +136,6 @@ WRONG = [
         HEAD + "axes: {width: {range: [8, 12], step: 4}}\n" + ZERO,
         "r.yaml:3: axes.width.range[1]: must be a multiple of 8, not `12`",
         False,
-    ),
-    Wrong(
-        "negative count",
-        HEAD + "axes: {a: {cumulative: {counts: {range: [-2, 2], step: 1}}}}\n" + CHOSEN,
-        "r.yaml:3: axes.a.cumulative.counts.range: gives -2; there are no fewer than 0 modules",
-        False,
-    ),
-    Wrong(
-        "drift of no run",
-        HEAD + "axes: {a: {cumulative: {order: drift}}}\n" + CHOSEN,
-        "r.yaml:3: axes.a.cumulative: `order: drift` needs `run:`, the folder of a run in which"
-        " each module was edited in turn",
-        False,
-    ),
-    Wrong(
-        "seed of no use",
-        HEAD + "axes: {a: {cumulative: {order: reverse, seed: 3}}}\n" + CHOSEN,
-        "r.yaml:3: axes.a.cumulative.seed: `seed` goes with `order: random`, not `reverse`",
-        False,
-    ),
-    Wrong(
-        "unknown order",
-        HEAD + "axes: {a: {cumulative: {order: rand}}}\n" + CHOSEN,
-        "r.yaml:3: axes.a.cumulative.order: must be one of network, reverse, random, drift, not"
-        " `rand`, did you mean `random`?",
-        True,
     ),
     Wrong(
         "zip of unlike lengths",
@@ -313,25 +160,6 @@ WRONG = [
         HEAD + "axes: {a: {values: [1]}}\nsheet: {rows: a, columns: [seed, a]}\n" + SCALED,
         "r.yaml:4: sheet.columns: axis `a` is used twice",
         False,
-    ),
-    Wrong(
-        "window of one number",
-        HEAD + 'edits:\n  - zero: {modules: "*", when: {steps: 3}}\n',
-        "r.yaml:4: edits[0].zero.when.steps: must be the first and the last step, counted from 0,"
-        " as in [0, 9]",
-        True,
-    ),
-    Wrong(
-        "window that ends before it begins",
-        HEAD + 'edits:\n  - zero: {modules: "*", when: {steps: [5, 3]}}\n',
-        "r.yaml:4: edits[0].zero.when.steps: ends before it begins: 3 is less than 5",
-        False,
-    ),
-    Wrong(
-        "window without steps",
-        HEAD + 'edits:\n  - zero: {modules: "*", when: {step: [5, 3]}}\n',
-        "r.yaml:4: edits[0].zero.when.step: unknown key, did you mean `steps`?",
-        True,
     ),
     Wrong(
         "compile neither true nor false",
@@ -406,13 +234,6 @@ WRONG = [
         False,
     ),
     Wrong(
-        "point in an edit",
-        HEAD + "axes: {a: {embedding: {random: {count: 2}}}}\n" + SCALED,
-        "r.yaml:5: edits[0].scale.factor: axis `a` holds points of embedding space, which are no"
-        " part of an edit; every edit is made at each of them",
-        False,
-    ),
-    Wrong(
         "point toward an unknown axis",
         POINTS + "{between: {from: $who, to: b, t: [0]}}}}\n",
         "r.yaml:3: axes.p.embedding: there is no axis `who`; there are p, prompt",
@@ -438,3 +259,191 @@ WRONG = [
     Wrong("prose", "a cat\n", "r.yaml:1: a recipe is a mapping that begins `version: 1`, not"
           " `a cat`", True),
 ]  # fmt: skip
+
+# One edit each; the message stands behind `r.yaml:4: edits[0].` and the name of the op.
+EDITS = [
+    ("number expected", "scale", 'modules: "*", factor: 10%',
+     ".factor: must be a number, not `10%`", True),
+    ("missing axis", "scale", 'modules: "*", factor: $a',
+     ".factor: there is no axis `a`; define it under `axes`", False),
+    ("unknown op", "mixnoise", 'modules: "*", amount: 1',
+     ": unknown op, did you mean `mix_noise`?", True),
+    ("missing strength", "scale", 'modules: "*"',
+     ": `factor` is missing; `scale` needs it, a number or an axis (`$name`)", True),
+    ("missing modules", "shuffle", "params: bias",
+     ': `modules` is missing; `"*"` selects all', True),
+    ("selector of no number", "zero", 'modules: "#a"',
+     ".modules: `#a` is no module number; write `#3` or `#0-#40`", False),
+    ("selector of no field", "zero", "modules: [conv_in, rol=x]",
+     ".modules: `rol=x`: modules have no `rol`, did you mean `role`?; use kind=, role=, stage=,"
+     " block=", False),
+    ("selector of no pattern", "zero", 'modules: "re:("',
+     ".modules: `re:(` is no regular expression: missing ), unterminated subpattern at position"
+     " 0", False),
+    ("selector of no known mapping", "zero", 'modules: {sample: {of: "*"}}',
+     ".modules: a selector that is a mapping is `{not: S}` or `{sample: {of: S, count: 3, seed:"
+     " 0}}`, with a selector S", True),
+    ("selector of no text", "zero", "modules: 3",
+     '.modules: must be a selector, such as `"*"` or a list of them, not `3`', True),
+    ("window of one number", "zero", 'modules: "*", when: {steps: 3}',
+     ".when.steps: must be the first and the last step, counted from 0, as in [0, 9]", True),
+    ("window that ends before it begins", "zero", 'modules: "*", when: {steps: [5, 3]}',
+     ".when.steps: ends before it begins: 3 is less than 5", False),
+    ("window without steps", "zero", 'modules: "*", when: {step: [5, 3]}',
+     ".when.step: unknown key, did you mean `steps`?", True),
+    ("unknown place", "zero", 'modules: "*", where: outputs',
+     ".where: must be one of weights, output, not `outputs`, did you mean `output`?", True),
+    ("weights of an op of outputs", "mean", 'modules: "*", where: weights',
+     ".where: must be one of output, not `weights`", True),
+    ("no place of an op of outputs", "mean", 'modules: "*"',
+     ": `where: output` is missing; `mean` edits what modules give", True),
+    ("place of an op of weights", "prune", 'modules: "*", amount: 0.5, where: output',
+     ".where: must be one of weights, not `output`", True),
+    ("parameters of outputs", "zero", 'modules: "*", where: output, params: bias',
+     ".params: outputs have no parameters; leave `params` out", True),
+    ("component that is no text", "zero", 'modules: "*", component: 3',
+     ".component: must be text, not `3`; put it in quotes to make it text", True),
+    ("unknown unit", "zero", 'modules: "*", unit: {head: [0]}',
+     ".unit.head: unknown key, did you mean `heads`?", True),
+    ("no unit", "zero", 'modules: "*", unit: {}',
+     ".unit: must have one of channels, heads, as in `{heads: [0, 3]}`", True),
+    ("two units", "zero", 'modules: "*", unit: {channels: [0], heads: [0]}',
+     ".unit: must have one of channels, heads, as in `{heads: [0, 3]}`", True),
+    ("heads as text", "zero", 'modules: "*", unit: {heads: [0, two]}',
+     ".unit.heads[1]: must be a number from 0 or a range such as `0-7`, not `two`", True),
+    ("range of channels from high to low", "zero", 'modules: "*", unit: {channels: [7-0]}',
+     ".unit.channels[0]: must be a number from 0 or a range such as `0-7`, not `7-0`", False),
+    ("two windows in one", "zero", 'modules: "*", when: {steps: [0, 1], t: [1, 0.5]}',
+     ".when: must have one of steps, fraction, t, as in `{steps: [0, 9]}`", True),
+    ("fraction above 1", "zero", 'modules: "*", when: {fraction: [0.5, 2]}',
+     ".when.fraction[1]: must lie between 0 and 1, not 2", True),
+    ("fraction of one number", "zero", 'modules: "*", when: {fraction: 0.5}',
+     ".when.fraction: must be from where to where, as parts of the sampling, as in [0, 0.5]", True),
+    ("noise levels of three numbers", "zero", 'modules: "*", when: {t: [1, 0.5, 0]}',
+     ".when.t: must be from which noise level to which, as in [1, 0.5]; 1 is noise alone", True),
+    ("empty window", "zero", 'modules: "*", when: {t: [0.5, 0.5]}',
+     ".when.t: is empty: it begins and ends at 0.5", False),
+    ("fraction that ends before it begins", "zero", 'modules: "*", when: {fraction: [0.5, 0.25]}',
+     ".when.fraction: ends before it begins: 0.25 is less than 0.5", False),
+    ("dose beside amount", "mix_noise", 'modules: "*", amount: 0.1, dose: 0.1',
+     ".dose: stands beside `amount`; keep one of the two", True),
+    ("neither dose nor amount", "add_noise", 'modules: "*"',
+     ": `amount` is missing; `add_noise` needs it, a number or an axis (`$name`)", True),
+    ("dose of an op without one", "zero", 'modules: "*", dose: 0.1',
+     ".dose: unknown key; known here: modules, component, where, params, when, unit", True),
+    ("dose below 0", "mix_noise", 'modules: "*", dose: -0.1', ".dose: must not be below 0", True),
+    ("dose of outputs", "mix_noise", 'modules: "*", dose: 0.1, where: output',
+     ".dose: is of weights; outputs have none", True),
+    ("amount above 1", "prune", 'modules: "*", amount: 1.5',
+     ".amount: `amount` of `prune` must be at most 1, not 1.5", True),
+    ("half a bit", "quantize", 'modules: "*", bits: 2.5',
+     ".bits: `bits` of `quantize` must be a whole number, not 2.5", True),
+    ("rank of nothing", "low_rank", 'modules: "*", rank: 0',
+     ".rank: `rank` of `low_rank` must be above 0, not 0", True),
+    ("rank and a half", "low_rank", 'modules: "*", rank: 1.5',
+     ".rank: `rank` of `low_rank` must be a whole number, not 1.5", True),
+    ("pruned by no known score", "prune", 'modules: "*", amount: 0.5, by: magnitud',
+     ".by: must be one of magnitude, random, not `magnitud`, did you mean `magnitude`?", True),
+    ("swap with nothing", "swap", "modules: conv_in",
+     ": `with` is missing; it names the modules that take the others' places", True),
+    ("blend with nothing", "blend", 'modules: "*", amount: 0.5',
+     ": `with` is missing; it names a model", True),
+    ("blend with modules", "blend", "modules: conv_in, amount: 0.5, with: [conv_out]",
+     ".with: must be text, not a list", True),
+    ("unknown key of references", "mean", 'modules: "*", where: output, over: {seed: [0]}',
+     ".over.seed: unknown key, did you mean `seeds`?", True),
+    ("references of one prompt as text", "mean", 'modules: "*", where: output, over: {prompts: a}',
+     ".over.prompts: must be a list of prompts, not `a`", True),
+]  # fmt: skip
+
+# One axis `a` each, the settings of an edit with it; the message stands behind `r.yaml:`.
+AXES = [
+    ("axis inside a selector", "{each: '*'}", "zero: {modules: [$a, conv_in]}",
+     "5: edits[0].zero.modules: `$a`, an axis, stands alone: `modules: $a`", False),
+    ("axis as a list", "[1, 2]", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a: must be a mapping; write `{values: [...]}`", True),
+    ("misspelled form", "{vaules: [1]}", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a.vaules: unknown key, did you mean `values`?", True),
+    ("range without step", "{range: [0, 1]}", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a: `range` needs a `step`", True),
+    ("step of nothing", "{range: [0, 1], step: 0}", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a.step: must not be 0", True),
+    ("range of three", "{range: [0, 1, 0.1], step: 0.1}", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a.range: must be [first, last], not 3 numbers", True),
+    ("endless range", "{range: [0, 1], step: 0.000000001}", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a.range: gives 1000000001 values; 100000 is the most", False),
+    ("step without range", "{linspace: [0, 1, 3], step: 1}", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a.step: `step` goes with `range`, not with `linspace`", True),
+    ("geomspace through 0", "{geomspace: [0, 1, 3]}", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a.geomspace: must be from and to numbers of one sign, neither of them 0", False),
+    ("value twice", "{values: [1, 2, 1]}", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a.values[2]: `1` stands twice", True),
+    ("modules for a strength", '{each: "*"}', 'scale: {modules: "*", factor: $a}',
+     "5: edits[0].scale.factor: axis `a` holds modules; `factor` needs plain values", False),
+    ("negative count", "{cumulative: {counts: {range: [-2, 2], step: 1}}}", "zero: {modules: $a}",
+     "3: axes.a.cumulative.counts.range: gives -2; there are no fewer than 0 modules", False),
+    ("drift of no run", "{cumulative: {order: drift}}", "zero: {modules: $a}",
+     "3: axes.a.cumulative: `order: drift` needs `run:`, the folder of a run in which each module"
+     " was edited in turn", False),
+    ("seed of no use", "{cumulative: {order: reverse, seed: 3}}", "zero: {modules: $a}",
+     "3: axes.a.cumulative.seed: `seed` goes with `order: random`, not `reverse`", False),
+    ("unknown order", "{cumulative: {order: rand}}", "zero: {modules: $a}",
+     "3: axes.a.cumulative.order: must be one of network, reverse, random, drift, not `rand`, did"
+     " you mean `random`?", True),
+    ("point in an edit", "{embedding: {random: {count: 2}}}", 'scale: {modules: "*", factor: $a}',
+     "5: edits[0].scale.factor: axis `a` holds points of embedding space, which are no part of an"
+     " edit; every edit is made at each of them", False),
+    ("windows for a strength", "{windows: 4}", 'scale: {modules: "*", factor: $a}',
+     "5: edits[0].scale.factor: axis `a` holds windows; `factor` needs plain values", False),
+    ("numbers for a window", "{values: [1]}", 'zero: {modules: "*", when: $a}',
+     "5: edits[0].zero.when: axis `a` holds values; `when` needs windows", False),
+    ("windows for the end of one", "{windows: 4}", 'zero: {modules: "*", when: {steps: [0, $a]}}',
+     "5: edits[0].zero.when.steps[1]: axis `a` holds windows; `when` needs plain values", False),
+    ("windows for modules", "{windows: 4}", "zero: {modules: $a}",
+     "5: edits[0].zero.modules: axis `a` holds windows; `modules` needs modules", False),
+    ("half a head", "{values: [0.5]}", 'zero: {modules: "*", unit: {heads: $a}}',
+     "3: axes.a.values[0]: must be a whole number of at least 0, not `0.5`", False),
+    ("half a step", "{values: [2, 2.5]}", 'zero: {modules: "*", when: {steps: [0, $a]}}',
+     "3: axes.a.values[1]: must be a whole number of at least 0, not `2.5`", False),
+    ("axis to an amount above 1", "{values: [1, 2]}", 'prune: {modules: "*", amount: $a}',
+     "3: axes.a.values[1]: `amount` of `prune` must be at most 1, not 2", False),
+    ("axis to a dose below 0", "{range: [0, -1], step: 1}", 'mix_noise: {modules: "*", dose: $a}',
+     "3: axes.a.values[1]: must not be below 0", False),
+    ("one window", "{windows: 1}", 'zero: {modules: "*", when: $a}',
+     "3: axes.a.windows: must be a whole number of at least 2, not `1`", True),
+    ("window twice", "{windows: [{t: [1, 0]}, {t: [1, 0]}]}", 'zero: {modules: "*", when: $a}',
+     "3: axes.a.windows[1]: `t 1 to 0` stands twice", True),
+    ("axis in an axis of windows", "{windows: [{steps: [0, $b]}]}", 'zero: {modules: "*", when: $a}',
+     "3: axes.a.windows[0]: an axis cannot refer to another here", True),
+    ("unknown key beside modules", '{each: {modules: "*", compnent: vae}}', "zero: {modules: $a}",
+     "3: axes.a.each.compnent: unknown key, did you mean `component`?", True),
+    ("heads of no selector", "{each_head: 3}", "zero: {modules: $a}",
+     '3: axes.a.each_head: must be a selector, such as `"*"` or a list of them, not `3`', True),
+    ("group of a component that is no text", "{group: {component: [vae]}}", "zero: {modules: $a}",
+     "3: axes.a.group.component: must be text, not a list", True),
+]  # fmt: skip
+
+WRONG += [
+    Wrong(what, f"{HEAD}edits:\n  - {op}: {{{settings}}}\n", f"r.yaml:4: edits[0].{op}{told}", static)
+    for what, op, settings, told, static in EDITS
+]
+WRONG += [
+    Wrong(what, f"{HEAD}axes: {{a: {axis}}}\nedits:\n  - {edit}\n", f"r.yaml:{told}", static)
+    for what, axis, edit, told, static in AXES
+]
+WRONG += [
+    Wrong(
+        "compiled, and edited on the way",
+        HEAD + 'compile: true\nedits:\n  - zero: {modules: "*", where: output}\n',
+        "r.yaml:3: compile: does not go with `where: output`: a compiled network gives nothing on"
+        " the way",
+        False,
+    ),
+    Wrong(
+        "seeds of windows",
+        HEAD + "axes: {windows: {windows: 2}, seed: {windows: 2}}\nedits:\n"
+        '  - zero: {modules: "*", when: $windows}\n',
+        "r.yaml:3: axes.seed.windows: gives windows; the axis `seed` needs `values`",
+        False,
+    ),
+]

@@ -20,7 +20,8 @@ from PIL import Image
 
 from ablate.bundled import FOLDER, data
 from ablate.concepts import Reader
-from ablate.pipeline import Pipeline, Request
+from ablate.pipeline import Pipeline
+from ablate.sampling import Request
 from ablate.recipe import Sampling
 
 FLAGSHIP = data.Picture("cat", "party hat")

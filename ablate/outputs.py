@@ -1,0 +1,239 @@
+"""Edits of what modules and blocks give, by forward hooks on some cells' rows.
+
+Statistics, noise and references are those of each row by itself, so that a cell does not depend on
+the others in its batch. References run along in the batch as cells of the baseline: what takes
+their place is what the module gives them in the same call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablate.ops import Op
+from ablate.rowmap import NoRowsError, RowMap
+from ablate.scope import (
+    Reference,
+    ScopeError,
+    Unit,
+    channel_dim,
+    is_out_projection,
+    rebuilt,
+    tensors,
+)
+
+
+@dataclass(frozen=True)
+class Alteration:
+    """An edit of one module's output, for some cells of a batch. `over`: its references."""
+
+    op: Op
+    strength: float
+    kind: str | None
+    unit: Unit | None
+    over: tuple[Reference, ...]
+    seed: int
+    cells: tuple[int, ...]
+
+
+@contextmanager
+def altered(
+    modules: Mapping[str, nn.Module],
+    alterations: Mapping[str, Sequence[Alteration]],
+    rows: RowMap,
+    references: Mapping[Reference, int],
+    heads: Mapping[str, int],
+    ran: set[str],
+    changed: set[str],
+) -> Iterator[None]:
+    """Have modules give something else, by path, for as long as the context lasts.
+
+    `rows`: which rows belong to which cells; of a single cell, all. `references`: the cells that
+    run along as such. `heads`: how many each attention layer has. `ran`, `changed`: filled with the
+    paths of modules that ran, and that gave something else than they would have.
+
+    Raises `NoRowsError` out of the network where an output has no row a cell, `ScopeError` where a
+    module cannot be edited so.
+    """
+    handles = []
+    try:
+        for path, applying in alterations.items():
+            by_heads = [a for a in applying if a.unit is not None and a.unit.kind == "heads"]
+            target = _projection(modules, path) if by_heads else path
+            hook = _Hook(path, applying, rows, references, heads.get(target, 0), ran, changed)
+            if by_heads and is_out_projection(target):
+                if len(by_heads) < len(applying):
+                    raise ScopeError(
+                        f"`{path}`: edits of heads and of the whole do not go together"
+                    )
+                before = modules[target].register_forward_pre_hook(hook.on_input, with_kwargs=True)
+                handles.append(before)
+            else:
+                after = modules[target].register_forward_hook(hook.on_output, with_kwargs=True)
+                handles.append(after)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _projection(modules: Mapping[str, nn.Module], path: str) -> str:
+    """Where the heads of an attention layer are told apart: its last projection, or the module
+    itself where it is one of its projections."""
+    inside = [p for p in modules if p.startswith(f"{path}.") and is_out_projection(p)
+              and any(True for _ in modules[p].parameters(recurse=False))]  # fmt: skip
+    if len(inside) > 1:
+        raise ScopeError(f"`{path}` ends in several projections, {', '.join(inside)}; name one")
+    return inside[0] if inside else path
+
+
+class _Hook:
+    """What a module's hook does to the rows of its cells."""
+
+    def __init__(
+        self,
+        path: str,
+        alterations: Sequence[Alteration],
+        rows: RowMap,
+        references: Mapping[Reference, int],
+        heads: int,
+        ran: set[str],
+        changed: set[str],
+    ) -> None:
+        self.path = path
+        self.alterations = alterations
+        self.rows = rows
+        self.references = references
+        self.heads = heads
+        self.ran = ran
+        self.changed = changed
+        self.noise: dict[object, Tensor] = {}
+
+    def on_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """The module's output, edited."""
+        given = list(tensors((args, kwargs)))
+        found = list(tensors(output))
+        return rebuilt(output, iter(self._edited(module, found, given)))
+
+    def on_input(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What the heads give, edited before their projection."""
+        first, *rest = args
+        return (self._edited(module, [first], [])[0], *rest), kwargs
+
+    def _edited(
+        self, module: nn.Module, found: Sequence[Tensor], given: Sequence[Tensor]
+    ) -> list[Tensor]:
+        self.ran.add(self.path)
+        made = []
+        inputs = list(given)
+        for number, tensor in enumerate(found):
+            if self.rows.cells > 1 and not self.rows.fits(tensor):
+                raise NoRowsError({self.path})
+            edited = tensor.clone()
+            own = None
+            if any(a.op.draws == "input" for a in self.alterations):
+                own = self._input(inputs, tensor, len(found))
+            for alteration in self.alterations:
+                self._apply(alteration, module, number, tensor, edited, own)
+            if self.path not in self.changed and not torch.equal(edited, tensor):
+                self.changed.add(self.path)
+            made.append(edited)
+        return made
+
+    def _input(self, inputs: list[Tensor], tensor: Tensor, outputs: int) -> Tensor:
+        """The input that a tensor of the output stands for: the first of its shape, each once."""
+        alike = [i for i in inputs if i.shape == tensor.shape and i.is_floating_point()]
+        if not alike or (outputs > 1 and len(alike) > 1):
+            what = "no input has" if not alike else "several inputs have"
+            shape = tuple(tensor.shape)
+            raise ScopeError(f"identity: {what} the shape {shape} of what `{self.path}` gives")
+        inputs[:] = [i for i in inputs if i is not alike[0]]
+        return alike[0]
+
+    def _apply(
+        self,
+        alteration: Alteration,
+        module: nn.Module,
+        number: int,
+        original: Tensor,
+        edited: Tensor,
+        own: Tensor | None,
+    ) -> None:
+        """Edit the rows of an alteration's cells, in place."""
+        whole = self.rows.cells == 1
+        cells = alteration.cells
+        before = edited if whole else self.rows.take(edited, cells)
+        rows = before.float()
+        noise = self._noise(alteration, number, original, rows, own)
+        after = alteration.op.apply(rows, noise, alteration.strength)
+        if alteration.unit is not None:
+            if alteration.unit.kind == "heads" and not self.heads:
+                raise ScopeError(f"`{self.path}` has no heads")
+            dim = channel_dim(module, original) if alteration.unit.kind == "channels" else -1
+            entries = alteration.unit.entries(original.shape[dim], self.heads)
+            index = torch.tensor(entries, device=original.device)
+            after = rows.index_copy(dim, index, after.index_select(dim, index))
+        if whole:
+            edited.copy_(after)
+        else:
+            self.rows.put(edited, after.to(edited.dtype), cells)
+
+    def _noise(
+        self,
+        alteration: Alteration,
+        number: int,
+        original: Tensor,
+        rows: Tensor,
+        own: Tensor | None,
+    ) -> Tensor:
+        """Noise of the kind that the op takes, in float32, that matches the rows."""
+        cells = alteration.cells
+        match alteration.op.draws:
+            case None:
+                return torch.empty(0)
+            case "input":
+                assert own is not None
+                return (own if self.rows.cells == 1 else self.rows.take(own, cells)).float()
+            case "mean" | "resample":
+                return self._referred(alteration, original)
+        per_row = tuple(range(1, rows.dim()))
+        normal = self._drawn(alteration, number, rows)
+        if alteration.kind == "uniform":
+            low, high = rows.amin(per_row, keepdim=True), rows.amax(per_row, keepdim=True)
+            return low + (high - low) * normal
+        mean = rows.mean(per_row, keepdim=True)
+        deviation = rows.std(per_row, correction=0, keepdim=True)
+        return mean + deviation * normal
+
+    def _drawn(self, alteration: Alteration, number: int, rows: Tensor) -> Tensor:
+        """One draw of a row's shape: the same at every step, for every cell, at every strength."""
+        shape = tuple(rows.shape[1:])
+        key = (alteration.seed, alteration.op.stream, alteration.kind, number, shape)
+        if key not in self.noise:
+            told = json.dumps([alteration.seed, f"{alteration.op.stream} of outputs", self.path,
+                               number, list(shape)])  # fmt: skip
+            digest = hashlib.blake2b(told.encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+            draw = torch.rand if alteration.kind == "uniform" else torch.randn
+            self.noise[key] = draw(shape, generator=generator).to(rows.device)
+        return self.noise[key]
+
+    def _referred(self, alteration: Alteration, original: Tensor) -> Tensor:
+        """What the module gives the references in this call: their mean, or that of one of them."""
+        chosen: Sequence[Reference] = alteration.over
+        if alteration.op.draws == "resample":
+            chosen = [random.Random(f"{alteration.seed}/{self.path}").choice(chosen)]
+        if not set(chosen) <= self.references.keys():
+            raise ScopeError(f"`{alteration.op.name}`: no references run along here")
+        cells = [self.references[reference] for reference in chosen]
+        found = original.view(-1, self.rows.cells, *original.shape[1:])[:, cells].float().mean(1)
+        # One for each of guidance's rows, for all cells of the edit.
+        return found.repeat_interleave(len(alteration.cells), 0)

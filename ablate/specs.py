@@ -1,0 +1,239 @@
+"""Edits as a recipe gives them: values may be references to axes, modules are selectors still.
+
+`EditReader` reads them from a document and collects the mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.axes import AxisReader, WhenSpec
+from ablate.catalog import Selector, did_you_mean
+from ablate.document import KeyPath, kind_of
+from ablate.ops import OPS, Op, wrong_strength
+from ablate.scope import UNITS
+from ablate.spaces import Ref
+
+PARAMS = ("weight", "bias")
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """`unit:` as the recipe gives it: numbers of channels or heads, or an axis of them."""
+
+    kind: str
+    numbers: tuple[int, ...] | Ref
+
+
+@dataclass(frozen=True)
+class EditSpec:
+    """An edit as the recipe gives it.
+
+    `partner`: what the op takes its values from: of `swap` a selector, of `blend` a model. `over`:
+    prompts and seeds of the references, None where the recipe's own are meant.
+    """
+
+    op: str
+    modules: Selector | Ref
+    strength: float | Ref | None = None
+    params: str | None = None
+    kind: str | Ref | None = None
+    when: WhenSpec | Ref | None = None
+    component: str | None = None
+    where: str = "weights"
+    unit: UnitSpec | None = None
+    dose: float | Ref | None = None
+    partner: Selector | None = None
+    over: tuple[tuple[str, ...] | None, tuple[int, ...] | None] = (None, None)
+
+    @property
+    def settings(self) -> Iterator[tuple[str, Any]]:
+        """Its settings that may be references to axes, by their keys in the recipe."""
+        op = OPS[self.op]
+        yield from (("modules", self.modules), ("dose", self.dose), (op.kind_key, self.kind))
+        yield (op.strength or "", self.strength)
+        if isinstance(self.when, WhenSpec):
+            yield from ((f"when.{self.when.by}", end) for end in (self.when.first, self.when.last))
+        else:
+            yield "when", self.when
+        if self.unit is not None:
+            yield f"unit.{self.unit.kind}", self.unit.numbers
+
+    def references(self) -> set[str]:
+        """The names of the axes that it refers to."""
+        return {value.axis for _, value in self.settings if isinstance(value, Ref)}
+
+
+def keys_of(op: Op) -> list[str]:
+    """The settings that an edit with this op may have."""
+    keys = ["modules", "component"]
+    keys += ["where"] if "output" in op.places else []
+    keys += ["params"] if "weights" in op.places else []
+    keys += ["when", "unit"]
+    keys += [op.strength] if op.strength else []
+    keys += ["dose"] if op.linear else []
+    keys += [op.kind_key] if op.kinds else []
+    keys += ["with"] if op.draws in ("partner", "checkpoint") else []
+    return keys + (["over"] if op.draws in ("mean", "resample") else [])
+
+
+class EditReader(AxisReader):
+    """Reads edits."""
+
+    def edits(self, value: Any) -> tuple[EditSpec, ...]:
+        if not isinstance(value, list):
+            self.wrong(("edits",), f"must be a list of edits, not {kind_of(value)}")
+            return ()
+        return tuple(e for i, v in enumerate(value) if (e := self._edit(v, ("edits", i))))
+
+    def _edit(self, value: Any, path: KeyPath) -> EditSpec | None:
+        if not isinstance(value, dict) or len(value) != 1:
+            self.wrong(path, 'an edit is one op with its settings, as in `zero: {modules: "*"}`')
+            return None
+        name, body = next(iter(value.items()))
+        path = (*path, name)
+        if name not in OPS:
+            hint = did_you_mean(name, OPS) or f"; there are {', '.join(sorted(OPS))}"
+            self.wrong(path, f"unknown op{hint}")
+            return None
+        op = OPS[name]
+        if not isinstance(body, dict):
+            self.mapping(body, path, keys_of(op))
+            return None
+        body = self.mapping(body, path, keys_of(op))
+        component = (
+            self.text(body["component"], (*path, "component")) if "component" in body else None
+        )
+        where = op.places[0]
+        if "where" in body:
+            where = self.choice(body["where"], (*path, "where"), op.places)
+        elif where != "weights":
+            self.wrong(path, f"`where: output` is missing; `{name}` edits what modules give")
+        modules = self.or_ref(body.get("modules"))
+        if "modules" not in body:
+            self.wrong(path, '`modules` is missing; `"*"` selects all')
+        elif not isinstance(modules, Ref):
+            place = (*path, "modules")
+            modules = self.selector(modules, place, component, blocks=where == "output")
+        params = None
+        if "params" in body:
+            params = self.choice(body["params"], (*path, "params"), PARAMS)
+            if where == "output":
+                self.wrong((*path, "params"), "outputs have no parameters; leave `params` out")
+        strength, dose = self._strength(op, body, path, where)
+        return EditSpec(
+            name,
+            modules or "*",
+            strength,
+            params,
+            self._kind(op, body, path),
+            self.when(body["when"], (*path, "when")) if "when" in body else None,
+            component,
+            where,
+            self._unit(body["unit"], (*path, "unit")) if "unit" in body else None,
+            dose,
+            self._partner(op, body, path, component),
+            self._over(body.get("over", {}), (*path, "over")),
+        )
+
+    def _strength(
+        self, op: Op, body: dict[str, Any], path: KeyPath, where: str
+    ) -> tuple[float | Ref | None, float | Ref | None]:
+        """The op's strength, or the dose in its stead."""
+        found: dict[str, float | Ref] = {}
+        for key in (op.strength, "dose"):
+            if key is None or key not in body:
+                continue
+            given = self.or_ref(body[key])
+            found[key] = (
+                given if isinstance(given, Ref) else float(self.number(given, (*path, key)))
+            )
+            if not isinstance(given, Ref):
+                self.strong(op, key, found[key], (*path, key))
+        if "dose" in found and where == "output":
+            self.wrong((*path, "dose"), "is of weights; outputs have none")
+        if op.strength and len(found) != 1:
+            if found:
+                self.wrong((*path, "dose"), f"stands beside `{op.strength}`; keep one of the two")
+            else:
+                self.wrong(path, f"`{op.strength}` is missing; `{op.name}` needs it,"
+                           " a number or an axis (`$name`)")  # fmt: skip
+        return found.get(op.strength or ""), found.get("dose")
+
+    def strong(self, op: Op, key: str, value: Any, path: KeyPath) -> None:
+        """Note a strength, or a dose, that the op cannot have."""
+        if key == "dose":
+            wrong = "must not be below 0" if value < 0 else None
+        else:
+            wrong = wrong_strength(op, value)
+        if wrong:
+            self.wrong(path, wrong)
+
+    def _kind(self, op: Op, body: dict[str, Any], path: KeyPath) -> str | Ref | None:
+        if op.kind_key not in body or not op.kinds:
+            return None
+        given = self.or_ref(body[op.kind_key])
+        if isinstance(given, Ref):
+            return given
+        return self.choice(given, (*path, op.kind_key), op.kinds)
+
+    def _unit(self, value: Any, path: KeyPath) -> UnitSpec | None:
+        body = self.mapping(value, path, UNITS)
+        kinds = [kind for kind in UNITS if kind in body]
+        if len(kinds) != 1:
+            if isinstance(value, dict) and set(body) <= set(UNITS):
+                self.wrong(path, f"must have one of {', '.join(UNITS)}, as in `{{heads: [0, 3]}}`")
+            return None
+        (kind,) = kinds
+        given = self.or_ref(body[kind])
+        if isinstance(given, Ref):
+            return UnitSpec(kind, given)
+        inner = (*path, kind)
+        items = given if isinstance(given, list) else [given]
+        numbers: list[int] = []
+        for i, item in enumerate(self.items(items, inner, "numbers")):
+            low, dash, high = item.partition("-") if isinstance(item, str) else ("", "", "")
+            if dash and low.isdigit() and high.isdigit() and int(low) <= int(high):
+                numbers += range(int(low), int(high) + 1)
+            elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
+                numbers.append(item)
+            else:
+                self.wrong((*inner, i), f"must be a number from 0 or a range such as `0-7`, not"
+                           f" {kind_of(item)}")  # fmt: skip
+        self.distinct(numbers, inner)
+        return UnitSpec(kind, tuple(numbers))
+
+    def _partner(
+        self, op: Op, body: dict[str, Any], path: KeyPath, component: str | None
+    ) -> Selector | None:
+        if op.draws not in ("partner", "checkpoint"):
+            return None
+        inner = (*path, "with")
+        if "with" not in body:
+            what = (
+                "the modules that take the others' places" if op.draws == "partner" else "a model"
+            )
+            self.wrong(path, f"`with` is missing; it names {what}")
+            return None
+        if op.draws == "checkpoint":
+            model = self.text(body["with"], inner)
+            self.checkpoints.append((model, component, self.at(inner)))
+            return model
+        return self.selector(body["with"], inner, component)
+
+    def _over(
+        self, value: Any, path: KeyPath
+    ) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
+        body = self.mapping(value, path, ("prompts", "seeds"))
+        prompts = seeds = None
+        if "prompts" in body:
+            given = self.items(body["prompts"], (*path, "prompts"), "prompts")
+            prompts = tuple(self.text(p, (*path, "prompts", i)) for i, p in enumerate(given))
+            self.distinct(given, (*path, "prompts"))
+        if "seeds" in body:
+            given = self.items(body["seeds"], (*path, "seeds"), "whole numbers")
+            seeds = tuple(self.integer(s, (*path, "seeds", i)) for i, s in enumerate(given))
+            self.distinct(given, (*path, "seeds"))
+        return prompts, seeds

@@ -1,0 +1,70 @@
+"""A component's weights as they lie on disk, tensor by tensor, without its network."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ablate.models import ModelError, folder_of
+
+# As diffusers and transformers name them.
+NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+
+
+class Weights:
+    """The tensors of one component, by the names that its network gives them."""
+
+    def __init__(self, files: dict[str, Path], told: str) -> None:
+        self._files = files
+        self._told = told
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One tensor, in the dtype that it is stored in. Raises `ModelError` without it."""
+        if name not in self._files:
+            raise ModelError(f"{self._told} has no tensor `{name}`")
+        with safe_open(self._files[name], framework="pt") as content:
+            tensor: Tensor = content.get_tensor(name)
+        return tensor
+
+
+@lru_cache(maxsize=8)
+def weights_of(model: str, component: str) -> Weights:
+    """The weights of a model's component, in safetensors alone. Raises `ModelError`."""
+    told = f"`{component}` of `{model}`"
+    try:
+        for name in NAMES:
+            file = _file(model, f"{component}/{name}")
+            if file is not None:
+                with safe_open(file, framework="pt") as content:
+                    return Weights(dict.fromkeys(content.keys(), file), told)
+            index = _file(model, f"{component}/{name}.index.json")
+            if index is not None:
+                shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                files = {
+                    shard: _file(model, f"{component}/{shard}") for shard in {*shards.values()}
+                }
+                lost = sorted(shard for shard, file in files.items() if file is None)
+                if lost:
+                    raise ModelError(f"{told} lacks {lost[0]}")
+                return Weights({n: f for n, s in shards.items() if (f := files[s])}, told)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{told} cannot be read: {error}") from error
+    raise ModelError(f"{told} has no weights in safetensors")
+
+
+def _file(model: str, name: str) -> Path | None:
+    """A file of a model, None when it has none of that name."""
+    folder = folder_of(model)
+    if folder is not None:
+        file = folder / name
+        return file if file.exists() else None
+    try:
+        return Path(hf_hub_download(model, name))
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return None

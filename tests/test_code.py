@@ -1,0 +1,190 @@
+"""A user's own ops: what a file may hold, what is refused, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ablate import code, ops
+
+HEAD = "import torch\nfrom ablate.ops import op\n"
+SHRINK = '''
+@op(strength="amount", neutral=0.0, linear=True)
+def shrink(tensor, noise, strength):
+    """(1−a)·W."""
+    tensor *= 1 - strength
+    return tensor
+'''
+SAME = "def same(tensor, noise, strength): return tensor\n"
+WEIGHTS = torch.randn(40, 30, generator=torch.Generator().manual_seed(1))
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[dict[str, ops.Op]]:
+    """The registry as it was, and is afterwards."""
+    before = dict(ops.OPS)
+    yield before
+    code.forget(ops.OPS.keys() - before.keys())
+    assert before == ops.OPS
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(text: str, name: str = "mine.py") -> Path:
+        path = tmp_path / name
+        path.write_text(HEAD + text, encoding="utf-8")
+        return path
+
+    return written
+
+
+def apply(name: str, strength: float | None = None, tensor: torch.Tensor = WEIGHTS) -> torch.Tensor:
+    op = ops.OPS[name]
+    noise = ops.draw(op, tensor, seed=0, module="m", parameter="weight")
+    return ops.apply(op, tensor, noise, strength)
+
+
+def test_a_file_brings_its_ops(write: Write) -> None:
+    file = write(
+        SHRINK + "@op(draws='values')\ndef second(tensor, noise, strength): return noise\n"
+    )
+    untouched = WEIGHTS.clone()
+    assert code.load(file) == ("shrink", "second")
+    op = ops.OPS["shrink"]
+    assert op.code == hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    assert (op.about, op.strength, op.stream) == ("(1−a)·W.", "amount", "shrink")
+    torch.testing.assert_close(apply("shrink", 0.25), 0.75 * WEIGHTS)
+    assert torch.equal(WEIGHTS, untouched)  # though the op writes into what it is given
+    assert ops.OPS["second"].kinds == ("normal", "uniform")
+    assert ops.OPS["second"].about == ""
+    copy = file.with_name("copy.py")
+    copy.write_bytes(file.read_bytes())
+    assert code.load(file) == code.load(copy) == ("shrink", "second")
+    assert ops.OPS["shrink"] is op
+
+
+def test_ops_are_forgotten(write: Write) -> None:
+    file = write(SHRINK)
+    code.forget(code.load(file))
+    assert "shrink" not in ops.OPS
+    assert code.load(file) == ("shrink",)
+    with pytest.raises(ValueError, match="`zero` is one of the lab's own"):
+        code.forget(["shrink", "zero"])
+    assert "shrink" in ops.OPS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = (\n", r"mine\.py:3: is not valid Python: '\(' was never closed"),
+        ("x = 1\n", r"mine\.py: defines no op; decorate a function with `@ablate\.op"),
+        (f"{SHRINK}\n1 / 0\n", r"mine\.py:10: raised ZeroDivisionError: division by zero"),
+        (f"{SHRINK}\nraise SystemExit(3)\n", r"mine\.py:10: raised SystemExit: 3"),
+        ("def g(x: nowhere): ...\n", r"mine\.py:3: raised NameError"),  # plain Python, as written
+        ("import nothing_of_that_name\n", r"mine\.py:3: raised ModuleNotFoundError: No module"),
+        ("import json\njson.loads('{')\n", r"mine\.py:4: raised JSONDecodeError"),
+        (SHRINK + SHRINK, r"mine\.py:1\d: raised ValueError: there is an op `shrink` already"),
+        (SHRINK.replace("def shrink", "def zero"), r"mine\.py:\d: .* an op `zero` already"),
+        ("op()(lambda *given: given[0])\n", r"mine\.py:3: the op `<lambda>` must be .* a name"),
+        ("@op()\ndef f(tensor): ...\n", r"mine\.py:3: the op `f` must take \(tensor, noise, stre"),
+        ("op()(torch.add)\n", r"mine\.py: the op `add` is defined elsewhere"),
+        (
+            "from textwrap import fill\nop()(fill)\n",
+            r"mine\.py: the op `fill` is defined elsewhere, in `textwrap`",
+        ),
+        ("@op(draws='luck')\n" + SAME, r"draws no `luck`; there are values, spread"),
+        ("@op(places=('here',))\n" + SAME, r"places among weights, output"),
+        ("@op(draws='mean')\n" + SAME, r'`mean`, which needs `places=\("output",\)`'),
+        ("@op(draws='values', kinds=('odd',))\n" + SAME, r"known: normal, uniform"),
+        ("@op(neutral=0.0)\n" + SAME, r"has no strength"),
+        ("@op(strength='a', linear=True)\n" + SAME, r"its neutral strength must be 0"),
+    ],
+)
+def test_a_file_that_is_wrong_leaves_the_registry_as_it_was(
+    text: str, message: str, write: Write, registry: dict[str, ops.Op]
+) -> None:
+    modules = set(sys.modules)
+    with pytest.raises(code.CodeError, match=message):
+        code.load(write(text))
+    assert list(ops.OPS.items()) == list(registry.items())
+    assert not any(name.startswith("ablate_code") for name in sys.modules.keys() - modules)
+
+
+def test_an_interrupt_leaves_the_registry_as_it_was(
+    write: Write, registry: dict[str, ops.Op]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        code.load(write(f"{SHRINK}\nraise KeyboardInterrupt\n"))
+    assert registry == ops.OPS
+
+
+def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    with pytest.raises(code.CodeError, match=r"none\.py: cannot be read: No such file"):
+        code.load(tmp_path / "none.py")
+    with pytest.raises(code.CodeError, match=r"cannot be read: Is a directory"):
+        code.load(tmp_path)
+    (tmp_path / "picture.py").write_bytes(b"\x89PNG\0\xff")
+    with pytest.raises(code.CodeError, match=r"picture\.py"):
+        code.load(tmp_path / "picture.py")
+
+
+def test_two_files_may_not_share_a_name(write: Write) -> None:
+    code.load(write(SHRINK))
+    first = ops.OPS["shrink"]
+    with pytest.raises(code.CodeError, match=r"other\.py:4: .* an op `shrink` already"):
+        code.load(write(SHRINK + "# another\n", "other.py"))
+    assert ops.OPS["shrink"] is first
+
+
+def test_an_op_of_another_file_is_not_taken_for_this_ones(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its formula is not in this file's digest."""
+    write(SHRINK, "inner_ops.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(code.CodeError, match="`shrink` is defined elsewhere, in `inner_ops`; load"):
+        code.load(write("import inner_ops\n"))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return tensor[:1]", r"the op `f` must keep the shape: \(1200,\), not \(1,\)"),
+        ("return tensor.long()", r"the op `f` must return a tensor of floats, not torch\.int64"),
+        ("return 0.0", r"the op `f` must return a tensor of floats, not float"),
+        ("return tensor / 0", r"the op `f` returned numbers that are not finite"),
+        ("return tensor - tensor.mean()", r"the op `f` gives another result for parts .*whole=Tru"),
+    ],
+)
+def test_what_an_op_returns_is_checked(body: str, message: str, write: Write) -> None:
+    code.load(write(f"@op()\ndef f(tensor, noise, strength):\n    {body}\n"))
+    with pytest.raises(ValueError, match=message):
+        apply("f")
+
+
+def test_a_whole_op_gets_the_tensor_in_its_shape(write: Write) -> None:
+    code.load(
+        write(
+            "@op(whole=True)\ndef f(tensor, noise, strength): return tensor - tensor.mean(1, True)"
+        )
+    )
+    assert torch.equal(apply("f"), WEIGHTS - WEIGHTS.mean(1, keepdim=True))
+
+
+def test_parts_are_compared_until_weights_can_tell(write: Write) -> None:
+    code.load(write("@op()\ndef f(tensor, noise, strength): return tensor - tensor.mean()"))
+    assert torch.equal(apply("f", tensor=torch.ones(6)), torch.zeros(6))
+    with pytest.raises(ValueError, match="whole=True"):
+        apply("f")
+
+
+def test_numbers_that_are_not_finite_pass_where_the_weights_are_not(write: Write) -> None:
+    code.load(write(SHRINK))
+    broken = torch.tensor([float("nan"), 1.0])
+    assert apply("shrink", 0.5, broken).isnan().tolist() == [True, False]

@@ -1,0 +1,309 @@
+"""One lab for every family: what holds of one network holds of all, whatever its pipeline.
+
+`pytest -s tests/test_families.py` prints the table of families and features at its end.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from families import FAMILIES, save
+from torch import nn
+
+from ablate import lab
+from ablate.drift import MeasuredCell
+export: Any = __import__("importlib").import_module  # TEMP
+from ablate.pipeline import Pipeline
+from ablate.recipe import Recipe
+from ablate.scope import phase_of
+
+PROMPT, SEED, STEPS, GUIDANCE = "a cat in a party hat", 3, 2, 5.0
+ALIKE = 2 / 255 + 1e-6
+# Pixels of a side, where the family's own size is not small.
+SIDES = {"flux": 16, "sana": 32, "qwen": 32, "z-image": 16, "kandinsky3": 64, "kandinsky22": 16,
+         "auraflow": 16, "chroma": 16, "flux2-klein": 16}  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
+
+
+@dataclass
+class Family:
+    """A small pipeline of one family, as the lab loads it and as a script of diffusers does."""
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        return Pipeline.load(str(self.folder), device="cpu", dtype="float32")
+
+    @cached_property
+    def plain(self) -> Any:
+        pipe = DiffusionPipeline.from_pretrained(self.folder, use_safetensors=True)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @property
+    def network(self) -> nn.Module:
+        """The plain pipeline's denoiser."""
+        network: nn.Module = getattr(self.plain, self.pipeline.denoiser_name)
+        return network
+
+    @property
+    def text_encoder(self) -> str:
+        return next(n for n in self.pipeline.networks if "text_encoder" in n)
+
+    @cached_property
+    def modules(self) -> list[str]:
+        """Some modules all over the denoiser, whose weights matter to the image."""
+        rows = [m.path for m in self.pipeline.catalog if m.kind in ("Linear", "Conv2d")]
+        # The last block's text stream is dropped with its outputs.
+        rows = [path for path in rows if not re.search(r"txt_mlp|context|add_", path)]
+        return rows[:: max(1, len(rows) // 5)][:6]
+
+    def run(self, folder: Path, **keys: Any) -> lab.Result:
+        """Run a recipe on it, as the lab does by itself unless told otherwise."""
+        side = SIDES.get(self.name)
+        size = {"width": side, "height": side} if side else {}
+        batch_size = keys.pop("batch_size", None)
+        recipe = Recipe.build(
+            {
+                "version": 1,
+                "name": "families",
+                "model": str(self.folder),
+                "dtype": "float32",
+                "prompts": [PROMPT],
+                "seeds": [SEED],
+                "sampling": {"num_inference_steps": STEPS, **size},
+            }
+            | keys
+        )
+        return lab.run(recipe, folder, pipeline=self.pipeline, batch_size=batch_size)
+
+    def image(self, pipe: Any = None) -> np.ndarray:
+        """What a script of diffusers gets: float, shape (height, width, 3)."""
+        pipe = pipe or self.plain
+        takes = inspect.signature(type(pipe).__call__).parameters
+        side = SIDES.get(self.name)
+        options: dict[str, Any] = {"width": side, "height": side} if side else {}
+        options |= {"use_resolution_binning": False, "clean_caption": False}
+        if self.name == "qwen":
+            options |= {"true_cfg_scale": GUIDANCE, "negative_prompt": ""}
+        else:
+            options["guidance_scale"] = GUIDANCE
+        if self.name == "kandinsky22":
+            options["callback_steps"] = None
+        images = pipe(
+            prompt=PROMPT,
+            num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(SEED),
+            output_type="np",
+            **{name: value for name, value in options.items() if name in takes},
+        ).images
+        found: np.ndarray = np.asarray(images)[0]
+        return found
+
+
+def shown(cell: MeasuredCell) -> np.ndarray:
+    return np.asarray(cell.image(), dtype=float) / 255
+
+
+@contextmanager
+def zeroed(network: nn.Module, *paths: str) -> Iterator[None]:
+    """Weights set to zero by hand, and put back."""
+    modules = dict(network.named_modules())
+    own = [p for path in paths for p in modules[path].parameters(recurse=False)]
+    before = [p.detach().clone() for p in own]
+    with torch.no_grad():
+        for parameter in own:
+            parameter.zero_()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, weights in zip(own, before, strict=True):
+                parameter.copy_(weights)
+
+
+def bits(network: nn.Module) -> dict[str, bytes]:
+    return {n: t.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            for n, t in network.state_dict().items() if t.numel()}  # fmt: skip
+
+
+def differ(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max())
+
+
+# ---------------------------------------------------------------- features
+
+
+def catalog(family: Family, _folder: Path) -> None:
+    """Every module that owns parameters is there once, with a stage and a role."""
+    modules = family.pipeline.catalog
+    owners = {n: m for n, m in family.network.named_modules() if list(m.parameters(recurse=False))}
+    assert {m.path for m in modules} == set(owners)
+    assert sum(m.parameters for m in modules) == sum(p.numel() for p in family.network.parameters())
+    assert [m.path for m in modules if m.role == "other"] == []
+    assert {"in", "out"} <= {m.stage for m in modules}
+    assert any(m.heads for m in modules)
+
+
+def zero_a_module(family: Family, folder: Path) -> None:
+    """The images, the baseline's too, are those of a script that zeroes the weights by hand."""
+    for path in (family.modules[0], family.modules[-1]):
+        result = family.run(folder / path, edits=[{"zero": {"modules": path}}])
+        baseline, edited = map(shown, result)
+        assert differ(baseline, family.image()) <= ALIKE
+        with zeroed(family.network, path):
+            assert differ(edited, family.image()) <= ALIKE
+        assert differ(edited, baseline) > ALIKE
+
+
+def mix_noise_into_all(family: Family, folder: Path) -> None:
+    """Nought is the baseline, more is further, and afterwards all is as it was."""
+    before = bits(family.pipeline.denoiser)
+    result = family.run(
+        folder,
+        axes={"a": {"values": [0.0, 0.1, 0.5]}},
+        edits=[{"mix_noise": {"modules": "*", "amount": "$a"}}],
+    )
+    nought, some, much = (cell.drift["rmse"] for cell in result)
+    assert nought == 0
+    assert 0 < some < much
+    assert bits(family.pipeline.denoiser) == before
+
+
+def by_rows(family: Family, folder: Path) -> None:
+    """Different variants in one batch give what each gives alone."""
+    keys: dict[str, Any] = {
+        "axes": {"module": {"values": family.modules}},
+        "edits": [{"randomize": {"modules": "$module"}}],
+        "seeds": [SEED, 4],
+    }
+    together = family.run(folder / "together", **keys, batch_size=7)
+    alone = family.run(folder / "alone", **keys, batch_size=1)
+    assert together.summary.batch_size > 1
+    assert together.summary.by_rows > together.summary.in_place
+    for one, other in zip(together, alone, strict=True):
+        assert differ(shown(one), shown(other)) <= ALIKE
+
+
+def text_encoder_edit(family: Family, folder: Path) -> None:
+    """Beside an edit of the denoiser, as a script would make both."""
+    component, own = family.text_encoder, family.modules[-1]
+    roles = ("feed_forward", "self_attention")
+    rows = family.pipeline.catalog_of(component)
+    path = next(m.path for m in rows if m.kind == "Linear" and m.role in roles)
+    edit = {"zero": {"modules": path, "component": component}}
+    result = family.run(folder, edits=[edit, {"zero": {"modules": own}}])
+    _, edited = map(shown, result)
+    with zeroed(getattr(family.plain, component), path), zeroed(family.network, own):
+        assert differ(edited, family.image()) <= ALIKE
+    with zeroed(family.network, own):
+        assert differ(edited, family.image()) > 0
+    assert phase_of(component) == "encoding"
+
+
+def when(family: Family, folder: Path) -> None:
+    """At the second of two steps, as by hand; so is a window of the second half."""
+    path = family.modules[-1]
+    windows = [{"steps": [1, 1]}, {"fraction": [0.5, 1]}]
+    result = family.run(
+        folder,
+        axes={"window": {"windows": windows}},
+        edits=[{"zero": {"modules": path, "when": "$window"}}],
+    )
+    baseline, second, half = map(shown, result)
+    by_hand = _in_second_half(family, path)
+    assert differ(second, by_hand) <= ALIKE
+    assert differ(half, second) == 0
+    assert differ(second, baseline) > 0
+
+
+def _in_second_half(family: Family, path: str) -> np.ndarray:
+    """Zeroed once half of the denoiser's calls are over."""
+    calls: list[int] = []
+    handle = family.network.register_forward_pre_hook(lambda *_: calls.append(1))
+    family.image()
+    handle.remove()
+    half, made = len(calls) // 2, []
+
+    def count(*_: object) -> None:
+        if len(made) == half:
+            during.__enter__()
+        made.append(1)
+
+    during = zeroed(family.network, path)
+    handle = family.network.register_forward_pre_hook(count)
+    try:
+        return family.image()
+    finally:
+        handle.remove()
+        during.__exit__(None, None, None)
+
+
+def export_and_reload(family: Family, folder: Path) -> None:
+    """What is exported is a pipeline of diffusers that gives the cell's image."""
+    edits = [
+        {"scale": {"modules": family.modules[0], "factor": 0.3}},
+        {"randomize": {"modules": family.modules[-1]}},
+    ]
+    result = family.run(folder / "run", edits=edits)
+    (edited,) = [cell for cell in result if not cell.is_baseline]
+    written = export(result.store, edited.variant, folder / "out")
+    pipe = DiffusionPipeline.from_pretrained(written, use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    assert differ(shown(edited), family.image(pipe)) <= ALIKE
+
+
+FEATURES: dict[str, Callable[[Family, Path], None]] = {
+    feature.__name__: feature
+    for feature in (
+        catalog,
+        zero_a_module,
+        mix_noise_into_all,
+        by_rows,
+        text_encoder_edit,
+        when,
+        export_and_reload,
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Family]]:
+    """Families by name, each built once; at last the table of what held of them."""
+    root = tmp_path_factory.mktemp("families")
+    made: dict[str, Family] = {}
+
+    def get(name: str) -> Family:
+        if name not in made:
+            made[name] = Family(name, save(name, root))
+        return made[name]
+
+    yield get
+    print()
+    for row in (["family", *FEATURES], *([name, *HELD.get(name, [])] for name in FAMILIES)):
+        print("  ".join(word.ljust(18) for word in row))
+
+
+HELD: dict[str, list[str]] = {}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_it_holds_of_every_family(
+    name: str, feature: str, families: Callable[[str], Family], tmp_path: Path
+) -> None:
+    FEATURES[feature](families(name), tmp_path)
+    HELD.setdefault(name, []).append("yes")
