@@ -14,13 +14,14 @@ from typing import Any, Literal
 from ablate.catalog import FIELDS, Selector, SelectorError, matcher
 from ablate.document import KeyPath, Problem, kind_of
 from ablate.scope import BY, By, When
-from ablate.spaces import MOST, NUMERIC, Ref, Space, SpaceReader
+from ablate.spaces import NUMERIC, Ref, Space, SpaceReader
 
 Order = Literal["network", "reverse", "random", "drift"]
 ORDERS: tuple[Order, ...] = ("network", "reverse", "random", "drift")
 GROUPINGS = FIELDS[::-1]
 UNIT_FORMS = {"each_channel": "channels", "each_head": "heads"}
 AXIS_FORMS = (*NUMERIC, "each", *UNIT_FORMS, "group", "cumulative", "windows", "embedding")
+PARTS = 100  # of the sampling, at most
 CUMULATIVE = ("modules", "component", "order", "seed", "counts", "run")
 
 
@@ -145,8 +146,10 @@ class AxisReader(SpaceReader):
         if not isinstance(ends, list) or len(ends) != 2:
             self.wrong(path, f"must be {what[by]}")
             return None
+        before = len(self.problems)
         first, last = (self.end(by, end, (*path, i)) for i, end in enumerate(ends))
-        if not isinstance(first, Ref) and not isinstance(last, Ref):
+        told = len(self.problems) > before
+        if not told and not isinstance(first, Ref) and not isinstance(last, Ref):
             if last < first and by != "t":
                 self.wrong(path, f"ends before it begins: {last} is less than {first}")
             elif last == first and by != "steps":
@@ -168,7 +171,8 @@ class AxisReader(SpaceReader):
     def _windows(self, name: str, value: Any, path: KeyPath) -> Axis:
         """An axis of windows: a list of them, or so many equal parts of the sampling."""
         if isinstance(value, list):
-            found = [self.when(v, (*path, i)) for i, v in enumerate(value)]
+            given = self.items(value, path, "windows")
+            found = [self.when(v, (*path, i)) for i, v in enumerate(given)]
             windows = []
             for i, window in enumerate(found):
                 if not isinstance(window, WhenSpec):
@@ -179,7 +183,11 @@ class AxisReader(SpaceReader):
                 else:
                     windows.append(When(window.by, window.first, window.last))
         else:
-            count = min(self.integer(value, path, least=2), MOST)
+            if not isinstance(value, int) or not 2 <= value <= PARTS:
+                self.wrong(path, "must be a list of windows, as in [{steps: [0, 4]}], or a number"
+                           f" of equal parts from 2 to {PARTS}, not {kind_of(value)}")  # fmt: skip
+                value = 2
+            count = int(value)
             windows = [When("fraction", i / count, (i + 1) / count) for i in range(count)]
         labels = tuple(map(str, windows))
         self.distinct(labels, path)
@@ -249,7 +257,8 @@ class AxisReader(SpaceReader):
             self.wrong((*path, "step"), f"`step` goes with `range`, not with `{form}`")
         match form:
             case "each" | "each_head" | "each_channel":
-                chosen, component = self._each(body[form], inner)
+                # Attention layers are blocks, and have heads.
+                chosen, component = self._each(body[form], inner, blocks=form == "each_head")
                 return Axis(name, form, modules=chosen, component=component)
             case "group":
                 group = self.mapping(body["group"], inner, ("modules", "component", "by"))
@@ -269,13 +278,15 @@ class AxisReader(SpaceReader):
             values = tuple(self._condition(name, v, (*inner, i)) for i, v in enumerate(values))
         return Axis(name, "values", values=values)
 
-    def _each(self, value: Any, path: KeyPath) -> tuple[Selector, str | None]:
+    def _each(self, value: Any, path: KeyPath, *, blocks: bool) -> tuple[Selector, str | None]:
         """A selector, or a mapping with one and its component."""
         if not isinstance(value, dict) or not {"modules", "component"} & set(value):
-            return self.selector(value, path), None
+            return self.selector(value, path, blocks=blocks), None
         body = self.mapping(value, path, ("modules", "component"))
         component = self._component(body, path)
-        return self.selector(body.get("modules", "*"), (*path, "modules"), component), component
+        inner = (*path, "modules")
+        chosen = self.selector(body.get("modules", "*"), inner, component, blocks=blocks)
+        return chosen, component
 
     def _component(self, body: dict[str, Any], path: KeyPath) -> str | None:
         if "component" not in body:

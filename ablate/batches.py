@@ -152,8 +152,6 @@ def part_of(variant: Variant, component: str, phase: Phase) -> Variant:
     `component`: that of edits which name none.
     """
     part = variant.where(lambda edit: phase_of(edit.component or component) == phase)
-    if part == variant:
-        return variant
     return Variant("", part.edits, part.perturbation_seed if part.is_random else 0)
 
 

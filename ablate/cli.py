@@ -40,6 +40,9 @@ def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Replace a value of the recipe, as in --set sampling.num_inference_steps=5.",
     )(command)  # fmt: skip
     command = click.option("--model", help="`bundled`, a hub id, or a folder.")(command)
+    command = click.option(
+        "--allow-code", is_flag=True, help="Execute the file of ops that the recipe names."
+    )(command)
     return click.argument("recipe", type=click.Path(path_type=Path))(command)
 
 
@@ -77,6 +80,7 @@ def run(
     recipe: Path,
     overrides: dict[str, Any],
     model: str | None,
+    allow_code: bool,
     device: str | None,
     dtype: str | None,
     batch_size: int | None,
@@ -92,7 +96,8 @@ def run(
 
     _quieten()
     with model_told():
-        loaded = lab.load(_found(recipe), _with(overrides, model=model, dtype=dtype))
+        changes = _with(overrides, model=model, dtype=dtype)
+        loaded = lab.load(_found(recipe), changes, allow_code=allow_code)
         reporter = _Reporter()
         result = lab.run(
             loaded,
@@ -153,25 +158,26 @@ def _report_quiet(quiet: dict[str, str]) -> None:
 
 @main.command()
 @_recipe_options
-def check(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
+def check(recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool) -> None:
     """Say whether a recipe is right, without running it."""
     from ablate import lab
 
     with model_told():
-        lab.load(_found(recipe), _with(overrides, model=model))
+        lab.load(_found(recipe), _with(overrides, model=model), allow_code=allow_code)
     click.echo(f"{recipe}: right")
 
 
 @main.command()
 @_recipe_options
-def plan(recipe: Path, overrides: dict[str, Any], model: str | None) -> None:
+def plan(recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool) -> None:
     """Print what a recipe comes to: axes, variants, cells, and an estimate."""
     from ablate import lab
     from ablate.batches import Layout, part_of
     from ablate.models import denoiser_of, estimate, load_catalog
 
     with model_told():
-        loaded = lab.load(_found(recipe), _with(overrides, model=model))
+        changes = _with(overrides, model=model)
+        loaded = lab.load(_found(recipe), changes, allow_code=allow_code)
         planned = lab.resolve(loaded)
         effort = estimate(loaded.model, loaded.revision)
     total = sum(m.parameters for m in planned.catalog)
@@ -211,6 +217,7 @@ def modules(
     model: str, select: str | None, component: str | None, revision: str | None, as_json: bool
 ) -> None:
     """List the modules of a model's denoiser, from its configuration alone."""
+    from collections import Counter
     from dataclasses import asdict
 
     from ablate.catalog import SelectorError
@@ -233,6 +240,9 @@ def modules(
         cells = [c.rjust(w) if i in (0, 5) else c.ljust(w)
                  for i, (c, w) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         click.echo("  ".join(cells).rstrip())
+    for field in ("stage", "role"):
+        counts = Counter(getattr(m, field) for m in found)
+        click.echo(f"{field:6} {', '.join(f'{name} {n}' for name, n in counts.items())}")
     click.echo(f"{len(found)} modules, {sum(m.parameters for m in found):,} parameters")
 
 
@@ -251,13 +261,20 @@ def recipes() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Write the image here.")
 @click.option("--verify", is_flag=True, help="End with 1 unless it is the same image.")
 @click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
-def replay(png: Path, out: Path | None, verify: bool, device: str | None) -> None:
+@click.option("--code", "file", type=click.Path(path_type=Path),
+              help="Execute this file of ops, which the cell was made with.")  # fmt: skip
+def replay(
+    png: Path, out: Path | None, verify: bool, device: str | None, file: Path | None
+) -> None:
     """Make a cell again from its PNG alone, and compare."""
+    from ablate import code
     from ablate.replay import ALIKE
     from ablate.replay import replay as again
 
     _quieten()
     with run_told(), model_told():
+        if file is not None:
+            code.load(file)
         found = again(png, device=device)
         if out is not None:
             found.image.save(out)
@@ -274,6 +291,31 @@ def replay(png: Path, out: Path | None, verify: bool, device: str | None) -> Non
     click.echo(f"{png}: {told}")
     if verify and not found.is_alike:
         raise Exit(f"more than {ALIKE}/255 apart", FAILED)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("variant")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: RUN/export/<variant>.")
+@click.option("--changed", is_flag=True, help="One safetensors file of only what changed.")
+@click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
+def export(run: Path, variant: str, out: Path | None, changed: bool, device: str | None) -> None:
+    """Write a variant as a model of its own, which diffusers loads without the lab.
+
+    VARIANT is its name, as in drift.csv, or a cell: its key or its PNG.
+    """
+    from ablate.export import ExportError
+    from ablate.export import export as exported
+    from ablate.store import Run
+
+    _quieten()
+    with run_told(), model_told():
+        try:
+            made = exported(Run(run), variant, out, changed=changed, device=device)
+        except ExportError as error:
+            raise Exit(str(error), WRONG) from None
+    for line in made.sentences():
+        click.echo(line)
 
 
 @main.command()

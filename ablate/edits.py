@@ -26,6 +26,15 @@ from ablate.scope import Reference, Unit, When, weight_entries
 PLACES = ("weights", "output")
 
 
+class UnknownOpError(ValueError):
+    """An op of a user's own that is not loaded, or is not what it was."""
+
+    def __init__(self, name: str, code: str | None, known: bool) -> None:
+        what = "the file of ops that is loaded is not the one" if known else "no file is loaded"
+        where = f"; the digest of that file is {code}, and `--code FILE` loads it" if code else ""
+        super().__init__(f"`{name}` is no op of the lab's own: {what} that it comes from{where}")
+
+
 @dataclass(frozen=True)
 class Edit:
     """One op on some modules.
@@ -129,9 +138,10 @@ class Edit:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Edit:
         """The edit that `as_json` told of. Raises `KeyError` or `ValueError` when it is none."""
-        op = ops.OPS[told["op"]]
-        if told.get("code") != op.code:
-            raise ValueError(f"the code of the op `{op.name}` is not what it was")
+        code = told.get("code")
+        op = ops.OPS.get(told["op"])
+        if op is None or code != op.code:
+            raise UnknownOpError(told["op"], code, op is not None)
         when, unit = told.get("when"), told.get("unit")
         return cls(
             op=op.name,

@@ -28,10 +28,14 @@ class Exit(click.ClickException):
 @contextmanager
 def told() -> Iterator[None]:
     """Known errors become a message and an exit code; unknown ones keep their traceback."""
+    from ablate.code import CodeError
     from ablate.recipe import RecipeError
+    from ablate.scope import ScopeError
 
     try:
         yield
+    except (CodeError, ScopeError) as error:
+        raise Exit(str(error), WRONG) from None
     except RecipeError as error:
         count = len(error.problems)
         raise Exit(f"{error}\n{count} problem{'s' * (count != 1)}", WRONG) from None

@@ -13,9 +13,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,8 @@ def export(
     `variant`: its name, or the key or PNG of one of its cells. `out`: a folder, by default
     `export/<variant>` within the run. `changed`: write one file of the tensors that differ, to
     `out` if that ends in `.safetensors`, else into the folder `out`. The scheduler of a folder is
-    that of the cell. `pipeline`: the run's own, where it is loaded already; its weights are
-    afterwards as before, bit for bit.
+    that of the cell; a file only names it. `pipeline`: the run's own, where it is loaded already;
+    its weights are afterwards as before, bit for bit.
 
     What appears is whole. An earlier export of the same variant is replaced. Raises `ExportError`
     for what no weights can hold and for an `out` that holds anything else, `StoreError` for a run
@@ -100,27 +100,17 @@ def export(
         )
     with _edited(pipeline, cell.variant) as parameters:
         names = tuple(parameters)
-        if not changed:
-            scheduler = record["condition"]["sampling"]["scheduler"]
-            usage = _usage_of_folder(target, told)
-            text = card(cell.variant, told, pipeline, names)
-
-            def write(folder: Path) -> None:
-                _write_folder(folder, pipeline, scheduler, text, told)
-
-        elif not names:
+        if changed and not names:
             raise ExportError(
                 f"the edits of `{cell.variant.name}` leave every tensor as it is; there is nothing"
                 " to write for --changed"
             )
+        if changed:
+            _placed(target, lambda file: _write_file(file, parameters, told))
         else:
-            usage = _usage_of_file(target, told, names)
-
-            def write(file: Path) -> None:
-                tensors = {n: p.detach().cpu().contiguous() for n, p in parameters.items()}
-                save_file(tensors, file, {"format": "pt", **_as_metadata(told)})
-
-        _placed(target, write)
+            text = card(cell.variant, told, pipeline, names)
+            _placed(target, lambda folder: _write_folder(folder, pipeline, text, told))
+    usage = _usage_of_file(target, told, names) if changed else _usage_of_folder(target, told)
     return Export(target, _sizes(target), names, replaced, usage)
 
 
@@ -170,7 +160,7 @@ def _exportable(variant: Variant, changed: bool) -> None:
     for edit in variant.edits:
         why = None
         if edit.where != "weights":
-            why = f"edits what {_modules(edit)} give (where: {edit.where}), not their weights"
+            why = f"edits the output of {_modules(edit)} (where: {edit.where}), not weights"
         elif edit.when is not None:
             why = f"holds for a part of the sampling alone (when: {edit.when}); weights hold always"
         if why is not None:
@@ -179,7 +169,7 @@ def _exportable(variant: Variant, changed: bool) -> None:
 
 def _modules(edit: Edit) -> str:
     paths = edit.touches
-    return f"`{paths[0]}`" if len(paths) == 1 else f"{len(paths)} modules, `{paths[0]}` first,"
+    return f"`{paths[0]}`" if len(paths) == 1 else f"{len(paths)} modules, `{paths[0]}` first"
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,15 +180,11 @@ def _told(record: Mapping[str, Any]) -> dict[str, Any]:
         "fingerprint": record["model"]["fingerprint"],
         "component": record["component"],
         "dtype": record["dtype"],
+        "scheduler": record["condition"]["sampling"]["scheduler"],
         "variant": record["variant"],
         "perturbation_seed": record.get("perturbation_seed", 0),
         "edits": record["edits"],
     }
-
-
-def _as_metadata(told: Mapping[str, Any]) -> dict[str, str]:
-    """The same as safetensors can hold it: strings, JSON where they are none."""
-    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
 
 
 # ---------------------------------------------------------------- its weights
@@ -208,13 +194,13 @@ def _as_metadata(told: Mapping[str, Any]) -> dict[str, str]:
 def _edited(pipeline: Pipeline, variant: Variant) -> Iterator[dict[str, nn.Parameter]]:
     """Apply a variant to all networks that it edits, until the context ends. Yields the parameters
     that it changes, a tensor that two modules share once."""
-    parts: dict[str, Variant] = {}
-    for name in dict.fromkeys(edit.component or pipeline.component for edit in variant.edits):
-
-        def its(edit: Edit, name: str = name) -> bool:
-            return (edit.component or pipeline.component) == name
-
-        parts[name] = variant.where(its)
+    names = [edit.component or pipeline.component for edit in variant.edits]
+    parts = {
+        name: replace(
+            variant, edits=tuple(e for e, n in zip(variant.edits, names, strict=True) if n == name)
+        )
+        for name in dict.fromkeys(names)
+    }
     # Digests take no memory, where copies would take as much as all that is edited.
     before = {
         (name, item.module, item.name): (item.parameter, _digest(item.parameter))
@@ -234,7 +220,7 @@ def _edited(pipeline: Pipeline, variant: Variant) -> Iterator[dict[str, nn.Param
 
 def _digest(parameter: nn.Parameter) -> bytes:
     content = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.blake2b(content.numpy(), digest_size=16).digest()
+    return hashlib.blake2b(content.numpy().data, digest_size=16).digest()
 
 
 # ---------------------------------------------------------------- where it goes
@@ -243,7 +229,7 @@ def _digest(parameter: nn.Parameter) -> bytes:
 def safe_name(variant: str) -> str:
     """A variant's name as that of a file. Where more is lost than commas and spaces, a digest tells
     it from others that would look like it."""
-    name = re.sub(r"[^\w.=+-]+", "-", variant).strip("-.")
+    name = re.sub(r"[^\w.=+-]+", "-", variant.replace(" + ", "+")).strip("-.")
     if name and len(name) <= LONGEST and re.fullmatch(r"[\w=+][\w.=+, -]*[\w=+]|\w", variant):
         return name
     digest = hashlib.blake2b(variant.encode(), digest_size=4).hexdigest()
@@ -320,17 +306,24 @@ def _placed(target: Path, write: Callable[[Path], None]) -> None:
     target = target.resolve()
     partial, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
     target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in (partial, old):
-        _remove(leftover)
+    _settle(target, partial, old)  # what a killed export left
     try:
         write(partial)
         if target.exists():
             target.rename(old)
         partial.rename(target)
+    except SafetensorError as error:  # a full disk, for one
+        raise ExportError(f"{target} cannot be written: {error}") from error
     finally:
-        _remove(partial)
-        if target.exists():
-            _remove(old)
+        _settle(target, partial, old)
+
+
+def _settle(target: Path, partial: Path, old: Path) -> None:
+    """Remove what is not finished, and what was replaced once its successor is there."""
+    _remove(partial)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    _remove(old)
 
 
 def _remove(path: Path) -> None:
@@ -340,13 +333,19 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_folder(
-    folder: Path, pipeline: Pipeline, scheduler: str, text: str, told: Mapping[str, Any]
+def _write_file(
+    file: Path, parameters: Mapping[str, nn.Parameter], told: Mapping[str, Any]
 ) -> None:
+    tensors = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
+    metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
+    save_file(tensors, file, {"format": "pt", **metadata})
+
+
+def _write_folder(folder: Path, pipeline: Pipeline, text: str, told: Mapping[str, Any]) -> None:
     pipe = pipeline.pipe
     before = pipe.scheduler
     try:
-        pipe.scheduler = pipeline._scheduler(scheduler)
+        pipe.scheduler = pipeline.scheduler_of(told["scheduler"])
         pipe.save_pretrained(folder, safe_serialization=True)
     finally:
         pipe.scheduler = before
@@ -395,32 +394,20 @@ def card(
     is_local = kind != "commit"
     # Of a folder on this machine only the name is anyone's business.
     model = Path(told["model"]).name if is_local else told["model"]
-    head = ["---", "library_name: diffusers", "tags: [ablate, text-to-image]"]
-    head += [] if is_local else [f"base_model: {json.dumps(model)}"]
+    base = "" if is_local else f"base_model: {json.dumps(model)}\n"
     edits = "; ".join(_edit(edit, pipeline) for edit in variant.edits)
-    seed = (
-        f", drawn from perturbation seed {variant.perturbation_seed}" if variant.is_random else ""
-    )
+    seed = f", from perturbation seed {variant.perturbation_seed}" if variant.is_random else ""
     made = f"with these edits of its weights: {edits}{seed}" if edits else "as it is, without edits"
-    return "\n".join([
-        *head,
-        "---",
-        "",
-        f"# {_code(model)}, {_code(variant.name)}",
-        "",
+    return (
+        f"---\nlibrary_name: diffusers\ntags: [ablate, text-to-image]\n{base}---\n\n"
+        f"# {_code(model)}, {_code(variant.name)}\n\n"
         f"This is the model {_code(model)} ({kind} {digest}), {made}. {_changes(names)} from that"
         f" model's own; nothing was trained. Made by ablate {told['ablate']}; {_code(TOLD)} has the"
         f" edits in full. The weights are in {told['dtype']}, and there is no safety checker. The"
-        " license of the model that it was made from holds for this one.",
-        "",
-        "```python",
-        "import torch",
-        "from diffusers import DiffusionPipeline",
-        "",
-        f'pipe = DiffusionPipeline.from_pretrained(".", dtype=torch.{told["dtype"]})',
-        "```",
-        "",
-    ])  # fmt: skip
+        " license of the model that it was made from holds for this one.\n\n"
+        "```python\nimport torch\nfrom diffusers import DiffusionPipeline\n\n"
+        f'pipe = DiffusionPipeline.from_pretrained(".", dtype=torch.{told["dtype"]})\n```\n'
+    )
 
 
 def _edit(edit: Edit, pipeline: Pipeline) -> str:
@@ -456,7 +443,7 @@ def _changes(names: tuple[str, ...]) -> str:
     return f"{whole}{f' ({where})' if where else ''} differ{'s' * (not plural)}"
 
 
-def _some(names: Any) -> str:
+def _some(names: Iterable[str]) -> str:
     """The first few of many names."""
     shown = list(names)
     rest = f" and {len(shown) - NAMED:,} more" if len(shown) > NAMED else ""
@@ -466,7 +453,7 @@ def _some(names: Any) -> str:
 def _bytes(size: int) -> str:
     value = float(size)
     for unit in ("B", "kB", "MB"):
-        if value < 1000:
+        if value < 999.5:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:,.2f} GB"

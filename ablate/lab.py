@@ -23,12 +23,22 @@ from ablate.concepts import Reader
 from ablate.document import Problem
 from ablate.drift import MeasuredCell
 from ablate.engine import Progress, Summary
-from ablate.models import ModelError, denoiser_of, load_catalog, scheduler_class
+from ablate.models import (
+    ModelError,
+    denoiser_of,
+    folder_of,
+    is_file,
+    like,
+    load_catalog,
+    lora_file,
+    scheduler_class,
+)
 from ablate.pictures import architecture, curves, maps
 from ablate.pipeline import Pipeline
 from ablate.plan import Plan, check, plan
 from ablate.processes import Processes
 from ablate.recipe import Draft, Recipe, RecipeError
+from ablate.sources import Source
 from ablate.store import Run
 from ablate.sweep import Networks
 
@@ -67,45 +77,45 @@ def resolve(recipe: Recipe) -> Plan:
     Raises `RecipeError` or `ModelError`.
     """
     names = {edit.component for edit in recipe.edits} | {axis.component for axis in recipe.axes}
-    return plan(recipe, _networks(recipe.model, recipe.component, recipe.revision, names))
+    return plan(recipe, _networks(Source.of(recipe), recipe.component, names))
 
 
-def _networks(
-    model: str, component: str | None, revision: str | None, named: Collection[str | None]
-) -> Networks:
+def _networks(source: Source, component: str | None, named: Collection[str | None]) -> Networks:
     """The catalogs of a model's networks: of the edited one, and of those that are named."""
-    name = component or denoiser_of(model, revision)
+    name = component or denoiser_of(source)
     others = {other for other in named if other is not None} - {name}
     return Networks(
-        load_catalog(model, component, revision),
+        load_catalog(source, component),
         name,
-        {other: load_catalog(model, other, revision) for other in sorted(others)},
+        {other: load_catalog(source, other) for other in sorted(others)},
     )
 
 
 def read(
-    path: Path, overrides: Mapping[str, Any] | None = None
+    path: Path, overrides: Mapping[str, Any] | None = None, *, allow_code: bool = False
 ) -> tuple[Draft, tuple[Problem, ...]]:
     """A recipe file and all of its mistakes, those that only its model shows included."""
-    draft = recipe.read(path, overrides)
+    draft = recipe.read(path, overrides, allow_code=allow_code)
     problems = list(draft.problems)
     named: dict[str | None, Problem] = {None: draft.locate(Problem("", "model"))}
     for chosen in draft.selectors:
         named.setdefault(chosen.component, chosen.place)
+    for i, edit in enumerate(draft.recipe.edits if draft.recipe is not None else ()):
+        key = f"edits[{i}].{edit.op}.component"
+        named.setdefault(edit.component, draft.locate(Problem("", key)))
     # One by one, so that each mistake is told where it stands.
     for component, place in named.items():
         try:
-            load_catalog(draft.model, component or draft.component, draft.revision)
+            load_catalog(draft.origin, component or draft.component)
         except ModelError as error:
             problems.append(dataclasses.replace(place, message=str(error)))
     if len(problems) == len(draft.problems):
-        problems = check(
-            draft, _networks(draft.model, draft.component, draft.revision, list(named))
-        )
+        problems = check(draft, _networks(draft.origin, draft.component, list(named)))
     for model, component, place in draft.checkpoints:
         wrong = _unlike(draft, model, component)
         if wrong:
             problems.append(dataclasses.replace(place, message=wrong))
+    problems += _lost(draft)
     for name, place in draft.schedulers:
         try:
             scheduler_class(name)
@@ -114,11 +124,21 @@ def read(
     return draft, tuple(sorted(problems, key=lambda p: p.line or 0))
 
 
+def _lost(draft: Draft) -> Iterator[Problem]:
+    """LoRAs that are not where a recipe says; those on a hub are looked for when needed."""
+    for i, lora in enumerate(draft.recipe.lora if draft.recipe is not None else ()):
+        try:
+            if is_file(lora.model) or folder_of(lora.model) is not None:
+                lora_file(lora)
+        except ModelError as error:
+            yield draft.locate(Problem(str(error), f"lora[{i}]"))
+
+
 def _unlike(draft: Draft, model: str, component: str | None) -> str | None:
     """Why a model's weights cannot be blended with another's; None where they can."""
     try:
-        name = component or draft.component or denoiser_of(draft.model, draft.revision)
-        one, other = load_catalog(draft.model, name, draft.revision), load_catalog(model, name)
+        name = component or draft.component or denoiser_of(draft.origin)
+        one, other = load_catalog(draft.origin, name), load_catalog(like(draft.origin, model), name)
     except ModelError as error:
         return str(error)
     sizes = {module.path: module.parameters for module in other}
@@ -128,9 +148,14 @@ def _unlike(draft: Draft, model: str, component: str | None) -> str | None:
     return f"`{model}` is of another shape: {len(unlike)} modules differ, `{unlike[0]}` first"
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe file that is right for its model. Raises `RecipeError` with all mistakes."""
-    draft, problems = read(Path(path), overrides)
+def load(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, allow_code: bool = False
+) -> Recipe:
+    """A recipe file that is right for its model. Raises `RecipeError` with all mistakes.
+
+    `allow_code`: execute the file of ops that it names, if it does.
+    """
+    draft, problems = read(Path(path), overrides, allow_code=allow_code)
     if problems:
         raise RecipeError(problems)
     return draft.get()
@@ -156,13 +181,13 @@ def run(
     planned = resolve(recipe)
     if pipeline is None:
         pipeline = Pipeline.load(
-            recipe.model,
-            revision=recipe.revision,
+            Source.of(recipe),
             component=recipe.component,
             device=device,
             dtype=recipe.dtype,
             compile=recipe.compile,
         )
+    pipeline = pipeline.editing(recipe.component)
     # Before anything is made: a reader that is not there is a mistake of the recipe.
     reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
     store = Run(out if out is not None else Path("outputs") / recipe.name)

@@ -58,7 +58,7 @@ class ModelError(Exception):
 def is_file(model: str) -> bool:
     """Whether a model is one safetensors file. Raises `ModelError` for one of another format, and
     where there is no such file."""
-    suffix = Path(model).suffix.lower()
+    suffix = Path(model).suffix
     if suffix not in (".safetensors", *UNREAD) or Path(model).is_dir():
         return False
     if suffix != ".safetensors":
@@ -105,6 +105,14 @@ def described_by(source: Source) -> tuple[str, str | None]:
             f" `{source.model}` has a configuration of its own"
         )
     return source.model, source.revision
+
+
+def like(source: Source, model: str) -> Source:
+    """Another model, taken to be like a source where it is a file without a description."""
+    if not is_file(model):
+        return Source(model)
+    described, revision = described_by(source)
+    return Source(model, revision, config=described)
 
 
 @lru_cache(maxsize=16)
@@ -393,7 +401,7 @@ def lora_file(lora: Lora) -> tuple[Path, str | None]:
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise ModelError(f"the hub does not give the LoRA `{lora.model}`: {error}") from error
-    return file, file.parent.name
+    return file, _commit_of(file)
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -413,9 +421,15 @@ def _digest_of(file: Path) -> str:
 
 
 def revision_of(model: str, revision: str | None) -> str:
-    """The commit of a hub model: cached snapshots lie in a folder named by it."""
-    file = Path(hf_hub_download(model, "model_index.json", revision=revision))
-    return f"commit:{file.parent.name}"
+    """The commit of a hub model."""
+    return (
+        f"commit:{_commit_of(Path(hf_hub_download(model, 'model_index.json', revision=revision)))}"
+    )
+
+
+def _commit_of(file: Path) -> str:
+    """The commit of a cached file: it lies in a snapshot's folder, which is named by it."""
+    return file.parts[file.parts.index("snapshots") + 1]
 
 
 def versions() -> dict[str, str]:

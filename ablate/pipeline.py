@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -9,25 +10,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from torch import Tensor, nn
 
-from ablate import bundled
+from ablate import loading
 from ablate.catalog import did_you_mean
+from ablate.loading import random_pipeline as random_pipeline
 from ablate.models import (
     DENOISERS,
-    RANDOM,
     ModelError,
     catalog_of,
     config_of,
     find_device,
     find_dtype,
-    fingerprint_of,
-    folder_of,
-    read_config,
-    revision_of,
+    identified,
+    like,
     scheduler_class,
 )
 from ablate.modules import Catalog
@@ -40,6 +37,7 @@ from ablate.sampling import (
     parts_of,
     sample,
 )
+from ablate.sources import Lora, Source
 from ablate.weights import weights_of
 
 
@@ -60,6 +58,11 @@ class Settings:
         return self.guidance_scale > 1
 
 
+def _flows(scheduler: type) -> bool:
+    """Whether a scheduler is one of flow matching alone."""
+    return scheduler.__name__.startswith("FlowMatch")
+
+
 class Pipeline:
     """A loaded text-to-image pipeline.
 
@@ -75,10 +78,12 @@ class Pipeline:
         fingerprint: str,
         component: str | None = None,
         compiled: bool = False,
+        source: Source | None = None,
     ) -> None:
         self.pipe = pipe
         self.model = model
         self.fingerprint = fingerprint
+        self.source = source or Source(model)
         present = [n for n in DENOISERS if getattr(pipe, n, None) is not None]
         self.denoiser_name = present[0]
         self.component = component or self.denoiser_name
@@ -101,9 +106,13 @@ class Pipeline:
     @classmethod
     def load(
         cls,
-        model: str = "bundled",
+        model: str | Source = "bundled",
         *,
         revision: str | None = None,
+        variant: str | None = None,
+        config: str | None = None,
+        lora: Iterable[Lora] = (),
+        offload: str | None = None,
         component: str | None = None,
         device: str | None = None,
         dtype: str = "auto",
@@ -111,53 +120,54 @@ class Pipeline:
     ) -> Pipeline:
         """Load a model's weights. Raises `ModelError` when it is not there or not complete.
 
-        `compile`: run the denoiser through torch.compile; edits stay valid, because weights
-        change in place.
+        `model`: a name, which the arguments up to `offload` tell more of (`ablate.sources.Source`),
+        or a source. `compile`: run the denoiser through torch.compile; edits stay valid, because
+        weights change in place.
         """
-        folder = folder_of(model)
+        source = (
+            model
+            if isinstance(model, Source)
+            else Source(model, revision, variant, config, tuple(lora), offload)
+        )
         where = find_device(device)
-        dtype_found = find_dtype(dtype, where)
-        options: dict[str, Any] = {}
-        index = read_config(model, "model_index.json", revision)
-        if index is None:
-            raise ModelError(f"`{model}` has no model_index.json; it is no diffusers pipeline")
-        if "safety_checker" in index:  # it would black out what drifts
-            options |= {"safety_checker": None, "requires_safety_checker": False}
-        try:
-            if model == RANDOM:
-                pipe = random_pipeline().to(dtype=dtype_found)
-            else:
-                pipe = diffusers.DiffusionPipeline.from_pretrained(
-                    str(folder) if folder else model,
-                    revision=revision,
-                    use_safetensors=True,
-                    dtype=dtype_found,
-                    **options,
-                )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"`{model}` cannot be loaded: {error}") from error
+        pipe = loading.load(source, where, find_dtype(dtype, where))
         if component is not None and not isinstance(getattr(pipe, component, None), nn.Module):
             raise ModelError(
-                f"`{model}` has no component `{component}`"
+                f"`{source.model}` has no component `{component}`"
                 f"{did_you_mean(component, pipe.components)}; it has"
                 f" {', '.join(k for k, v in pipe.components.items() if isinstance(v, nn.Module))}"
             )
-        for part in pipe.components.values():
-            if isinstance(part, nn.Module):
-                part.eval().requires_grad_(False)
-        fingerprint = fingerprint_of(folder) if folder else revision_of(model, revision)
+        pinned, fingerprint = identified(source)
         return cls(
-            pipe.to(where),
-            model=model,
+            pipe,
+            model=source.model,
             fingerprint=fingerprint,
             component=component,
             compiled=compile,
+            source=pinned,
         )
 
     # ------------------------------------------------------------ what it is
 
+    def editing(self, component: str | None) -> Pipeline:
+        """The same pipeline, its edits meant for another component; None is the denoiser."""
+        name = component or self.denoiser_name
+        if name not in self.networks:
+            raise ModelError(f"`{self.model}` has no component `{name}`")
+        other = copy.copy(self)
+        other.component, other.network = name, self.networks[name]
+        return other
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells its model, in plain objects: enough to load the same again."""
+        return self.source.as_json() | {"fingerprint": self.fingerprint}
+
     @property
     def device(self) -> torch.device:
+        """Where its networks run."""
+        if self.source.offload is not None:  # where they lie is another matter
+            return torch.device(self.pipe._execution_device)
         return next(iter(self.network.parameters())).device
 
     @property
@@ -174,8 +184,9 @@ class Pipeline:
         """Whether modules of the denoiser may be edited for some rows of a batch and not others.
 
         A compiled network is valid for other weights, but not for other functions in its modules.
+        The edited weights of some rows would not move with a network that is offloaded.
         """
-        return not self.compiled
+        return not self.compiled and self.source.offload is None
 
     @cached_property
     def networks(self) -> dict[str, nn.Module]:
@@ -203,7 +214,7 @@ class Pipeline:
 
     def settings(self, sampling: Any) -> Settings:
         """What a recipe's sampling comes to on this model."""
-        scheduler = self._scheduler(sampling.scheduler)
+        scheduler = self.scheduler_of(sampling.scheduler)
         return Settings(
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=float(sampling.guidance_scale),
@@ -223,11 +234,28 @@ class Pipeline:
         side = size if isinstance(size, int) else size[name == "width"]
         return int(side) * getattr(self.pipe, "vae_scale_factor", 1)
 
-    def _scheduler(self, name: str | None) -> Any:
+    def scheduler_of(self, name: str | None) -> Any:
+        """The scheduler of that name, set up for this model; None is its own. Raises `ModelError`
+        where there is none or where it solves other equations than the model was trained for."""
         if name is None or name == type(self._own_scheduler).__name__:
             return self._own_scheduler
         found: Any = scheduler_class(name)
-        return found.from_config(self._own_scheduler.config)
+        own, flow = self._own_scheduler, {}
+        if _flows(type(own)) or own.config.get("prediction_type") == "flow_prediction":
+            if "use_flow_sigmas" in inspect.signature(found).parameters:
+                flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+            elif not _flows(found):
+                raise ModelError(
+                    f"`{self.model}` was trained by flow matching, which {found.__name__} does not"
+                    " solve; flow_match_euler_discrete, uni_p_c_multistep and"
+                    " dpm_solver_multistep do"
+                )
+        elif _flows(found):
+            raise ModelError(
+                f"`{self.model}` was not trained by flow matching, which is all that"
+                f" {found.__name__} solves"
+            )
+        return found.from_config(own.config, **flow)
 
     # ------------------------------------------------------------ sampling
 
@@ -245,12 +273,12 @@ class Pipeline:
         image is wanted as it is estimated then. The initial latent of a request depends on its
         seed and shape alone: it is drawn in float32 on the CPU.
         """
-        scheduler = self._scheduler(settings.scheduler)
+        scheduler = self.scheduler_of(settings.scheduler)
         for part in (self.pipe, *parts_of(self.pipe)[-1:]):
             part.scheduler = scheduler
         moments = moments or Moments()
         stop = Moments(moments.begin, moments.reach, lambda: self.stop() or moments.stop())
-        options = {
+        options: dict[str, Any] = {
             "num_inference_steps": settings.num_inference_steps,
             self.guidance: settings.guidance_scale,
             "width": settings.width,
@@ -274,6 +302,14 @@ class Pipeline:
             )
         except SamplingError as error:
             raise ModelError(f"`{self.model}`: {error}") from error
+        except (TypeError, ValueError) as error:
+            if scheduler is self._own_scheduler:
+                raise
+            first = str(error).splitlines()[0]
+            raise ModelError(
+                f"`{self.model}` cannot be sampled with {settings.scheduler} in"
+                f" {settings.num_inference_steps} steps: {first}"
+            ) from error
 
     @cached_property
     def _parameters(self) -> Mapping[str, Any]:
@@ -301,35 +337,10 @@ class Pipeline:
 
     def checkpoint(self, model: str, component: str | None, module: str, parameter: str) -> Tensor:
         """A parameter of another model, as it lies there; of which component, module, name."""
-        return weights_of(model, component or self.component)[f"{module}.{parameter}"]
+        found = weights_of(like(self.source, model), component or self.component)
+        return found[f"{module}.{parameter}"]
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
-
-
-def random_pipeline() -> Any:
-    """Stable Diffusion 1.x of its real size; the weights are torch's default initialization."""
-    configs = {
-        part: read_config(RANDOM, f"{part}/config.json", None) or {}
-        for part in ("unet", "vae", "text_encoder")
-    }
-    schedule = read_config(RANDOM, "scheduler/scheduler_config.json", None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return diffusers.StableDiffusionPipeline(
-            vae=diffusers.AutoencoderKL.from_config(configs["vae"]),
-            text_encoder=transformers.CLIPTextModel(
-                transformers.CLIPTextConfig(**configs["text_encoder"])
-            ),
-            # Any tokenizer serves: what its tokens mean is random too.
-            tokenizer=transformers.CLIPTokenizer.from_pretrained(
-                bundled.FOLDER / "tokenizer", model_max_length=77
-            ),
-            unet=diffusers.UNet2DConditionModel.from_config(configs["unet"]),
-            scheduler=diffusers.PNDMScheduler.from_config(schedule),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )

@@ -244,7 +244,11 @@ class Edits:
         unit = Unit(spec.unit.kind, _numbers(value(spec.unit.numbers))) if spec.unit else None
         if isinstance(spec.modules, Ref):
             axis = self.axes[spec.modules.axis]
-            paths = axis.modules(assignment) if axis.modules else ()
+            if axis.modules is not None:
+                paths = axis.modules(assignment)
+            else:  # selectors
+                blocks = spec.where == "output"
+                paths = paths_of(assignment[axis.name], catalog, f"axes.{axis.name}", blocks)
             unit = axis.unit(assignment) if axis.unit else unit
         else:
             paths = paths_of(spec.modules, catalog, f"{key}.modules", spec.where == "output")
@@ -273,11 +277,14 @@ class Edits:
         own = self.networks.other(spec.component)
         if not isinstance(spec.modules, Ref):
             return own
-        of_axis = self.networks.other(self.components[spec.modules.axis])
-        if spec.component is not None and of_axis is not None and own != of_axis:
-            there = f"axis `{spec.modules.axis}` holds modules of {of_axis}"
+        name = spec.modules.axis
+        if self.axes[name].modules is None:  # selectors, of whatever is edited
+            return own
+        of_axis = self.networks.other(self.components[name])
+        if spec.component is not None and own != of_axis:
+            there = f"axis `{name}` holds modules of {of_axis or self.networks.name}"
             raise RecipeError([Problem(f"names {spec.component}; {there}", f"{key}.component")])
-        return own or of_axis
+        return of_axis
 
     def _when(self, spec: WhenSpec | Ref | None, assignment: Mapping[str, Any]) -> When | None:
         if isinstance(spec, Ref):
@@ -333,7 +340,10 @@ class Edits:
         if edit.when is not None:
             steps = assignment.get("num_inference_steps", self.recipe.sampling.num_inference_steps)
             problem = None
-            if not denoising:
+            first, last = edit.when.first, edit.when.last
+            if last < first and edit.when.by != "t":
+                problem = f"ends before it begins: {last:g} is less than {first:g}"
+            elif not denoising:
                 problem = f"{name} is at work once, not at every step; leave `when` out"
             # Which noise levels there are is for the scheduler to say.
             elif edit.when.by != "t" and not edit.when.opens([0.0] * steps):

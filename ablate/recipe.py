@@ -16,21 +16,21 @@ from typing import Any
 
 import yaml
 
-from ablate.axes import CONDITION_AXES, Axis, Selected
+from ablate import code
+from ablate.axes import Axis, Selected
 from ablate.axes import Sampling as Sampling
-from ablate.catalog import did_you_mean
 from ablate.document import DocumentError, KeyPath, Problem, in_order, kind_of, written
-from ablate.ops import OPS, Op
-from ablate.scope import BY
-from ablate.spaces import Ref
-from ablate.specs import EditReader, EditSpec
+from ablate.references import ReferenceReader, no_axis
+from ablate.sources import OFFLOADS, Lora, Source
+from ablate.specs import EditSpec
 
 VERSION = 1
 TOP_LEVEL = (
-    "version", "name", "about", "model", "revision", "dtype", "compile", "component", "clip",
-    "vocabulary", "prompts", "seeds", "noise_floor", "perturbation_seed", "sampling", "axes", "zip",
-    "edits", "sheet",
+    "version", "name", "about", "model", "revision", "variant", "config", "lora", "offload",
+    "dtype", "compile", "component", "ops", "clip", "vocabulary", "prompts", "seeds", "noise_floor",
+    "perturbation_seed", "sampling", "axes", "zip", "edits", "sheet",
 )  # fmt: skip
+LORA_KEYS = ("model", "weight_name", "scale", "revision")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -57,9 +57,14 @@ class Recipe:
     about: str = ""
     model: str = "bundled"
     revision: str | None = None
+    variant: str | None = None
+    config: str | None = None
+    lora: tuple[Lora, ...] = ()
+    offload: str | None = None
     dtype: str = "auto"
     compile: bool = False
     component: str | None = None
+    ops: str | None = None
     clip: str | None = None
     vocabulary: tuple[str, ...] | None = None
     prompts: tuple[str, ...] = ("a cat in a party hat",)
@@ -72,12 +77,21 @@ class Recipe:
     source: str = field(default="", compare=False, repr=False)
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-        """Read a recipe file. Raises `RecipeError` with all mistakes, `OSError` when unreadable."""
-        return read(Path(path), overrides).get()
+    def load(
+        cls,
+        path: str | Path,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        allow_code: bool = False,
+    ) -> Recipe:
+        """Read a recipe file. Raises `RecipeError` with all mistakes, `OSError` when unreadable.
+
+        `allow_code`: execute the file of ops that it names, if it does.
+        """
+        return read(Path(path), overrides, allow_code=allow_code).get()
 
     @classmethod
-    def build(cls, data: Mapping[str, Any]) -> Recipe:
+    def build(cls, data: Mapping[str, Any], *, allow_code: bool = False) -> Recipe:
         """A recipe from plain objects, as strict as a file. Raises `RecipeError`."""
         try:
             text = yaml.safe_dump(dict(data), sort_keys=False)
@@ -86,7 +100,7 @@ class Recipe:
             raise RecipeError(
                 [Problem(f"`{what!r}` is no text, number, list or mapping")]
             ) from error
-        return parse(text, None).get()
+        return parse(text, None, allow_code=allow_code).get()
 
 
 @dataclass(frozen=True)
@@ -96,8 +110,7 @@ class Draft:
     recipe: Recipe | None
     problems: tuple[Problem, ...]
     selectors: tuple[Selected, ...]
-    model: str
-    revision: str | None
+    origin: Source  # of the network, as far as its modules depend on it
     component: str | None
     schedulers: tuple[tuple[str, Problem], ...]  # the problem to report, but for its message
     checkpoints: tuple[tuple[str, str | None, Problem], ...]
@@ -120,18 +133,27 @@ class Draft:
         return self.recipe
 
 
-def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Draft:
+def read(
+    path: Path, overrides: Mapping[str, Any] | None = None, *, allow_code: bool = False
+) -> Draft:
     """Read a recipe file as far as it can be read. Raises `OSError` when the file cannot."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError([Problem("is no text in UTF-8", file=str(path))]) from error
-    return parse(text, str(path), overrides)
+    return parse(text, str(path), overrides, allow_code=allow_code)
 
 
-def parse(text: str, file: str | None, overrides: Mapping[str, Any] | None = None) -> Draft:
+def parse(
+    text: str,
+    file: str | None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    allow_code: bool = False,
+) -> Draft:
     """Read a recipe's text; `overrides` maps dotted keys (`sampling.width`) to values."""
     reader = _Reader(file)
+    reader.allow_code = allow_code
     data = reader.load(text)
     for key, value in (overrides or {}).items():
         reader.override(data, key, value)
@@ -145,8 +167,7 @@ def parse(text: str, file: str | None, overrides: Mapping[str, Any] | None = Non
         recipe=None if reader.problems else recipe,
         problems=in_order(reader.problems),
         selectors=tuple(reader.selectors),
-        model=word("model") or "bundled",
-        revision=word("revision"),
+        origin=Source(word("model") or "bundled", word("revision"), config=word("config")),
         component=word("component"),
         schedulers=tuple(reader.schedulers),
         checkpoints=tuple(reader.checkpoints),
@@ -156,8 +177,13 @@ def parse(text: str, file: str | None, overrides: Mapping[str, Any] | None = Non
     )
 
 
-class _Reader(EditReader):
-    """Turns a recipe's text into a `Recipe`."""
+class _Reader(ReferenceReader):
+    """Turns a recipe's text into a `Recipe`.
+
+    `allow_code`: whether the file of ops that it names may be executed.
+    """
+
+    allow_code = False
 
     def recipe(self, data: Any, source: str) -> Recipe | None:
         if data is None:  # not even YAML: said already
@@ -168,15 +194,26 @@ class _Reader(EditReader):
             return None
         top = self.mapping(data, (), TOP_LEVEL)
         made = Recipe(name=self._name(top), source=source)
+        if "ops" in top:
+            made = replace(made, ops=self._code(top["ops"]))
         if "version" not in top:
             self.wrong((), f"`version: {VERSION}` is missing")
         elif top["version"] != VERSION or isinstance(top["version"], bool):
             self.wrong(("version",), f"must be {VERSION}, the version of this recipe format,"
                        f" not {kind_of(top['version'])}")  # fmt: skip
-        for key in ("about", "model", "revision", "component", "clip"):
+        for key in ("about", "model", "revision", "variant", "config", "component", "clip"):
             if key in top:
                 changes: dict[str, Any] = {key: self.text(top[key], (key,))}
                 made = replace(made, **changes)
+        if made.config is not None and not made.model.endswith(".safetensors"):
+            self.wrong(("config",), "describes a model that is one .safetensors file;"
+                       f" `{made.model}` has a configuration of its own")  # fmt: skip
+        if "lora" in top:
+            found = self.items(top["lora"], ("lora",), "LoRAs")
+            loras = tuple(self._lora(item, ("lora", i)) for i, item in enumerate(found))
+            made = replace(made, lora=loras)
+        if "offload" in top:
+            made = replace(made, offload=self.choice(top["offload"], ("offload",), OFFLOADS))
         if "dtype" in top:
             made = replace(made, dtype=self.choice(top["dtype"], ("dtype",), DTYPES))
         if "compile" in top:
@@ -209,8 +246,8 @@ class _Reader(EditReader):
         made = replace(made, zipped=self._zipped(top.get("zip", []), made))
         if "sheet" in top:
             made = replace(made, sheet=self._sheet(top["sheet"], made))
-        self._references(made, top)
-        self._of_outputs(made)
+        self.references(made.axes, made.edits, top)
+        self.of_outputs(made.edits)
         if made.compile and any(edit.where == "output" for edit in made.edits):
             self.wrong(("compile",), "does not go with `where: output`: a compiled network gives"
                        " nothing on the way")  # fmt: skip
@@ -224,6 +261,36 @@ class _Reader(EditReader):
         if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             self.wrong(("name",), f"`{name}` cannot name a folder; use letters, digits, `-`, `_`"
                        " and `.`, beginning with a letter or digit")  # fmt: skip
+        return name
+
+    def _lora(self, value: Any, path: KeyPath) -> Lora:
+        """A LoRA by name alone, or with what else there is to say of it."""
+        if isinstance(value, str):
+            return Lora(value)
+        body = self.mapping(value, path, LORA_KEYS)
+        if isinstance(value, dict) and "model" not in body:
+            self.wrong(path, "`model` is missing: a safetensors file, a folder or a hub id")
+        texts = {
+            key: self.text(body[key], (*path, key))
+            for key in ("model", "weight_name", "revision")
+            if key in body
+        }
+        scale = self.number(body.get("scale", 1.0), (*path, "scale"))
+        return Lora(**({"model": ""} | texts), scale=float(scale))
+
+    def _code(self, value: Any) -> str:
+        """Ops of the user's own: the file that defines them, beside the recipe's."""
+        name = self.text(value, ("ops",))
+        if not self.allow_code:
+            self.wrong(("ops",), f"names code, `{name}`; look at it, and allow it to run with"
+                       " `--allow-code`, or `allow_code=True` in Python")  # fmt: skip
+            self.lacks_ops = True
+            return name
+        try:
+            code.load(Path(self.file or "").parent / name)
+        except code.CodeError as error:
+            self.wrong(("ops",), str(error))
+            self.lacks_ops = True
         return name
 
     # ------------------------------------------------------------ what refers to axes
@@ -244,7 +311,7 @@ class _Reader(EditReader):
         for group in nested:
             for name in group:
                 if name not in names:
-                    self.wrong(("zip",), _no_axis(name, names))
+                    self.wrong(("zip",), no_axis(name, names))
             if len(group) < 2:
                 self.wrong(("zip",), "pairs axes; name at least two")
             sized = {n: c for n, c in lengths.items() if n in group and n not in unknown}
@@ -271,122 +338,12 @@ class _Reader(EditReader):
                 continue
             for name in names:
                 if name not in known:
-                    self.wrong(("sheet", key), _no_axis(name, known))
+                    self.wrong(("sheet", key), no_axis(name, known))
                 elif name in found.get("rows", ()) or names.count(name) > 1:
                     self.wrong(("sheet", key), f"axis `{name}` is used twice")
             found[key] = tuple(str(n) for n in names)
         concepts = self.truth(body.get("concepts", False), ("sheet", "concepts"))
         return SheetSpec(**found, concepts=concepts)
-
-    def _references(self, recipe: Recipe, top: dict[str, Any]) -> None:
-        axes = {a.name: a for a in recipe.axes}
-        used: set[str] = set()
-        for path, name in _mentions(top.get("edits"), ("edits",)):
-            first = name not in used
-            used.add(name)
-            if name not in axes:
-                self.wrong(path, _no_axis(name, axes))
-            elif axes[name].form == "embedding":
-                self.wrong(path, f"axis `{name}` holds points of embedding space, which are no"
-                           " part of an edit; every edit is made at each of them")  # fmt: skip
-            elif len(path) >= 4:
-                self._fitting(axes[name], path, first)
-        used |= self._spaces(recipe, top)
-        for axis in recipe.axes:
-            if isinstance(axis.seed, Ref):
-                used.add(axis.seed.axis)
-                self._seeding(axis, axes)
-        for name in axes:
-            if name in ("prompt", "seed") and f"{name}s" in top:
-                self.wrong(("axes", name), f"stands beside `{name}s`; keep one of the two")
-            if name not in used and name not in (*CONDITION_AXES, "perturbation_seed"):
-                self.wrong(("axes", name), f"no edit uses this axis; write `${name}` where it goes")
-        if not recipe.edits and not recipe.axes and not self.problems:
-            self.wrong((), "an empty sweep: there are neither `edits` nor `axes`; an edit is, for"
-                       ' example, `zero: {modules: "*"}`')  # fmt: skip
-
-    def _spaces(self, recipe: Recipe, top: dict[str, Any]) -> set[str]:
-        """Axes of points of embedding space, and those whose prompts they refer to."""
-        found = [a for a in recipe.axes if a.form == "embedding"]
-        for axis in found[1:]:
-            self.wrong(("axes", axis.name), f"a cell is at one point of embedding space, and"
-                       f" `{found[0].name}` gives one already")  # fmt: skip
-        axes = {a.name: a for a in recipe.axes}
-        refs = {(a.name, p.axis) for a in found for s in a.spaces for p in s.prompts
-                if isinstance(p, Ref)}  # fmt: skip
-        for name, ref in sorted(refs):
-            if ref == "prompt" and ref not in axes:
-                continue
-            if ref not in axes:
-                self.wrong(("axes", name, "embedding"), _no_axis(ref, [*axes, "prompt"]))
-            elif axes[ref].form != "values":
-                self.wrong(("axes", name, "embedding"), f"axis `{ref}` holds no prompts")
-            else:
-                for i, value in enumerate(axes[ref].values):
-                    self.text(value, ("axes", ref, "values", i))
-        used = {ref for _, ref in refs}
-        for key, given in (("prompts", top), ("axes.prompt", {f"axes.{n}": n for n in axes})):
-            if found and "prompt" not in used and key in given:
-                self.wrong(tuple(key.split(".")), f"`{found[0].name}` gives the points of embedding"
-                           " space; write `$prompt` where a prompt goes in it, or leave this"
-                           " out")  # fmt: skip
-        return used | {a.name for a in found}
-
-    def _seeding(self, axis: Axis, axes: Mapping[str, Axis]) -> None:
-        """A cumulative axis whose seed is another axis."""
-        path: KeyPath = ("axes", axis.name, "cumulative", "seed")
-        name = axis.seed.axis if isinstance(axis.seed, Ref) else ""
-        if name not in axes:
-            self.wrong(path, _no_axis(name, axes))
-        elif axes[name].form != "values":
-            self.wrong(path, f"axis `{name}` holds modules; a seed is a whole number")
-        else:
-            for i, value in enumerate(axes[name].values):
-                self.integer(value, ("axes", name, "values", i))
-
-    def _fitting(self, axis: Axis, path: KeyPath, first: bool) -> None:
-        """An axis that an edit refers to: whether its values are of the kind that goes there."""
-        op, key = OPS.get(str(path[2])), str(path[3])
-        wanted = {"modules": "modules", "when": "windows"}.get(key, "plain values")
-        wanted = "plain values" if len(path) > 4 else wanted
-        held = "modules" if axis.of_modules else axis.form
-        if op is None or (key in ("params", "component", "where", "with", "over")):
-            return
-        if wanted == "modules" and axis.form == "values":
-            for i, value in enumerate(axis.values if first else ()):
-                self.selector(value, ("axes", axis.name, "values", i))
-        elif wanted != {"values": "plain values"}.get(held, held):
-            self.wrong(path, f"axis `{axis.name}` holds {held}; `{key}` needs {wanted}")
-        elif wanted == "plain values":
-            for i, value in enumerate(axis.values):
-                self._value(op, path, value, ("axes", axis.name, "values", i))
-
-    def _value(self, op: Op, path: KeyPath, value: Any, inner: KeyPath) -> None:
-        """A value of an axis that an edit refers to."""
-        match path[3:]:
-            case ("when", by, *_):
-                self.end(next(b for b in BY if b == by), value, inner)
-            case ("unit", *_):
-                self.integer(value, inner)
-            case (key,) if key == op.kind_key and op.kinds:
-                self.choice(value, inner, op.kinds)
-            case (key,):
-                before = len(self.problems)
-                number = self.number(value, inner)
-                if len(self.problems) == before:
-                    self.strong(op, str(key), number, inner)
-
-    def _of_outputs(self, recipe: Recipe) -> None:
-        """Axes that edits of outputs use, and no others, may hold blocks."""
-        users: dict[str, set[str]] = {}
-        for edit in recipe.edits:
-            if isinstance(edit.modules, Ref):
-                users.setdefault(edit.modules.axis, set()).add(edit.where)
-        for i, chosen in enumerate(self.selectors):
-            key = chosen.place.key.removeprefix("--set ")
-            axis = key.removeprefix("axes.").partition(".")[0] if key.startswith("axes.") else ""
-            if users.get(axis) == {"output"}:
-                self.selectors[i] = replace(chosen, blocks=True)
 
 
 def planes(axes: Iterable[Axis]) -> tuple[str, ...]:
@@ -400,20 +357,3 @@ def planes(axes: Iterable[Axis]) -> tuple[str, ...]:
             names += [f"{axis.name}.zoom"] * bool(plane.zoom)
             names += [f"{axis.name}.v", f"{axis.name}.u"]
     return tuple(names)
-
-
-def _mentions(value: Any, path: KeyPath) -> Iterable[tuple[KeyPath, str]]:
-    """The axes that edits mention as `$name`, and where."""
-    if isinstance(value, str) and value.startswith("$") and len(value) > 1:
-        yield path, value[1:]
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from _mentions(item, (*path, i))
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _mentions(item, (*path, key))
-
-
-def _no_axis(name: object, known: Iterable[str]) -> str:
-    there = f"; there are {', '.join(known)}" if known else "; define it under `axes`"
-    return f"there is no axis `{name}`{did_you_mean(str(name), known) or there}"

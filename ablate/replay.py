@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from PIL import Image
 
 from ablate import engine
 from ablate.axes import Sampling
-from ablate.edits import Edit, Variant
+from ablate.edits import Edit, UnknownOpError, Variant
 from ablate.embeddings import Point
 from ablate.pipeline import Pipeline
 from ablate.plan import Cell, Condition
+from ablate.sources import Source
 from ablate.store import StoreError, read_record
 
 ALIKE = 2  # of 255: what another batch size, or another machine in float32, may change
@@ -53,6 +55,8 @@ def cell_of(record: dict[str, Any]) -> Cell:
         )
         edits = tuple(Edit.from_json(edit) for edit in record["edits"])
         variant = Variant(record["variant"], edits, record.get("perturbation_seed", 0))
+    except UnknownOpError as error:
+        raise StoreError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"this record tells of no cell that can be made: {error!r}") from error
     return Cell(variant, condition, record.get("axes", {}), condition)
@@ -63,16 +67,17 @@ def _point(told: dict[str, Any]) -> Point:
 
 
 def pipeline_of(record: dict[str, Any], device: str | None = None) -> Pipeline:
-    """The pipeline that made a cell. Raises `ModelError` when it is not there."""
-    kind, _, commit = record["model"]["fingerprint"].partition(":")
-    return Pipeline.load(
-        record["model"]["id"],
-        revision=commit if kind == "commit" else None,
-        component=record["component"],
-        device=device,
-        dtype=record["dtype"],
-        compile=record.get("compile", False),
-    )
+    """The pipeline that made a cell. Raises `ModelError` when it is not there, `StoreError` when
+    the record tells of none."""
+    try:
+        source = Source.from_json(record["model"])
+        kind, _, commit = record["model"]["fingerprint"].partition(":")
+        options = {"component": record["component"], "dtype": record["dtype"]}
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"this record tells of no model that can be loaded: {error!r}") from error
+    if kind == "commit":
+        source = dataclasses.replace(source, revision=commit)
+    return Pipeline.load(source, device=device, compile=record.get("compile", False), **options)
 
 
 def replay(path: Path, pipeline: Pipeline | None = None, device: str | None = None) -> Replay:

@@ -197,23 +197,28 @@ class _Call:
     def _encoded(self, method: Any, given: Mapping[str, Any], number: int, prompt: str) -> Any:
         """What a method gives for one prompt of a list."""
         request = self.requests[number]
+        kept = self.kept if request.encoding is None else self.here
+        # A prior draws noise before the denoiser does, from the same generator.
         generator = self.generators[number] if "generator" in given else None
         start = generator.get_state() if generator is not None else None
-        kept = self.kept if request.encoding is None and generator is None else self.here
 
         def one(text: str) -> Any:
-            single = dict(given) | {"prompt": text}
+            single = {k: v for k, v in given.items() if k != "generator"} | {"prompt": text}
             if isinstance(given.get("negative_prompt"), list):
                 single["negative_prompt"] = given["negative_prompt"][number]
-            key = (id(request.encoding), method.__qualname__ if generator is None else number,
-                   repr(sorted((k, v) for k, v in single.items() if k != "generator")))  # fmt: skip
+            kind = method.__qualname__ if generator is None else (type(method), request.seed)
+            key = (id(request.encoding), kind, repr(sorted(single.items())))
             if key not in kept:
                 if generator is not None and start is not None:
                     generator.set_state(start)
                     single["generator"] = generator
                 with (request.encoding or nullcontext)():
-                    kept[key] = method(**single)
-            return kept[key]
+                    found = method(**single)
+                kept[key] = found, generator.get_state() if generator is not None else None
+            found, end = kept[key]
+            if generator is not None:
+                generator.set_state(end)
+            return found
 
         if request.point is None or not isinstance(prompt, _Asked):
             return one(str(prompt))

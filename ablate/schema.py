@@ -7,8 +7,9 @@ from typing import Any
 from ablate.axes import AXIS_FORMS, CUMULATIVE, GROUPINGS, ORDERS, SAMPLING, UNIT_FORMS
 from ablate.embeddings import PATHS
 from ablate.ops import OPS, Op
-from ablate.recipe import DTYPES, TOP_LEVEL, VERSION
+from ablate.recipe import DTYPES, LORA_KEYS, TOP_LEVEL, VERSION
 from ablate.scope import BY, UNITS
+from ablate.sources import OFFLOADS
 from ablate.spaces import NUMERIC, SPACES
 from ablate.specs import PARAMS, keys_of
 
@@ -27,10 +28,12 @@ def schema() -> Shape:
     """The schema, draft 2020-12. What refers to axes or to a network it cannot check."""
     names = {"type": "array", "items": _TEXT}
     axes = {"anyOf": [_TEXT, names]}
-    edits = [_mapping({name: _edit(op)}, (name,)) for name, op in OPS.items()]
-    shapes = {
+    texts = ("about", "model", "revision", "variant", "config", "component", "ops", "clip")
+    shapes = dict.fromkeys(texts, _TEXT) | {
         "version": {"const": VERSION},
         "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        "lora": {"type": "array", "items": _lora(), "minItems": 1},
+        "offload": {"enum": list(OFFLOADS)},
         "vocabulary": _list(_TEXT),
         "dtype": {"enum": list(DTYPES)},
         "compile": {"type": "boolean"},
@@ -41,13 +44,16 @@ def schema() -> Shape:
         "sampling": _sampling(),
         "axes": {"type": "object", "additionalProperties": _axis()},
         "zip": {"anyOf": [names, {"type": "array", "items": names}]},
-        "edits": {"type": "array", "items": {"oneOf": edits}},
+        "edits": {"type": "array", "items": _edits()},
         "sheet": _mapping({"rows": axes, "columns": axes, "concepts": {"type": "boolean"}}),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "ablate recipe",
-        **_mapping({key: shapes.get(key, _TEXT) for key in TOP_LEVEL}, ("version", "name")),
+        **_mapping({key: shapes[key] for key in TOP_LEVEL}, ("version", "name")),
+        # A file of ops may define others than are known here.
+        "if": {"not": {"required": ["ops"]}},
+        "then": {"properties": {"edits": {"items": {"propertyNames": {"enum": list(OPS)}}}}},
         "$defs": {"selector": _selector()},
     }
 
@@ -87,6 +93,11 @@ def _selector() -> Shape:
             _mapping({"sample": sample}, ("sample",)),
         ]
     }
+
+
+def _lora() -> Shape:
+    shapes = {key: _NUMBER if key == "scale" else _TEXT for key in LORA_KEYS}
+    return {"anyOf": [_TEXT, _mapping(shapes, ("model",))]}
 
 
 def _sampling() -> Shape:
@@ -170,6 +181,16 @@ def _space() -> Shape:
 
 
 # -------------------------------------------------------------------- edits
+
+
+def _edits() -> Shape:
+    return {
+        "type": "object",
+        "properties": {name: _edit(op) for name, op in OPS.items()},
+        "additionalProperties": {"type": "object", "required": ["modules"]},
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
 
 
 def _edit(op: Op) -> Shape:

@@ -72,7 +72,9 @@ class When:
         return cls(next(b for b in BY if b == by), first, last)
 
     def __str__(self) -> str:
-        return f"{self.by} {self.first:g} to {self.last:g}"
+        if self.by == "fraction":
+            return f"{100 * self.first:.3g}–{100 * self.last:.3g} %"
+        return f"{self.by} {self.first:g}–{self.last:g}"
 
 
 @dataclass(frozen=True)

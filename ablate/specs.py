@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from ablate.catalog import Selector, did_you_mean
 from ablate.document import KeyPath, kind_of
 from ablate.ops import OPS, Op, wrong_strength
 from ablate.scope import UNITS
-from ablate.spaces import Ref
+from ablate.spaces import MOST, Ref
 
 PARAMS = ("weight", "bias")
 
@@ -68,8 +69,7 @@ class EditSpec:
 
 def keys_of(op: Op) -> list[str]:
     """The settings that an edit with this op may have."""
-    keys = ["modules", "component"]
-    keys += ["where"] if "output" in op.places else []
+    keys = ["modules", "component", "where"]
     keys += ["params"] if "weights" in op.places else []
     keys += ["when", "unit"]
     keys += [op.strength] if op.strength else []
@@ -80,7 +80,9 @@ def keys_of(op: Op) -> list[str]:
 
 
 class EditReader(AxisReader):
-    """Reads edits."""
+    """Reads edits. `lacks_ops`: whether a file of ops was named that was not read."""
+
+    lacks_ops = False
 
     def edits(self, value: Any) -> tuple[EditSpec, ...]:
         if not isinstance(value, list):
@@ -94,6 +96,8 @@ class EditReader(AxisReader):
             return None
         name, body = next(iter(value.items()))
         path = (*path, name)
+        if name not in OPS and self.lacks_ops:
+            return None
         if name not in OPS:
             hint = did_you_mean(name, OPS) or f"; there are {', '.join(sorted(OPS))}"
             self.wrong(path, f"unknown op{hint}")
@@ -102,7 +106,7 @@ class EditReader(AxisReader):
         if not isinstance(body, dict):
             self.mapping(body, path, keys_of(op))
             return None
-        body = self.mapping(body, path, keys_of(op))
+        body = {k: v for k, v in self.mapping(body, path, keys_of(op)).items() if k in keys_of(op)}
         component = (
             self.text(body["component"], (*path, "component")) if "component" in body else None
         )
@@ -146,11 +150,11 @@ class EditReader(AxisReader):
         for key in (op.strength, "dose"):
             if key is None or key not in body:
                 continue
-            given = self.or_ref(body[key])
+            given, before = self.or_ref(body[key]), len(self.problems)
             found[key] = (
                 given if isinstance(given, Ref) else float(self.number(given, (*path, key)))
             )
-            if not isinstance(given, Ref):
+            if not isinstance(given, Ref) and len(self.problems) == before:
                 self.strong(op, key, found[key], (*path, key))
         if "dose" in found and where == "output":
             self.wrong((*path, "dose"), "is of weights; outputs have none")
@@ -195,14 +199,16 @@ class EditReader(AxisReader):
         numbers: list[int] = []
         for i, item in enumerate(self.items(items, inner, "numbers")):
             low, dash, high = item.partition("-") if isinstance(item, str) else ("", "", "")
-            if dash and low.isdigit() and high.isdigit() and int(low) <= int(high):
+            spanned = dash and low.isdecimal() and high.isdecimal()
+            if spanned and int(low) <= int(high) < MOST:
                 numbers += range(int(low), int(high) + 1)
             elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
                 numbers.append(item)
             else:
                 self.wrong((*inner, i), f"must be a number from 0 or a range such as `0-7`, not"
                            f" {kind_of(item)}")  # fmt: skip
-        self.distinct(numbers, inner)
+        for number in (n for n, count in Counter(numbers).items() if count > 1):
+            self.wrong(inner, f"`{number}` stands twice")
         return UnitSpec(kind, tuple(numbers))
 
     def _partner(

@@ -62,14 +62,20 @@ class PlanAxis:
 
 
 def text_of(prompt: Any, assignment: Mapping[str, Any]) -> str:
+    """A prompt, or that of the axis which it refers to."""
     return str(assignment[prompt.axis] if isinstance(prompt, Ref) else prompt)
 
 
 def condition_axis(name: str, values: tuple[Any, ...]) -> PlanAxis:
+    """An axis of what is asked of the network."""
     return PlanAxis(name, values, tuple(map(label_of, values)), of_condition=True)
 
 
 def resolve(axis: Axis, networks: Networks, blocks: bool) -> tuple[PlanAxis, ...]:
+    """An axis with its values known; of a plane, one for each of its dimensions.
+
+    `blocks`: whether its selector may name blocks. Raises `RecipeError`.
+    """
     if axis.form == "embedding":
         return _of_space(axis)
     if axis.form == "windows":
@@ -177,12 +183,7 @@ def _of_modules(axis: Axis, catalog: Catalog, blocks: bool) -> PlanAxis:
     if axis.name in CONDITION_AXES:
         return condition_axis(axis.name, axis.values)
     if axis.form == "values":
-        labels = tuple(label_of(v) for v in axis.values)
-
-        def chosen(assignment: Mapping[str, Any]) -> tuple[str, ...]:
-            return paths_of(assignment[axis.name], catalog, f"axes.{axis.name}", blocks)
-
-        return PlanAxis(axis.name, axis.values, labels, chosen)
+        return PlanAxis(axis.name, axis.values, tuple(label_of(v) for v in axis.values))
     found = selected(axis.modules, catalog, f"axes.{axis.name}.{axis.form}", blocks)
     paths = tuple(m.path for m in found)
     if axis.form == "each":
@@ -260,12 +261,14 @@ def assignments(recipe: Recipe, axes: Sequence[PlanAxis]) -> Iterator[dict[str, 
 def paths_of(
     selector: Selector, catalog: Catalog, key: str, blocks: bool = False
 ) -> tuple[str, ...]:
+    """The paths of what a selector names; see `selected`."""
     return tuple(m.path for m in selected(selector, catalog, key, blocks))
 
 
 def selected(
     selector: Selector, catalog: Catalog, key: str, blocks: bool = False
 ) -> tuple[ModuleInfo, ...]:
+    """What a selector names. `key`: where it stands in the recipe. Raises `RecipeError`."""
     try:
         return select(selector, catalog, blocks=blocks)
     except SelectorError as error:
@@ -273,4 +276,5 @@ def selected(
 
 
 def label_of(value: Any) -> str:
+    """How a value of an axis is written."""
     return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -103,3 +103,9 @@ def run(tiny: Pipeline, tmp_path: Path) -> Callable[..., lab.Result]:
         return lab.run(recipe, tmp_path / folder, **({"pipeline": tiny} | options))  # type: ignore[arg-type]
 
     return ran
+
+
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no report, which takes longer than their cells: for files that look at these."""
+    monkeypatch.setattr(lab, "present", lambda store: store.folder / "report.html")

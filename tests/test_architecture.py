@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,16 +16,19 @@ from fabricated import SVG, box, inside, make_run, marked, parsed, words
 from PIL import Image
 
 from ablate.models import load_catalog
-from ablate.modules import ModuleInfo
+from ablate.modules import ROLES, ModuleInfo
 from ablate.page import ACCENT, VACANT
-from ablate.pictures import architecture, svg
+from ablate.pictures import architecture, marks, svg
 from ablate.pictures.measures import Scale
 
 Area = tuple[float, float, float, float]
+CONFIGS = Path(__file__).parent / "data" / "configs"
 
 
+@functools.cache
 def catalog(model: str) -> list[ModuleInfo]:
-    return list(load_catalog(model))
+    """Of a model, or of a configuration of the tests."""
+    return list(load_catalog(str(CONFIGS / model) if (CONFIGS / model).exists() else model))
 
 
 def transformer(double: int = 3, single: int = 2) -> list[ModuleInfo]:
@@ -47,7 +52,23 @@ def transformer(double: int = 3, single: int = 2) -> list[ModuleInfo]:
 
 
 def tiles(drawing: str) -> dict[str, Area]:
-    return {path: box(e) for path, e in marked(parsed(drawing), "module").items()}
+    """Tiles by module path, wherever the groups that they stand in have been moved to."""
+    found: dict[str, Area] = {}
+
+    def walk(e: ElementTree.Element, dx: float, dy: float) -> None:
+        moved = re.match(r"translate\(([\d.]+) ([\d.]+)\)", e.get("transform", ""))
+        if moved:
+            dx, dy = dx + float(moved[1]), dy + float(moved[2])
+        path = e.get("data-module")
+        if path is not None:
+            assert path not in found, f"{path} is drawn twice"
+            left, top, right, bottom = box(e)
+            found[path] = (left + dx, top + dy, right + dx, bottom + dy)
+        for child in e:
+            walk(child, dx, dy)
+
+    walk(parsed(drawing), 0, 0)
+    return found
 
 
 def color(drawing: str, path: str) -> str:
@@ -70,9 +91,7 @@ def hexadecimal(rgb: tuple[int, int, int]) -> str:
 # ------------------------------------------------------------ where modules stand
 
 
-@pytest.mark.parametrize(
-    ("model", "count", "skips"), [("bundled", 183, 6), ("sd15-random", 391, 12)]
-)
+@pytest.mark.parametrize(("model", "count", "skips"), [("bundled", 183, 6), ("sd21", 391, 12)])
 def test_a_u_has_all_modules_in_its_shape(model: str, count: int, skips: int) -> None:
     modules = catalog(model)
     drawing = architecture.layout(modules, model)
@@ -157,6 +176,97 @@ def test_a_transformer_is_a_column_with_equal_modules_below_one_another() -> Non
     assert {"norm1", "to_q", "to_out", "ff.0", "ff.2", "proj_mlp"} <= set(words(parsed(drawing)))
 
 
+def span(at: dict[str, Area], *starts: str) -> Area:
+    """The area of all modules whose paths start so."""
+    own = [area for path, area in at.items() if path.startswith(starts)]
+    return min(a[0] for a in own), min(a[1] for a in own), max(a[2] for a in own), max(
+        a[3] for a in own
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "text", "conditioning"),
+    [
+        ("flux2-dev", "x_embedder", "context_embedder", "double_stream_modulation"),
+        ("sd35-medium", "pos_embed", "context_embedder", "time_text_embed"),
+        ("cogview4", "patch_embed.proj", "patch_embed.text_proj", "time_condition_embed"),
+        ("z-image", "all_x_embedder", "cap_embedder", "t_embedder"),
+        ("lumina2", "x_embedder", "time_caption_embed.caption", "time_caption_embed.timestep"),
+        ("pixart-sigma", "pos_embed", "caption_projection", "adaln_single"),
+    ],
+)
+def test_inputs_of_a_transformer_are_on_their_sides_above_all_blocks(
+    model: str, image: str, text: str, conditioning: str
+) -> None:
+    modules = catalog(model)
+    drawing = architecture.layout(modules, model)
+    inside(parsed(drawing))
+    at = tiles(drawing)
+    assert at.keys() == {m.path for m in modules}
+    assert len(set(at.values())) == len(modules)
+    ends = [at[m.path] for m in modules if m.stage in ("in", "out")]
+    first = [at[m.path] for m in modules if m.stage not in ("in", "out") and m.block[-2:] == ".0"]
+    assert overlapping(ends + first) == []
+    blocks = span(at, *{m.block for m in modules if m.stage not in ("in", "out")})
+    assert span(at, conditioning)[3] < min(span(at, image)[1], span(at, text)[1])
+    assert span(at, image)[2] < span(at, text)[0]
+    assert max(span(at, image)[3], span(at, text)[3]) < blocks[1]
+    assert min(at[m.path][1] for m in modules if m.stage == "out") > blocks[3]
+    written = set(words(parsed(drawing)))
+    assert {"noisy latents", "text", "prediction"} <= written
+    roles = {m.role for m in modules}
+    assert {role.replace("_", " ") for role in roles} <= written
+    assert {e.get("data-role") for e in parsed(drawing).iter()} == {*roles, None}
+
+
+@pytest.mark.parametrize("model", ["flux1-dev", "sd35-medium", "qwen-image"])
+def test_two_streams_run_beside_one_another_and_join_in_blocks_of_one(model: str) -> None:
+    modules = catalog(model)
+    drawing = architecture.layout(modules, model)
+    at, streams = tiles(drawing), marked(parsed(drawing), "stream")
+    image, text = (
+        (float(e.get("x", "")), float(e.get("x", "")) + float(e.get("width", "")))
+        for e in (streams["image"], streams["text"])
+    )
+    assert image[1] < text[0]
+    of_text = re.compile(r"_context|\.add_|to_add_out|norm_added|\.txt_")
+    # The streams' frames are given from the corner of their stack.
+    left = 80.0
+    for module in modules:
+        if module.stage == "double":
+            inner = text if of_text.search(module.path) else image
+            assert left + inner[0] < at[module.path][0] < at[module.path][2] < left + inner[1]
+    double = [m.path for m in modules if m.stage == "double"]
+    single = [m.path for m in modules if m.stage == "single"]
+    bottom = max(at[path][3] for path in double)
+    assert all(at[path][1] > bottom for path in single)
+    written = "".join(words(parsed(drawing)))
+    assert "image and text beside one another" in written
+    assert ("image and text as one sequence" in written) == bool(single)
+
+
+def test_refiners_stand_beside_one_another_above_the_blocks_that_join_them() -> None:
+    at = tiles(architecture.layout(catalog("z-image"), "x"))
+    image, text, both = (span(at, n) for n in ("noise_refiner", "context_refiner", "layers."))
+    assert image[2] < text[0]
+    assert max(image[3], text[3]) < both[1]
+
+
+def test_a_u_without_a_middle_has_its_skips_from_block_to_block() -> None:
+    drawing = architecture.layout(catalog("kandinsky3"), "x")
+    at = tiles(drawing)
+    assert at.keys() == {m.path for m in catalog("kandinsky3")}
+    assert overlapping([a for p, a in at.items() if "_blocks.1." in p or "_blocks" not in p]) == []
+    assert sum(e.get("d", "").count("C") for e in marked(parsed(drawing), "part")["skips"]) == 3
+    row = "up_blocks.2.resnets_in.0.resnet_blocks"
+    assert at[f"{row}.0.projection"][1] == at[f"{row}.3.projection"][1]
+
+
+def test_half_a_u_is_drawn_whole() -> None:
+    modules = [m for m in catalog("bundled") if m.stage != "up"]
+    assert tiles(architecture.layout(modules, "x")).keys() == {m.path for m in modules}
+
+
 def test_a_module_without_a_path_is_drawn_too() -> None:
     rows = [ModuleInfo(0, "", "PixArt", "in", "", "other", 5), *transformer()[2:4]]
     assert "" in tiles(architecture.layout(rows, "x"))
@@ -180,6 +290,24 @@ def test_the_ramp_darkens_evenly_and_never_takes_the_baselines_color() -> None:
     # A tenth of the ramp is nowhere more than twice as long a step as elsewhere.
     steps = -np.diff(gray[::26])
     assert steps.max() < 2 * steps.min()
+
+
+def test_roles_have_marks_that_any_eye_tells_apart() -> None:
+    roles = {role for _, role in ROLES} | {"joint_attention", "other"}
+    assert roles <= marks.MARKS.keys()
+    assert len(set(marks.MARKS.values())) == len(marks.MARKS)
+    colors = np.array(sorted({color for color, _ in marks.MARKS.values()})) / 255
+    linear = np.where(colors > 0.04045, ((colors + 0.055) / 1.055) ** 2.4, colors / 12.92)
+    # Red-blind and green-blind, after Machado, Oliveira and Fernandes (2009).
+    for seen in (
+        np.eye(3),
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    ):
+        shown = np.clip(linear @ np.transpose(seen), 0, 1) ** (1 / 2.2)
+        apart = np.linalg.norm(shown[:, None] - shown[None], axis=-1)
+        assert apart[~np.eye(len(colors), dtype=bool)].min() > 0.19
+    assert min(math.dist(c, ACCENT) for c, _ in marks.MARKS.values()) > 80
 
 
 def test_larger_is_darker() -> None:
@@ -253,6 +381,30 @@ def test_a_run_over_modules_is_drawn_by_mean_drift_over_seeds(tmp_path: Path) ->
     found = [e for e in marked(pictures, "module").values() if e.find(f"{SVG}image") is not None]
     assert [e.get("data-cell") for e in found] == [keys[n] for n in numbers]
     assert "baseline" in words(pictures)
+
+
+def test_drift_colors_blocks_of_two_streams_and_of_one(tmp_path: Path) -> None:
+    modules = [m for m in catalog("flux1-dev") if re.search(r"blocks\.0\.|^[^.]+$", m.path)]
+    rows = [[m.path, m.kind, m.stage, m.block, m.role, m.parameters] for m in modules]
+    places = {m.path: i for i, m in enumerate(modules)}
+    edited = [
+        places[f"{path}.attn.{leaf}"]
+        for path, leaf in (("transformer_blocks.0", "to_q"), ("transformer_blocks.0", "add_q_proj"),
+                           ("single_transformer_blocks.0", "to_q"))
+    ]  # fmt: skip
+    run = make_run(
+        tmp_path, {"module": edited}, lambda v: (255 - 5 * v["module"], 128, 128), catalog=rows,
+        read=False, touched=lambda v: str(v["module"]),
+    )  # fmt: skip
+    for thumbnails in (False, True):
+        drawing = architecture.svg(run, "rmse", thumbnails)
+        assert drawing is not None
+        assert len(tiles(drawing)) == len(rows)
+        for n in edited:
+            expected = svg.ramp(Scale(5 * max(edited)).at(5 * n))
+            assert color(drawing, modules[n].path) == hexadecimal(expected)
+        assert color(drawing, "x_embedder") == hexadecimal(VACANT)
+        assert "patch embedding" in words(parsed(drawing))  # a role of which nothing is known
 
 
 def test_a_group_colors_its_modules(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from ablate import lab
-from ablate.batches import SHARE, Batch, Job, Layout, Shot, in_order, joined, unfinished
+from ablate.batches import SHARE, Batch, Job, Layout, Shot, in_order, jobs_of, joined, unfinished
 from ablate.edits import Edit, Variant
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
@@ -45,11 +45,11 @@ def lay(build: Build, tiny: Pipeline) -> Lay:
 
     def laid(rows: bool = True, **keys: object) -> tuple[Layout, list[Job]]:
         plan = lab.resolve(build(**keys))
-        jobs = [
-            Job((Shot(cell, tiny.settings(cell.condition.sampling), f"job{i}"),))
+        shots = [
+            Shot(cell, tiny.settings(cell.condition.sampling), f"job{i}")
             for i, cell in enumerate(plan.cells)
         ]
-        return Layout(plan.catalog, rows=rows), jobs
+        return Layout(plan.catalog, rows=rows), jobs_of(shots, "unet")
 
     return laid
 
@@ -85,7 +85,8 @@ def test_all_jobs_are_in_batches_that_can_be_computed(name: str, size: int, lay:
         assert 1 <= len(batch) <= size
         assert len({job.settings for job in batch.jobs}) == 1
         if batch.by_rows:
-            assert sum(layout.share(v) for v in set(batch.variants)) <= 1
+            # In their order: in another one the last bits of the sum are others.
+            assert sum(layout.share(v) for v in dict.fromkeys(batch.variants)) <= 1
             assert all(layout.by_rows(v) for v in batch.variants)
         else:
             assert len(set(batch.variants)) == 1
@@ -248,7 +249,7 @@ def test_variants_by_rows_fit_into_the_memory_of_one_more_network(lay: Lay) -> N
         edits=[{"mix_noise": {"modules": "$module", "amount": "$amount"}}],
     )
     batches = layout.batches(jobs, 1000)
-    used = [sum(layout.share(v) for v in set(batch.variants)) for batch in batches]
+    used = [sum(layout.share(v) for v in dict.fromkeys(batch.variants)) for batch in batches]
     assert all(batch.by_rows for batch in batches)
     assert len(batches) > 1
     assert max(used) <= 1
@@ -256,6 +257,30 @@ def test_variants_by_rows_fit_into_the_memory_of_one_more_network(lay: Lay) -> N
     for batch, following, share in zip(batches, batches[1:], used, strict=False):
         assert share + layout.share(following.variants[0]) > 1
         assert batch.variants[-1] != following.variants[0]
+
+
+def test_edits_of_what_is_at_work_before_or_after_change_nothing_about_batches(lay: Lay) -> None:
+    """However much of a text encoder or of the autoencoder they touch; equal ones are one variant
+    whatever is done to the denoiser beside."""
+    edits = [
+        {"randomize": {"component": "text_encoder", "modules": "*"}},
+        {"scale": {"component": "vae", "modules": "*", "factor": "$factor"}},
+        {"zero": {"modules": "$module"}},
+    ]
+    axes = {"factor": {"values": [1, 2, 3]}, "module": {"each": "conv_*"}}
+    layout, jobs = lay(axes=axes, edits=edits)
+    (batch,) = layout.batches(jobs, 100)
+    assert batch.by_rows
+    assert len(batch) == 1 + 3 * 2
+    assert len({job.variant for job in jobs}) == 1 + 2
+    assert len({job.encoding for job in jobs}) == 1 + 1
+    assert len({job.decoding for job in jobs}) == 1 + 2
+    baseline, *others = jobs
+    assert [baseline.variant.edits, baseline.encoding.edits, baseline.decoding.edits] == [()] * 3
+    for job in others:
+        assert [e.op for e in job.variant.edits] == ["zero"]
+        assert [e.op for e in job.encoding.edits] == ["randomize"]
+        assert {e.op for e in job.decoding.edits} <= {"scale"}
 
 
 # ------------------------------------------------------- batches of a run begun before

@@ -14,8 +14,9 @@ from ablate import bundled
 from ablate.bundled import data
 from ablate.edits import Edit, Variant, applied
 from ablate.metrics import rmse
-from ablate.pipeline import Pipeline, Request
+from ablate.pipeline import Pipeline
 from ablate.recipe import Sampling
+from ablate.sampling import Request
 
 BUNDLED = Path(bundled.__file__).parent
 FLAGSHIP = "a cat in a party hat"

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from ablate import code, ops
+from ablate.cli import main
+from ablate.store import Run
 
 HEAD = "import torch\nfrom ablate.ops import op\n"
 SHRINK = '''
@@ -188,3 +191,77 @@ def test_numbers_that_are_not_finite_pass_where_the_weights_are_not(write: Write
     code.load(write(SHRINK))
     broken = torch.tensor([float("nan"), 1.0])
     assert apply("shrink", 0.5, broken).isnan().tolist() == [True, False]
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def told(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def recipe(write: Write, tiny_folder: Path, tmp_path: Path) -> Path:
+    write(SHRINK + "\nopen('ran', 'a').close()\n", "own.py")
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        f"""\
+version: 1
+name: own
+model: {tiny_folder}
+dtype: float32
+ops: own.py
+sampling: {{num_inference_steps: 2}}
+edits:
+  - shrink: {{modules: "conv_in", amount: 0.5}}
+""",
+        encoding="utf-8",
+    )
+    return file
+
+
+def test_code_runs_only_where_it_is_allowed_to(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("check", "plan", "run"):
+        status, output = told(command, recipe)
+        assert status == 2
+        assert (
+            f"{recipe}:5: ops: names code, `own.py`; look at it, and allow it to run with"
+            " `--allow-code`, or `allow_code=True` in Python\n1 problem"
+        ) in output
+    assert not (tmp_path / "ran").exists()
+    assert told("check", "--allow-code", recipe) == (0, f"{recipe}: right\n")
+    assert (tmp_path / "ran").exists()
+
+
+def test_cells_of_own_ops_tell_their_code(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, output = told("run", "--allow-code", recipe, "--out", "run", "--device", "cpu")
+    assert status == 0, output
+    file = tmp_path / "own.py"
+    digest = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    _, edited = Run("run").cells()
+    assert edited.record()["edits"][0]["code"] == digest
+    assert told("replay", edited.path, "--verify", "--device", "cpu")[0] == 0
+    # In a process that has not loaded the file:
+    code.forget(["shrink"])
+    status, output = told("replay", edited.path)
+    assert status == 2
+    assert output == (
+        "`shrink` is no op of the lab's own: no file is loaded that it comes from; the digest of"
+        f" that file is {digest}, and `--code FILE` loads it\n"
+    )
+    assert told("replay", edited.path, "--code", file, "--verify", "--device", "cpu")[0] == 0
+    code.forget(["shrink"])
+    file.write_text(file.read_text(encoding="utf-8").replace("1 - strength", "2 - strength"))
+    assert told("replay", edited.path, "--code", file)[0] == 2
+    told("run", "--allow-code", recipe, "--out", "run", "--device", "cpu")
+    _, changed = Run("run").cells()
+    assert changed.key != edited.key
+    assert changed.image().tobytes() != edited.image().tobytes()

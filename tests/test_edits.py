@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
+from swept import SWEPT, strength
 from torch import nn
 
-from ablate.catalog import catalog
-from ablate.edits import Edit, Variant, applied, touched, watched
+from ablate.catalog import catalog, select
+from ablate.edits import Draws, Edit, Variant, applied, touched, watched
 from ablate.ops import OPS
 from ablate.pipeline import Pipeline
 
+OF_WEIGHTS = [name for name, op in OPS.items() if "weights" in op.places]
 
-def strength(op: str) -> float | None:
-    return 0.4 if OPS[op].strength else None
+
+def everywhere(op: str, network: nn.Module) -> Edit:
+    """An edit of all that an op can edit in a network."""
+    if op == "swap":
+        queries, keys = (select(f"*.attn1.to_{name}", catalog(network)) for name in "qk")
+        return Edit(op, tuple(m.path for m in queries), partners=tuple(m.path for m in keys))
+    return Edit.on(
+        network, op, "*", strength(op, 0.4), checkpoint="other" if op == "blend" else None
+    )
+
+
+def draws_for(network: nn.Module) -> Draws:
+    """With a checkpoint that holds ones everywhere."""
+    weights = dict(network.named_parameters())
+    return Draws(
+        0, lambda _model, _component, path, name: torch.ones_like(weights[f"{path}.{name}"])
+    )
 
 
 def bits(network: nn.Module) -> dict[str, bytes]:
@@ -31,21 +49,25 @@ def untouched_afterwards(network: nn.Module) -> Iterator[None]:
     assert bits(network) == before
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OF_WEIGHTS)
 def test_restores_every_bit(op: str, tiny: Pipeline) -> None:
-    edit = Edit.on(tiny.network, op, "*", strength(op))
+    variant = Variant("v", (everywhere(op, tiny.network),))
     with untouched_afterwards(tiny.network):
         before = bits(tiny.network)
-        with applied(tiny.network, Variant("v", (edit,))) as changed:
+        with applied(tiny.network, variant, draws_for(tiny.network)) as changed:
             assert bits(tiny.network) != before
         assert changed
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", OF_WEIGHTS)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_restores_after_an_error(op: str, error: type[BaseException], tiny: Pipeline) -> None:
-    variant = Variant("v", (Edit.on(tiny.network, op, "*", strength(op)),))
-    with untouched_afterwards(tiny.network), pytest.raises(error), applied(tiny.network, variant):
+    variant = Variant("v", (everywhere(op, tiny.network),))
+    with (
+        untouched_afterwards(tiny.network),
+        pytest.raises(error),
+        applied(tiny.network, variant, draws_for(tiny.network)),
+    ):
         raise error
 
 
@@ -109,17 +131,28 @@ def weights_under(network: nn.Module, *edits: Edit, path: str) -> torch.Tensor:
         return network.get_submodule(path).weight.detach().clone()
 
 
-@pytest.mark.parametrize("op", [name for name, op in OPS.items() if op.draws])
+@pytest.mark.parametrize("op", [name for name in SWEPT if OPS[name].draws or OPS[name].whole])
 def test_an_edit_depends_on_no_other(op: str, tiny: Pipeline) -> None:
     """Law 2: neither order nor company changes the weights that an edit gives."""
     path = "mid_block.resnets.0.conv1"
-    alone = Edit(op, (path,), strength(op))
-    everywhere = Edit.on(tiny.network, op, "*", strength(op))
-    reversed_order = Edit(op, everywhere.modules[::-1], strength(op))
+    alone = Edit(op, (path,), strength(op, 0.4))
+    of_all = everywhere(op, tiny.network)
+    reversed_order = replace(of_all, modules=of_all.modules[::-1])
     other = Edit("shuffle", ("conv_in",))
     expected = weights_under(tiny.network, alone, path=path)
-    for edits in ((everywhere,), (reversed_order,), (other, alone), (alone, other)):
+    for edits in ((of_all,), (reversed_order,), (other, alone), (alone, other)):
         assert torch.equal(weights_under(tiny.network, *edits, path=path), expected)
+
+
+def test_modules_that_swap_get_what_was_loaded() -> None:
+    """Law 2: whatever else is done to their partners, before or after."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    weights = [module.weight.detach().clone() for module in network]
+    swap = Edit("swap", ("0",), partners=("2",))
+    for edits in ((swap,), (Edit("zero", ("2",)), swap), (swap, Edit("scale", ("1",), 0.5))):
+        assert torch.equal(weights_under(network, *edits, path="0"), weights[2])
+        assert torch.equal(weights_under(network, *edits, path="2"), weights[0])
+    assert torch.equal(weights_under(network, swap, path="1"), weights[1])
 
 
 def test_edits_of_one_module_go_in_order_with_statistics_of_the_untouched() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ from transformers import (
 
 from ablate import bundled, lab
 from ablate.embeddings import PROMPTS, between, drawn, embed, on_plane, slerp
-from ablate.pipeline import Pipeline, Request
+from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, RecipeError, Sampling
+from ablate.sampling import Request
 from ablate.store import read_latents
+
+pytestmark = pytest.mark.usefixtures("without_report")
 
 CAT, DOG = "a cat in a party hat", "a dog"
 Build = Callable[..., Recipe]
@@ -183,7 +187,8 @@ def test_random_points_have_the_statistics_of_prompts() -> None:
         return torch.cat([tensor.flatten() for tensor in found.values()])
 
     prompts = torch.stack([flat(encode(p)) for p in PROMPTS])
-    points = torch.stack([flat(embed(drawn(0, i), encode)) for i in range(4000)])
+    encoded = cache(encode)
+    points = torch.stack([flat(embed(drawn(0, i), encoded)) for i in range(4000)])
     assert torch.allclose(points.mean(0), prompts.mean(0), atol=0.08)
     assert torch.allclose(points.T.cov(), prompts.T.cov(), atol=0.12)
     assert drawn(0, 1) == drawn(0, 1) != drawn(1, 1)
@@ -191,15 +196,26 @@ def test_random_points_have_the_statistics_of_prompts() -> None:
 
 def test_pooled_embeddings_move_too(tmp_path: Path) -> None:
     pipeline = Pipeline.load(str(xl_folder(tmp_path)), device="cpu", dtype="float32")
-    states = {p: pipeline.encode(p) for p in (CAT, DOG)}
-    half = pipeline.embed(Request("", 0, between(CAT, DOG, 0.5)))
-    assert {n: tuple(t.shape) for n, t in half.items()} == {
-        "prompt_embeds": (1, 24, 48), "pooled_prompt_embeds": (1, 16)}  # fmt: skip
-    for name, tensor in half.items():
-        assert torch.allclose(tensor, (states[CAT][name] + states[DOG][name]) / 2, atol=1e-6)
+    heard: list[dict[str, Any]] = []
+    pipeline.denoiser.register_forward_pre_hook(
+        lambda _module, _args, given: heard.append(given), with_kwargs=True
+    )
+    own = {}
+    for prompt in (CAT, DOG):
+        states, _, pooled, _ = pipeline.pipe.encode_prompt(
+            prompt, do_classifier_free_guidance=False
+        )
+        assert (tuple(states.shape), tuple(pooled.shape)) == ((1, 24, 48), (1, 16))
+        own[prompt] = (states, pooled)
     settings = pipeline.settings(Sampling(num_inference_steps=2))
     requests = [Request("", 0, between(CAT, DOG, t)) for t in (0, 0.5)] + [Request(CAT, 0)]
     start, middle, cat = pipeline.sample(requests, settings).images
+    # With guidance, three rows of the negative prompt go before.
+    states, pooled = heard[0]["encoder_hidden_states"], heard[0]["added_cond_kwargs"]["text_embeds"]
+    for found, cat_own, dog_own in zip((states, pooled), own[CAT], own[DOG], strict=True):
+        assert len(found) == 6
+        assert torch.allclose(found[4:5], (cat_own + dog_own) / 2, atol=1e-6)
+        assert torch.allclose(found[3:4], cat_own, atol=1e-6)
     assert np.abs(start - cat).max() < 1e-4
     assert np.abs(middle - cat).max() > 1e-2
 

@@ -12,15 +12,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from swept import SWEPT
 from torch import Tensor, nn
 
 from ablate import batches, engine, lab, ops
-from ablate.batches import Batch, Job, Layout, Shot, Size
+from ablate.batches import Batch, Job, Layout, Shot, Size, jobs_of
 from ablate.catalog import select
 from ablate.edits import Draws
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
 from ablate.store import Run
+
+pytestmark = pytest.mark.usefixtures("without_report")
 
 Build = Callable[..., Recipe]
 RunIt = Callable[..., lab.Result]
@@ -141,11 +144,11 @@ def test_another_error_is_passed_on_and_finished_cells_stay(
 def lay(build: Build, tiny: Pipeline) -> Callable[..., tuple[list[Job], Layout]]:
     def laid(**keys: object) -> tuple[list[Job], Layout]:
         plan = lab.resolve(build(**keys))
-        jobs = [
-            Job((Shot(cell, tiny.settings(cell.condition.sampling), f"job{i}"),))
+        shots = [
+            Shot(cell, tiny.settings(cell.condition.sampling), f"job{i}")
             for i, cell in enumerate(plan.cells)
         ]
-        return jobs, Layout(plan.catalog, rows=True)
+        return jobs_of(shots, "unet"), Layout(plan.catalog, rows=True)
 
     return laid
 
@@ -345,7 +348,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[Any, ...]]:
 
     def draw(op: ops.Op, untouched: Tensor, **where: Any) -> Tensor:
         if op.draws is not None:
-            found[op.stream, *where.values()] += 1
+            found[op.stream, *(value for key, value in where.items() if key != "owner")] += 1
         return real(op, untouched, **where)
 
     monkeypatch.setattr(ops, "draw", draw)
@@ -393,30 +396,34 @@ def test_every_perturbation_seed_draws_once_though_the_plan_has_them_in_turn(
 
 def test_draws_are_those_of_ops_draw() -> None:
     """Whatever was asked for before, kept or not."""
-    tensors = {name: torch.randn(3, 4) for name in ("a", "b")}
-    random_ops = [op for op in ops.OPS.values() if op.draws]
+    owners = {name: nn.Linear(4, 3) for name in ("a", "b")}
+    random_ops = [ops.OPS[name] for name in SWEPT if ops.OPS[name].draws]
     for limit in (0, 100, 2**30):
         draws = Draws(limit)
         for seed in (0, 1, 0):
             for _ in range(2):
                 for op in random_ops:
-                    for name, tensor in tensors.items():
-                        for distribution in (None, "uniform") if op.has_distribution else (None,):
+                    for name, owner in owners.items():
+                        for kind in (None, *op.kinds):
                             where: dict[str, Any] = {
                                 "seed": seed,
                                 "module": name,
                                 "parameter": "weight",
-                                "distribution": distribution,
+                                "kind": kind,
+                                "owner": owner,
                             }
-                            found = draws(op, tensor, **where)
-                            assert torch.equal(found, ops.draw(op, tensor, **where))
+                            found = draws(op, owner.weight, **where)
+                            assert torch.equal(found, ops.draw(op, owner.weight, **where))
+
+
+OWNER = nn.Linear(10, 1, bias=False)  # 40 bytes a draw
 
 
 def test_draws_of_ops_without_noise_are_empty() -> None:
     draws = Draws(2**30)
-    for name in ("zero", "scale"):
-        noise = draws(ops.OPS[name], torch.ones(3), seed=0, module="a", parameter="weight")
-        assert noise.numel() == 0
+    for name in ("zero", "scale", "quantize", "low_rank"):
+        where: dict[str, Any] = {"module": "a", "parameter": "weight", "owner": OWNER}
+        assert draws(ops.OPS[name], OWNER.weight, seed=0, **where).numel() == 0
 
 
 @pytest.mark.parametrize(
@@ -426,20 +433,20 @@ def test_draws_keep_no_more_than_their_limit(
     limit: int, kept: int, drawn: Counter[tuple[Any, ...]]
 ) -> None:
     """What comes first is kept; the rest is drawn whenever it is asked for."""
-    draws, tensor = Draws(limit), torch.randn(10)  # 40 bytes a draw
+    draws, mix = Draws(limit), ops.OPS["mix_noise"]
     for _ in range(4):
         for module in "abcde":
-            draws(ops.OPS["mix_noise"], tensor, seed=0, module=module, parameter="weight")
+            draws(mix, OWNER.weight, seed=0, module=module, parameter="weight", owner=OWNER)
     assert sorted(drawn.values()) == [1] * kept + [4] * (5 - kept)
     assert all(drawn["randomize", 0, module, "weight"] == 1 for module in "abcde"[:kept])
 
 
 def test_draws_of_another_perturbation_seed_start_anew(drawn: Counter[tuple[Any, ...]]) -> None:
     """The room that the old ones took is free again."""
-    draws, tensor = Draws(40), torch.randn(10)
+    draws, mix = Draws(40), ops.OPS["mix_noise"]
     for seed in (0, 1, 2):
         for _ in range(3):
-            draws(ops.OPS["mix_noise"], tensor, seed=seed, module="a", parameter="weight")
+            draws(mix, OWNER.weight, seed=seed, module="a", parameter="weight", owner=OWNER)
     assert set(drawn.values()) == {1}
     assert len(drawn) == 3
 
@@ -447,9 +454,16 @@ def test_draws_of_another_perturbation_seed_start_anew(drawn: Counter[tuple[Any,
 @pytest.mark.parametrize(
     ("keys", "encoded"),
     [
-        ({"prompts": ["a cat", "a dog", "a boat"], "seeds": [0, 1, 2]}, 3 + 1),
-        ({"prompts": ["a cat"], "seeds": [0, 1]}, 1 + 1),
-        ({"prompts": ["a cat", ""]}, 2),  # the negative prompt is one of them
+        ({"prompts": ["a cat", "a dog", "a boat"], "seeds": [0, 1, 2]}, 3 * 2),
+        ({"prompts": ["a cat"], "seeds": [0, 1]}, 2),
+        ({"prompts": ["a cat", ""]}, 2 * 2),
+        (
+            {
+                "prompts": ["a cat", "a dog"],
+                "sampling": {"num_inference_steps": 2, "guidance_scale": 1},
+            },
+            2,
+        ),
     ],
 )
 @pytest.mark.parametrize("batch_size", [1, None])
@@ -461,7 +475,8 @@ def test_a_prompt_is_encoded_once(
     run: RunIt,
     fresh: Pipeline,
 ) -> None:
-    """Over a whole run of many variants, and once for the negative prompt."""
+    """Over a whole run of many variants, and with it the negative prompt where there is guidance:
+    the pipeline's own code does both at once."""
     calls: list[int] = []
     fresh.pipe.text_encoder.register_forward_hook(lambda *_: calls.append(1))
     axes = {"module": {"each": {"sample": {"of": "*", "count": 5}}}}
@@ -471,22 +486,31 @@ def test_a_prompt_is_encoded_once(
     assert len(calls) == encoded
 
 
-def test_a_text_encoder_that_is_edited_encodes_for_every_variant(
+def test_a_text_encoder_that_is_edited_encodes_once_for_every_variant(
     build: Build, run: RunIt, tiny_folder: Path
 ) -> None:
-    """Its variants go in place, and none of them sees what another one made of the prompt."""
-    edited = Pipeline.load(str(tiny_folder), component="text_encoder", device="cpu")
+    """Its variants share a batch, and none of them sees what another one made of the prompt."""
+    edited = Pipeline.load(
+        str(tiny_folder), component="text_encoder", device="cpu", dtype="float32"
+    )
     calls: list[int] = []
     edited.pipe.text_encoder.register_forward_hook(lambda *_: calls.append(1))
     recipe = build(
         component="text_encoder",
+        seeds=[0, 1],
         axes={"amount": {"values": [0.3, 0.9]}},
         edits=[{"mix_noise": {"modules": "*", "amount": "$amount"}}],
     )
+    before = weights(edited)
     result = run(recipe, pipeline=edited)
-    assert result.summary.in_place == 3
-    assert len(calls) >= 3
-    assert len({image.tobytes() for image in images(result)}) == 3
+    assert (result.summary.by_rows, result.summary.in_place) == (6, 0)
+    assert result.summary.batch_size == 6
+    assert len(calls) == 3 * 2  # a prompt and a negative one
+    assert weights(edited) == before
+    assert len({image.tobytes() for image in images(result)}) == 6
+    alone = run(recipe, "alone", pipeline=edited, batch_size=1)
+    assert [cell.key for cell in alone] == [cell.key for cell in result]
+    assert np.abs(images(alone) - images(result)).max() <= 2
 
 
 def test_memory_stays_flat_over_two_thousand_cells(

@@ -23,7 +23,7 @@ from torch import nn
 
 from ablate import lab
 from ablate.drift import MeasuredCell
-export: Any = __import__("importlib").import_module  # TEMP
+from ablate.export import export
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
 from ablate.scope import phase_of
@@ -260,8 +260,8 @@ def export_and_reload(family: Family, folder: Path) -> None:
     ]
     result = family.run(folder / "run", edits=edits)
     (edited,) = [cell for cell in result if not cell.is_baseline]
-    written = export(result.store, edited.variant, folder / "out")
-    pipe = DiffusionPipeline.from_pretrained(written, use_safetensors=True)
+    written = export(result.store, edited.variant, folder / "out", pipeline=family.pipeline)
+    pipe = DiffusionPipeline.from_pretrained(written.path, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     assert differ(shown(edited), family.image(pipe)) <= ALIKE
 

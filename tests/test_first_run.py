@@ -52,7 +52,7 @@ def test_it_is_drawn_measured_and_reported(run: Run) -> None:
     assert {cell.path: cell.drift["rmse"] for cell in after} == pytest.approx(before, abs=1e-6)
     assert all("embedding" in cell.drift for cell in after)
     report = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert all(cell.path.name in report for cell in after)
+    assert all(cell.path.stem in report for cell in after)
 
 
 def test_a_cell_is_shown_and_made_again(run: Run) -> None:

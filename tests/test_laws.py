@@ -8,37 +8,65 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from swept import strength
 
 from ablate import lab
 from ablate.drift import MeasuredCell
-from ablate.edits import Edit, Variant, applied
+from ablate.edits import Draws, Edit, Variant, applied
 from ablate.ops import OPS
-from ablate.pipeline import Pipeline, Request
+from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
+from ablate.sampling import Request
 from ablate.store import StoreError, read_record
+
+pytestmark = pytest.mark.usefixtures("without_report")
 
 Build = Callable[..., Recipe]
 RunIt = Callable[..., lab.Result]
+CONV = "mid_block.resnets.0.conv1"
 
 
 def pixels(cell: MeasuredCell) -> np.ndarray:
     return np.asarray(cell.image(), dtype=int)
 
 
-def test_weights_are_as_loaded_after_a_run(build: Build, run: RunIt, tiny: Pipeline) -> None:
+@pytest.fixture(scope="module")
+def halved(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with other weights."""
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("models") / "halved")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: weights / 2 for name, weights in load_file(file).items()}, file)
+    return folder
+
+
+def edit(op: str, model: Path, modules: str = "*") -> dict[str, dict[str, Any]]:
+    """An edit as a recipe gives it, of the weights where they can be edited so."""
+    named = {
+        "blend": {"with": str(model)},
+        "swap": {"modules": "*.attn1.to_q", "with": "*.attn1.to_k"},
+        **{name: {"where": "output", "modules": CONV} for name in ("mean", "resample", "identity")},
+    }
+    measure = {OPS[op].strength: strength(op, 0.3)} if OPS[op].strength else {}
+    return {op: {"modules": modules, **measure, **named.get(op, {})}}
+
+
+@pytest.mark.parametrize("place", ["weights", "output"])
+def test_weights_are_as_loaded_after_a_run(
+    place: str, build: Build, run: RunIt, tiny: Pipeline, halved: Path
+) -> None:
     """Law 1, over a whole run with every op."""
     before = {k: v.clone() for k, v in tiny.network.state_dict().items()}
-    edits = [
-        {name: {"modules": "*"} | ({op.strength: 0.3} if op.strength else {})}
-        for name, op in OPS.items()
-    ]
+    edits = [edit(name, halved) for name, op in OPS.items() if op.places[0] == place]
     result = run(build(edits=edits))
     assert result.summary.computed == 2
+    assert result.cells[1].drift["rmse"] > 0
     assert all(torch.equal(v, before[k]) for k, v in tiny.network.state_dict().items())
 
 
@@ -54,16 +82,19 @@ def test_the_initial_latent_depends_on_the_seed_alone(tiny: Pipeline, build: Bui
 
 
 @pytest.mark.parametrize("op", [name for name, op in OPS.items() if op.neutral is not None])
-def test_strength_nought_is_the_baseline(op: str, build: Build, run: RunIt, tiny: Pipeline) -> None:
+def test_strength_nought_is_the_baseline(
+    op: str, build: Build, run: RunIt, tiny: Pipeline, halved: Path
+) -> None:
     """Law 4, bit for bit when applied; a plan takes it for the baseline that it is."""
-    strength, neutral = OPS[op].strength, OPS[op].neutral
-    recipe = build(
-        axes={"s": {"values": [neutral, 0.6]}}, edits=[{op: {"modules": "*", strength: "$s"}}]
-    )
+    measure, neutral = str(OPS[op].strength), OPS[op].neutral
+    given = edit(op, halved)
+    given[op][measure] = "$s"
+    recipe = build(axes={"s": {"values": [neutral, 0.6]}}, edits=[given])
     settings, requests = tiny.settings(recipe.sampling), [Request("a cat", 0)]
     baseline = tiny.sample(requests, settings).images
-    edit = Edit.on(tiny.network, op, "*", neutral)
-    with applied(tiny.network, Variant("nought", (edit,))) as changed:
+    nothing = Edit.on(tiny.network, op, "*", neutral, checkpoint=given[op].get("with"))
+    draws = Draws(0, tiny.checkpoint)
+    with applied(tiny.network, Variant("nought", (nothing,)), draws) as changed:
         assert np.array_equal(tiny.sample(requests, settings).images, baseline)
     assert not changed
     nought, strong = run(recipe)

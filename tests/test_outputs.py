@@ -17,6 +17,7 @@ from ablate import Edit, Variant, applied, lab
 from ablate.drift import MeasuredCell
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, RecipeError
+from ablate.replay import replay
 from ablate.scope import ScopeError, Unit, When
 
 Build = Callable[..., Recipe]
@@ -253,10 +254,12 @@ def test_identity_passes_the_input_on(run: RunIt, build: Build, plain: Any) -> N
     assert not same(cell, image(plain))
 
 
-def test_identity_needs_an_input_of_the_outputs_shape(tiny: Pipeline, build: Build) -> None:
+def test_identity_needs_an_input_of_the_outputs_shape(
+    tiny: Pipeline, build: Build, tmp_path: Path
+) -> None:
     recipe = build(edits=[{"identity": {"modules": "conv_in", "where": "output"}}])
     with pytest.raises(ScopeError, match=r"identity: no input has the shape .* `conv_in` gives"):
-        lab.run(recipe, "unused", pipeline=tiny)
+        lab.run(recipe, tmp_path / "run", pipeline=tiny)
 
 
 @pytest.mark.parametrize("path", [BLOCK, CONV])
@@ -475,9 +478,9 @@ def test_windows_by_noise_level_and_as_axes(run: RunIt, build: Build) -> None:
     assert np.array_equal(shown(noisy), shown(first))
     assert not np.array_equal(shown(clean), shown(first))
     assert not np.array_equal(shown(clean), shown(baseline))
-    assert noisy.axes["w"] == "t 1 to 0.5"
+    assert noisy.axes["w"] == "t 1–0.5"
     parts = lab.resolve(build(axes={"w": {"windows": 2}}, edits=[edit])).axes[-1]
-    assert parts.values == ("fraction 0 to 0.5", "fraction 0.5 to 1")
+    assert parts.values == ("0–50 %", "50–100 %")
 
 
 def test_an_end_of_a_window_may_be_an_axis(build: Build) -> None:
@@ -498,6 +501,34 @@ def test_a_window_that_never_opens_is_refused(tiny: Pipeline, build: Build, tmp_
     with pytest.raises(RecipeError, match=r"never holds: sampling has 2 steps, and none begins"
                        r" within 0.6 to 0.9 of it"):  # fmt: skip
         lab.resolve(recipe({"fraction": [0.6, 0.9]}))
-    with pytest.raises(ScopeError, match=r"when t 1 to 0.99: it never opens; this sampling has 2"):
+    with pytest.raises(ScopeError, match=r"when t 1–0.99: it never opens; this sampling has 2"):
         lab.run(recipe({"t": [1, 0.99]}), tmp_path / "run", pipeline=tiny)
     assert not list((tmp_path / "run" / "cells").glob("*.png"))
+
+
+# ---------------------------------------------------------------- out of the lab
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"zero": {"modules": CONV, "where": "output", "unit": {"channels": [3]}}},
+        {"zero": {"modules": ATTENTION, "where": "output", "unit": {"heads": 1}}},
+        {"mix_noise": {"modules": BLOCK, "where": "output", "amount": 0.5,
+                       "when": {"t": [1, 0.5]}}},
+        {"resample": {"modules": BLOCK, "where": "output",
+                      "over": {"prompts": [DOG, RED], "seeds": [4]}}},
+        {"mix_noise": {"modules": "*", "component": "text_encoder", "dose": 0.2}},
+        {"prune": {"modules": "conv_in", "amount": 0.5, "by": "random"}},
+        {"swap": {"modules": f"{ATTENTION}.to_q", "with": f"{ATTENTION}.to_k"}},
+        {"quantize": {"modules": "*", "component": "vae", "bits": 3}},
+    ],
+)  # fmt: skip
+def test_cells_are_made_again_from_their_record(
+    edit: dict[str, Any], run: RunIt, build: Build, tiny: Pipeline
+) -> None:
+    (cell,) = edited(run(build(edits=[edit])))
+    made = replay(cell.path, tiny)
+    assert made.same_key
+    assert made.is_alike
+    assert cell.drift["rmse"] > 0

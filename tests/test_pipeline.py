@@ -15,8 +15,9 @@ import torch
 
 from ablate import lab
 from ablate.models import ModelError, find_device, find_dtype, load_catalog, scheduler_class
-from ablate.pipeline import Pipeline, Request
+from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, Sampling
+from ablate.sampling import Request
 
 Build = Callable[..., Recipe]
 RunIt = Callable[..., lab.Result]

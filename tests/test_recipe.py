@@ -8,10 +8,87 @@ from typing import Any
 import pytest
 from wrong import CHOSEN, HEAD, SCALED, WRONG, ZERO, Wrong
 
-from ablate.axes import Axis, Ref, Sampling
-from ablate.recipe import EditSpec, Recipe, RecipeError, SheetSpec, parse, read
+from ablate.axes import Axis, Ref, Sampling, WhenSpec
+from ablate.ops import OPS
+from ablate.recipe import TOP_LEVEL, EditSpec, Recipe, RecipeError, SheetSpec, parse, read
+from ablate.scope import When
+from ablate.specs import UnitSpec
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+# Edits with their settings, and what they are read as. All modules unless they say otherwise.
+EDITS: list[tuple[str, str, dict[str, Any]]] = [
+    ("zero", "component: text_encoder", {"component": "text_encoder"}),
+    ("zero", "where: weights", {}),
+    ("zero", "where: output", {"where": "output"}),
+    ("zero", "unit: {channels: [0, 2-4]}", {"unit": UnitSpec("channels", (0, 2, 3, 4))}),
+    ("zero", 'unit: {channels: "0-2"}', {"unit": UnitSpec("channels", (0, 1, 2))}),
+    ("zero", "unit: {heads: 3}", {"unit": UnitSpec("heads", (3,))}),
+    ("zero", "when: {steps: [0, 4]}", {"when": WhenSpec("steps", 0, 4)}),
+    ("zero", "when: {steps: [3, 3]}", {"when": WhenSpec("steps", 3, 3)}),
+    ("zero", "when: {fraction: [0, 0.5]}", {"when": WhenSpec("fraction", 0, 0.5)}),
+    ("zero", "when: {t: [1, 0.5]}", {"when": WhenSpec("t", 1, 0.5)}),
+    ("zero", "when: {t: [0.5, 1]}", {"when": WhenSpec("t", 0.5, 1)}),
+    ("scale", "factor: -2, where: output", {"strength": -2.0, "where": "output"}),
+    ("mix_noise", "dose: 0.1, distribution: uniform", {"dose": 0.1, "kind": "uniform"}),
+    ("mix_noise", "amount: 0.5, where: output", {"strength": 0.5, "where": "output"}),
+    ("add_noise", "dose: 2, params: bias", {"dose": 2.0, "params": "bias"}),
+    ("prune", "amount: 1, by: random", {"strength": 1.0, "kind": "random"}),
+    ("prune", "amount: 0, by: magnitude", {"strength": 0.0, "kind": "magnitude"}),
+    ("quantize", "bits: 1", {"strength": 1.0}),
+    ("quantize", "bits: 16", {"strength": 16.0}),
+    ("low_rank", "rank: 0.5", {"strength": 0.5}),
+    ("low_rank", "rank: 8", {"strength": 8.0}),
+    ("flip_sign", "amount: 0.25", {"strength": 0.25}),
+    ("reinitialize", "params: weight", {"params": "weight"}),
+    ("swap", "with: [conv_out, kind=Linear]", {"partner": ["conv_out", "kind=Linear"]}),
+    ("blend", "amount: 1.5, with: some/model", {"strength": 1.5, "partner": "some/model"}),
+    ("blend", "dose: 0.1, with: bundled", {"dose": 0.1, "partner": "bundled"}),
+    ("mean", "where: output", {"where": "output"}),
+    ("mean", "where: output, over: {}", {"where": "output"}),
+    ("mean", "where: output, over: {prompts: [a, b]}",
+     {"where": "output", "over": (("a", "b"), None)}),
+    ("resample", "where: output, over: {prompts: [a], seeds: [3, 4]}",
+     {"where": "output", "over": (("a",), (3, 4))}),
+    ("identity", "where: output, unit: {heads: [1]}",
+     {"where": "output", "unit": UnitSpec("heads", (1,))}),
+]  # fmt: skip
+
+# Settings that refer to the axis `a`, whose values they can have.
+REFERENCES: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("{windows: 2}", "zero", "when: $a", {"when": Ref("a")}),
+    ("{values: [0, 3]}", "zero", "when: {steps: [$a, 5]}",
+     {"when": WhenSpec("steps", Ref("a"), 5)}),
+    ("{linspace: [0, 0.5, 3]}", "zero", "when: {fraction: [0, $a]}",
+     {"when": WhenSpec("fraction", 0, Ref("a"))}),
+    ("{values: [1, 0.5]}", "zero", "when: {t: [$a, $a]}",
+     {"when": WhenSpec("t", Ref("a"), Ref("a"))}),
+    ("{range: [0, 7], step: 1}", "zero", "unit: {heads: $a}",
+     {"unit": UnitSpec("heads", Ref("a"))}),
+    ("{values: [0, 0.1]}", "add_noise", "dose: $a", {"dose": Ref("a")}),
+    ("{values: [1, 4]}", "quantize", "bits: $a", {"strength": Ref("a")}),
+    ("{values: [0.5, 1, 2]}", "low_rank", "rank: $a", {"strength": Ref("a")}),
+    ("{values: [magnitude, random]}", "prune", "amount: 0.5, by: $a",
+     {"strength": 0.5, "kind": Ref("a")}),
+]  # fmt: skip
+
+MODULES: list[tuple[str, Axis]] = [
+    ('{each_head: "*attn1*"}', Axis("a", "each_head", modules="*attn1*")),
+    ("{each_channel: [conv_in]}", Axis("a", "each_channel", modules=["conv_in"])),
+    ("{each_head: {modules: up*, component: vae}}",
+     Axis("a", "each_head", modules="up*", component="vae")),
+    ("{each: {component: vae}}", Axis("a", "each", component="vae")),
+    ("{each: {not: up*}}", Axis("a", "each", modules={"not": "up*"})),
+    ("{group: {component: vae, by: role}}", Axis("a", "group", component="vae", by="role")),
+    ("{cumulative: {component: vae, counts: [1]}}",
+     Axis("a", "cumulative", component="vae", counts=(1,))),
+]  # fmt: skip
+
+WINDOWS: list[tuple[str, tuple[When, ...]]] = [
+    ("{windows: 2}", (When("fraction", 0, 0.5), When("fraction", 0.5, 1))),
+    ("{windows: [{steps: [0, 4]}, {fraction: [0, 0.5]}, {t: [1, 0.5]}]}",
+     (When("steps", 0, 4), When("fraction", 0, 0.5), When("t", 1, 0.5))),
+]  # fmt: skip
 
 
 def read_text(text: str, **overrides: Any) -> Recipe:
@@ -25,6 +102,10 @@ def messages(text: str, overrides: dict[str, Any] | None = None) -> list[str]:
 def axis(body: str, edits: str = SCALED) -> Axis:
     (found,) = read_text(f"{HEAD}axes: {{a: {body}}}\n{edits}").axes
     return found
+
+
+def edit_of(op: str, settings: str, modules: str = '"*"') -> str:
+    return f"edits:\n  - {op}: {{modules: {modules}, {settings}}}\n"
 
 
 # ---------------------------------------------------------------- right
@@ -113,6 +194,79 @@ def test_references_go_to_strength_modules_and_distribution() -> None:
     )
     assert recipe.edits == (EditSpec("mix_noise", Ref("m"), Ref("f"), "weight", Ref("d")),)
     assert recipe.edits[0].references() == {"m", "f", "d"}
+
+
+@pytest.mark.parametrize(("op", "settings", "expected"), EDITS, ids=lambda v: str(v)[:40])
+def test_edits(op: str, settings: str, expected: dict[str, Any]) -> None:
+    recipe = read_text(HEAD + edit_of(op, settings))
+    assert recipe.edits == (EditSpec(op, "*", **expected),)
+    assert recipe.edits[0].references() == set()
+
+
+def test_every_op_has_an_edit_that_is_read() -> None:
+    assert {op for op, _, _ in EDITS} | {"randomize", "shuffle"} == set(OPS)
+
+
+@pytest.mark.parametrize(("axis", "op", "settings", "expected"), REFERENCES)
+def test_settings_that_refer_to_an_axis(
+    axis: str, op: str, settings: str, expected: dict[str, Any]
+) -> None:
+    (edit,) = read_text(f"{HEAD}axes: {{a: {axis}}}\n{edit_of(op, settings)}").edits
+    assert edit == EditSpec(op, "*", **expected)
+    assert edit.references() == {"a"}
+
+
+@pytest.mark.parametrize(("body", "expected"), MODULES)
+def test_axes_of_units_and_of_other_components(body: str, expected: Axis) -> None:
+    assert axis(body, CHOSEN) == expected
+
+
+@pytest.mark.parametrize(("body", "windows"), WINDOWS)
+def test_axes_of_windows(body: str, windows: tuple[When, ...]) -> None:
+    found = axis(body, edit_of("zero", "when: $a"))
+    assert (found.form, found.windows, found.size) == ("windows", windows, len(windows))
+    assert found.values == tuple(map(str, windows))
+
+
+def test_parts_of_the_sampling_leave_no_step_out_and_share_none() -> None:
+    windows = axis("{windows: 10}", edit_of("zero", "when: $a")).windows
+    levels = [1 - step / 20 for step in range(20)]
+    for step in range(20):
+        assert [window.holds(step, levels) for window in windows].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "component", "blocks"),
+    [
+        ("where: weights", None, False),
+        ("where: output", None, True),
+        ("component: vae", "vae", False),
+    ],
+)
+@pytest.mark.parametrize("chosen", ["by the edit", "by an axis"])
+def test_selectors_tell_what_they_choose_among(
+    chosen: str, settings: str, component: str | None, blocks: bool
+) -> None:
+    if chosen == "by the edit":
+        text = HEAD + edit_of("zero", settings)
+    else:
+        of_axis = '{modules: "*", component: vae}' if component else '"*"'
+        text = f"{HEAD}axes: {{a: {{each: {of_axis}}}}}\n{edit_of('zero', settings, '$a')}"
+    (selected,) = parse(text, "r.yaml").selectors
+    assert (selected.selector, selected.component, selected.blocks) == ("*", component, blocks)
+
+
+def test_partners_are_selectors_and_checkpoints_are_models() -> None:
+    swapped = parse(HEAD + edit_of("swap", "with: conv_out, component: vae"), "r.yaml")
+    assert [(s.selector, s.component) for s in swapped.selectors] == [
+        ("*", "vae"), ("conv_out", "vae")
+    ]  # fmt: skip
+    assert swapped.checkpoints == ()
+    blended = parse(HEAD + edit_of("blend", "amount: 1, with: some/model"), "r.yaml")
+    ((model, component, place),) = blended.checkpoints
+    assert (model, component, place.key, place.line) == (
+        "some/model", None, "edits[0].blend.with", 4
+    )  # fmt: skip
 
 
 def test_conditions_are_axes_that_no_edit_needs_to_use() -> None:
@@ -215,7 +369,7 @@ edits:
   - scale: {modules: "#x", factor: $amnt}
   - scale: {modules: "*", factor: $on}
 sheet: {rows: idel}
-colour: red
+palette: red
 """
     assert messages(text) == [
         "r.yaml:2: name: `a b` cannot name a folder; use letters, digits, `-`, `_` and `.`,"
@@ -231,9 +385,7 @@ colour: red
         "r.yaml:11: edits[1].scale.modules: `#x` is no module number; write `#3` or `#0-#40`",
         "r.yaml:11: edits[1].scale.factor: there is no axis `amnt`, did you mean `amount`?",
         "r.yaml:13: sheet.rows: there is no axis `idel`, did you mean `idle`?",
-        "r.yaml:14: colour: unknown key; known here: version, name, about, model, revision, dtype,"
-        " compile, component, clip, vocabulary, prompts, seeds, noise_floor, perturbation_seed,"
-        " sampling, axes, zip, edits, sheet",
+        "r.yaml:14: palette: unknown key; known here: " + ", ".join(TOP_LEVEL),
     ]
 
 

@@ -19,6 +19,8 @@ from ablate.recipe import Recipe
 from ablate.replay import replay
 from ablate.store import Run, read_record
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 Build = Callable[..., Recipe]
 Ran = Callable[..., lab.Result]
 
@@ -32,6 +34,20 @@ KINDS: dict[str, dict[str, Any]] = {
         "edits": [
             {"scale": {"modules": "stage=up", "factor": 0.5, "when": {"steps": [1, 1]}}},
             {"randomize": {"modules": "stage=mid", "params": "bias"}},
+        ],
+    },
+    "before and after": {
+        "edits": [
+            {"randomize": {"component": "text_encoder", "modules": "*"}},
+            {"flip_sign": {"component": "vae", "modules": "decoder.*", "amount": 0.2}},
+        ]
+    },
+    "of outputs": {
+        "axes": {"head": {"each_head": "mid_block.*.attn1"}},
+        "edits": [
+            {"zero": {"where": "output", "modules": "$head"}},
+            {"resample": {"where": "output", "modules": "mid_block.resnets.0",
+                          "over": {"prompts": ["a dog", "a boat"]}}},
         ],
     },
     "points": {

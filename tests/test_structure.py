@@ -18,10 +18,10 @@ FILES = {
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 BELOW = [
     "ops", "code", "modules", "catalog", "inputs", "skeletons", "scope", "document", "embeddings",
-    "spaces", "axes", "specs", "recipe", "schema", "rowmap", "outputs", "edits", "rows", "sweep",
-    "plan", "store", "models", "weights", "sampling", "pipeline", "batches", "processes", "engine",
-    "metrics", "effects", "looks", "drift", "classes", "concepts", "page", "sheets", "report",
-    "replay", "matching", "compare",
+    "spaces", "axes", "specs", "references", "recipe", "schema", "rowmap", "outputs", "edits",
+    "rows", "sweep", "plan", "store", "models", "weights", "sampling", "pipeline", "batches",
+    "phases", "processes", "engine", "metrics", "effects", "looks", "drift", "classes", "concepts",
+    "page", "sheets", "report", "replay", "export", "matching", "compare", "sources", "loading",
 ]  # fmt: skip
 # What pictures are drawn from: a run's folder and what was measured of it.
 PICTURED = ["modules", "store", "drift", "page"]
@@ -45,8 +45,9 @@ LAYERS: dict[str, list[str]] = {
     "spaces": ["catalog", "document", "embeddings"],
     "axes": ["catalog", "document", "scope", "spaces"],
     "specs": ["axes", "catalog", "document", "ops", "scope", "spaces"],
-    "recipe": ["ops", "catalog", "document", "axes", "scope", "spaces", "specs"],
-    "schema": ["ops", "axes", "embeddings", "recipe", "scope", "spaces", "specs"],
+    "recipe": ["ops", "code", "catalog", "document", "axes", "scope", "spaces", "specs"],
+    "references": ["axes", "catalog", "document", "ops", "scope", "spaces", "specs"],
+    "schema": ["ops", "axes", "embeddings", "recipe", "scope", "sources", "spaces", "specs"],
     "rowmap": [],
     "outputs": ["ops", "rowmap", "scope"],
     "edits": ["ops", "catalog", "outputs", "rowmap", "scope"],
@@ -62,11 +63,13 @@ LAYERS: dict[str, list[str]] = {
     "pipeline": ["catalog", "modules", "models", "sampling", "weights", "bundled"],
     "batches": ["catalog", "edits", "pipeline", "plan", "scope"],
     "processes": [],
+    "phases": ["batches", "edits", "pipeline", "rowmap", "rows", "sampling", "scope"],
     "engine": [
         "plan", "edits", "rows", "rowmap", "scope", "models", "modules", "sampling", "pipeline",
-        "batches", "processes", "store",
+        "batches", "phases", "processes", "store",
     ],
     "replay": ["axes", "edits", "embeddings", "engine", "pipeline", "plan", "store"],
+    "export": ["catalog", "edits", "models", "pipeline", "replay", "store", "ablate"],
     "metrics": [],
     "effects": ["store"],
     "looks": ["metrics", "store"],
@@ -93,7 +96,7 @@ LAYERS: dict[str, list[str]] = {
     "pictures.animations": [*PICTURED, "pictures.svg", "pictures.measures"],
     "report": ["modules", "store", "drift", "effects"],
     "lab": [*BELOW, *DRAWN],
-    "exits": ["recipe", "models", "sheets", "store", "pictures.svg"],
+    "exits": ["code", "recipe", "scope", "models", "sheets", "store", "pictures.svg"],
     "viewing": [*BELOW, *DRAWN, "exits", "lab"],
     "bench": [
         "edits", "plan", "recipe", "store", "models", "pipeline", "sampling", "sweep", "engine",

@@ -11,8 +11,11 @@ import pytest
 from ablate import lab
 from ablate.drift import MeasuredCell
 from ablate.edits import Edit, Variant, applied
-from ablate.pipeline import Pipeline, Request
+from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, RecipeError
+from ablate.sampling import Moments, Request
+
+pytestmark = pytest.mark.usefixtures("without_report")
 
 Build = Callable[..., Recipe]
 RunIt = Callable[..., lab.Result]
@@ -28,14 +31,15 @@ def by_hand(pipeline: Pipeline, recipe: Recipe, edit: Edit, window: tuple[int, i
     """The image of a network that is edited before the first step of a window, and no longer."""
     with ExitStack() as stack:
 
-        def before_step(step: int) -> None:
+        def reach(step: int) -> None:
             if step == window[0]:
                 stack.enter_context(applied(pipeline.network, Variant("edited", (edit,))))
             elif step == window[1] + 1:
                 stack.close()
 
         settings = pipeline.settings(recipe.sampling)
-        (image,) = pipeline.sample([Request(recipe.prompts[0], 0)], settings, before_step).images
+        requests = [Request(recipe.prompts[0], 0)]
+        (image,) = pipeline.sample(requests, settings, Moments(reach=reach)).images
     return (image * 255).round().astype(int)
 
 
@@ -89,11 +93,12 @@ def test_variants_share_the_steps_before_their_windows(
         settings = tiny.settings(recipe.sampling)
         with ExitStack() as stack:
 
-            def before_step(step: int, edit: Edit = edit, stack: ExitStack = stack) -> None:
+            def reach(step: int, edit: Edit = edit, stack: ExitStack = stack) -> None:
                 if step == first:
                     stack.enter_context(applied(tiny.network, Variant("edited", (edit,))))
 
-            (alone,) = tiny.sample([Request(recipe.prompts[0], 5)], settings, before_step).images
+            requests = [Request(recipe.prompts[0], 5)]
+            (alone,) = tiny.sample(requests, settings, Moments(reach=reach)).images
         assert np.abs(pixels(cell) - (alone * 255).round()).max() <= 2
 
 

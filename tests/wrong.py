@@ -410,10 +410,11 @@ AXES = [
     ("axis to a dose below 0", "{range: [0, -1], step: 1}", 'mix_noise: {modules: "*", dose: $a}',
      "3: axes.a.values[1]: must not be below 0", False),
     ("one window", "{windows: 1}", 'zero: {modules: "*", when: $a}',
-     "3: axes.a.windows: must be a whole number of at least 2, not `1`", True),
+     "3: axes.a.windows: must be a list of windows, as in [{steps: [0, 4]}], or a number of equal"
+     " parts from 2 to 100, not `1`", True),
     ("window twice", "{windows: [{t: [1, 0]}, {t: [1, 0]}]}", 'zero: {modules: "*", when: $a}',
-     "3: axes.a.windows[1]: `t 1 to 0` stands twice", True),
-    ("axis in an axis of windows", "{windows: [{steps: [0, $b]}]}", 'zero: {modules: "*", when: $a}',
+     "3: axes.a.windows[1]: `t 1–0` stands twice", True),
+    ("axis in axis of windows", "{windows: [{steps: [0, $b]}]}", 'zero: {modules: "*", when: $a}',
      "3: axes.a.windows[0]: an axis cannot refer to another here", True),
     ("unknown key beside modules", '{each: {modules: "*", compnent: vae}}', "zero: {modules: $a}",
      "3: axes.a.each.compnent: unknown key, did you mean `component`?", True),
@@ -423,9 +424,45 @@ AXES = [
      "3: axes.a.group.component: must be text, not a list", True),
 ]  # fmt: skip
 
+EDITS += [
+    ("two mistakes in one: unknown and out of place", "scale", 'modules: "*", factor: 1, dose: 0.1',
+     ".dose: unknown key; known here: modules, component, where, params, when, unit, factor", True),
+    ("references of an op without any", "zero", 'modules: "*", over: {seed: [1]}',
+     ".over: unknown key; known here: modules, component, where, params, when, unit", True),
+    ("bits as text", "quantize", 'modules: "*", bits: x', ".bits: must be a number, not `x`", True),
+    ("fraction to text", "zero", 'modules: "*", when: {fraction: [0, x]}',
+     ".when.fraction[1]: must be a number, not `x`", True),
+    ("fraction from above 1", "zero", 'modules: "*", when: {fraction: [1.5, 0.5]}',
+     ".when.fraction[0]: must lie between 0 and 1, not 1.5", True),
+    ("steps to text", "zero", 'modules: "*", when: {steps: [5, x]}',
+     ".when.steps[1]: must be a whole number of at least 0, not `x`", True),
+    ("channel within a range and alone", "zero", 'modules: "*", unit: {channels: ["0-3", 2]}',
+     ".unit.channels: `2` stands twice", False),
+    ("range in digits that are no numbers", "zero", 'modules: "*", unit: {heads: ["²-3"]}',
+     ".unit.heads[0]: must be a number from 0 or a range such as `0-7`, not `²-3`", True),
+    ("endless range of channels", "zero", 'modules: "*", unit: {channels: [0-99999999999]}',
+     ".unit.channels[0]: must be a number from 0 or a range such as `0-7`, not `0-99999999999`",
+     False),
+]  # fmt: skip
+AXES += [
+    ("axis in no known window", "{values: [0, 1]}", 'zero: {modules: "*", when: {step: [$a, 3]}}',
+     "5: edits[0].zero.when.step: unknown key, did you mean `steps`?", True),
+    ("axis of heads in place of a unit", '{each_head: "*"}', 'zero: {modules: "*", unit: $a}',
+     "5: edits[0].zero.unit: must be a mapping with channels, heads, not `$a`", True),
+    ("no windows", "{windows: []}", 'zero: {modules: "*", when: $a}',
+     "3: axes.a.windows: must be a list of windows, not an empty list", True),
+    ("axis of components", "{values: [vae]}", 'zero: {modules: "*", component: $a}',
+     "5: edits[0].zero.component: no axis can stand here, as `$a` does", False),
+    ("axis of models", "{values: [x, y]}", 'blend: {modules: "*", amount: 1, with: $a}',
+     "5: edits[0].blend.with: no axis can stand here, as `$a` does", False),
+    ("axis of references", "{values: [x, y]}",
+     'mean: {modules: "*", where: output, over: {prompts: [$a]}}',
+     "5: edits[0].mean.over.prompts[0]: no axis can stand here, as `$a` does", False),
+]  # fmt: skip
+
 WRONG += [
-    Wrong(what, f"{HEAD}edits:\n  - {op}: {{{settings}}}\n", f"r.yaml:4: edits[0].{op}{told}", static)
-    for what, op, settings, told, static in EDITS
+    Wrong(what, f"{HEAD}edits:\n  - {op}: {{{body}}}\n", f"r.yaml:4: edits[0].{op}{told}", static)
+    for what, op, body, told, static in EDITS
 ]
 WRONG += [
     Wrong(what, f"{HEAD}axes: {{a: {axis}}}\nedits:\n  - {edit}\n", f"r.yaml:{told}", static)
@@ -444,6 +481,13 @@ WRONG += [
         HEAD + "axes: {windows: {windows: 2}, seed: {windows: 2}}\nedits:\n"
         '  - zero: {modules: "*", when: $windows}\n',
         "r.yaml:3: axes.seed.windows: gives windows; the axis `seed` needs `values`",
+        False,
+    ),
+    Wrong(
+        "seed from windows",
+        HEAD + "axes: {w: {windows: 2}, a: {cumulative: {order: random, seed: $w}}}\nedits:\n"
+        "  - zero: {modules: $a, when: $w}\n",
+        "r.yaml:3: axes.a.cumulative.seed: axis `w` holds windows; a seed is a whole number",
         False,
     ),
 ]

@@ -21,8 +21,8 @@ from PIL import Image
 from ablate.bundled import FOLDER, data
 from ablate.concepts import Reader
 from ablate.pipeline import Pipeline
-from ablate.sampling import Request
 from ablate.recipe import Sampling
+from ablate.sampling import Request
 
 FLAGSHIP = data.Picture("cat", "party hat")
 

@@ -16,7 +16,7 @@ from ablate import drift
 from ablate.drift import MeasuredCell
 from ablate.modules import ModuleInfo
 from ablate.pictures import measures as measuring
-from ablate.pictures import shapes
+from ablate.pictures import shapes, stacks
 from ablate.pictures import svg as drawing
 from ablate.pictures.blueprint import blueprint
 from ablate.pictures.measures import Measure, Scale
@@ -64,7 +64,7 @@ def draw(
     tiles = Tiles(scale, known, thumbnails or {}, keys or {}, unit)
     key = shapes.Key(catalog, tiles, aid, by_size=values is None)
     top = MARGIN + (156 if baseline else 104)
-    drawn, width, height = (shapes.u if plan.is_u else shapes.column)(plan, tiles, key, top)
+    drawn, width, height = (shapes.u if plan.is_u else stacks.column)(plan, tiles, key, top)
     header = drawing.header(title, about, MARGIN, width - 2 * MARGIN - (150 if baseline else 0))
     if baseline:
         header += drawing.marked(baseline, width - MARGIN - 117, MARGIN - 20, 112, 112)

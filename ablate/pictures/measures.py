@@ -103,6 +103,14 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if value >= 9.95 else f"{value:#.2g}".rstrip(".")
 
 
+def written(value: float) -> str:
+    """A figure as ticks carry it: `0.05`, `2`, `10 k`, `3.3 M`."""
+    for unit, size in ((" B", 1e9), (" M", 1e6), (" k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+
+
 @dataclass(frozen=True)
 class Scale:
     """Where values lie on the ramp, 0 ... 1.

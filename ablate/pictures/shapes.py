@@ -1,4 +1,4 @@
-"""The two shapes of networks: a U and a column of blocks; and the key to their colors.
+"""The shape of a U; and the key to the colors of any network.
 
 Blocks come from `blueprint`, their look from `tiles`. Lengths are user units.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from ablate.modules import ModuleInfo
 from ablate.page import HAIRLINE, MUTED, VACANT
 from ablate.pictures import svg
-from ablate.pictures.blueprint import Block, Blueprint, columns
-from ablate.pictures.measures import figure
-from ablate.pictures.tiles import GAP, SIDE, Box, Tiles, boxes, offsets, parts
+from ablate.pictures.blueprint import Block, Blueprint
+from ablate.pictures.marks import THICK, mark
+from ablate.pictures.measures import figure, written
+from ablate.pictures.tiles import Box, Tiles, boxes
 
 MARGIN = 80
 CHANNEL = 250  # between descent and ascent, where the skip connections run
@@ -38,7 +39,7 @@ class Key:
         tiles, unit = self.tiles, self.tiles.unit
         head = unit[:1].upper() + unit[1:]
         ramp = min(width, PANEL)
-        ticks = [(value, _written(value)) for value in tiles.scale.ticks(ramp)]
+        ticks = [(value, written(value)) for value in tiles.scale.ticks(ramp)]
         drawn = svg.text(x, y + 18, head, 20, bold=True)
         drawn += svg.legend(x, y + 36, ramp, ticks, tiles.scale.at)
         bottom, told = y + 114, [self.aid]
@@ -66,36 +67,31 @@ class Key:
         for role in dict.fromkeys(module.role for module in self.catalog):
             own = [module for module in self.catalog if module.role == role]
             value = sum(m.parameters for m in own) if self.by_size else self.tiles.mean(own)
-            if value is not None:
-                bars.append((float(value), role.replace("_", " "), len(own)))
-        bars.sort(reverse=True)
+            bars.append((-1.0 if value is None else float(value), role, len(own)))
+        bars.sort(reverse=True)  # what is not known comes last
         longest = max((value for value, _, _ in bars), default=0.0) or 1.0
         head = "Parameters by role" if self.by_size else "Mean by role"
         drawn = [svg.text(x, y + 18, head, 20, bold=True)]
-        room = min(width, PANEL) - 260
+        room = min(width, PANEL) - 326
         for i, (value, role, count) in enumerate(bars):
             line = y + 50 + i * ROLE
             color = svg.ramp(0.6 if self.by_size else self.tiles.scale.at(value))
             wide = max(1.5, room * value / longest)
-            drawn.append(svg.text(x, line, role, 16))
-            drawn.append(svg.text(x + 166, line, str(count), 14, MUTED, anchor="end"))
-            drawn.append(svg.rect(x + 180, line - 12, wide, 14, color))
-            told = _written(value) if self.by_size else figure(value)
-            drawn.append(svg.text(x + 188 + wide, line, told, 14, MUTED))
+            drawn.append(mark(role, x, line - 5 - THICK / 2, 44))
+            drawn.append(svg.text(x + 56, line, role.replace("_", " "), 16))
+            drawn.append(svg.text(x + 236, line, str(count), 14, MUTED, anchor="end"))
+            if value < 0:
+                drawn.append(svg.text(x + 248, line, "not known", 14, MUTED))
+                continue
+            drawn.append(svg.rect(x + 248, line - 12, wide, 14, color))
+            told = written(value) if self.by_size else figure(value)
+            drawn.append(svg.text(x + 256 + wide, line, told, 14, MUTED))
         return "".join(drawn), 50 + len(bars) * ROLE
-
-
-def _written(value: float) -> str:
-    """A figure as ticks carry it: `0.05`, `2`, `10 k`, `3.3 M`."""
-    for unit, size in ((" B", 1e9), (" M", 1e6), (" k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.2g}" if value < 100 else f"{value:.0f}"
 
 
 def _facts(block: Block, scale: str) -> str:
     modules = block.modules
-    parameters = _written(float(sum(m.parameters for m in modules)))
+    parameters = written(float(sum(m.parameters for m in modules)))
     facts = [scale, f"{len(modules)} modules", f"{parameters} parameters"]
     return " · ".join(filter(None, facts))
 
@@ -142,7 +138,13 @@ def u(plan: Blueprint, tiles: Tiles, key: Key, top: float) -> tuple[str, float, 
     width = sheet.right + widest + MARGIN
 
     ceiling = _ends(sheet, plan, tiles, top)
-    low = _levels(sheet, down, up, ceiling)
+    low, above = _levels(sheet, down, up, ceiling)
+    if mid:
+        for side in ("down", "up"):
+            _flow(sheet, side, above[side], low)
+    else:
+        (left, right), turn = sheet.flows.values(), low - LEVEL / 2
+        sheet.arrow((left, above["down"]), (left, turn), (right, turn), (right, above["up"]))
     middle, y = (sheet.left + sheet.right) / 2, low
     for i, box in enumerate(mid):
         sheet.put(box, middle - box.width / 2, y)
@@ -157,8 +159,11 @@ def u(plan: Blueprint, tiles: Tiles, key: Key, top: float) -> tuple[str, float, 
 def _facts_by_block(plan: Blueprint) -> dict[str, str]:
     facts, halves = {}, 0
     for block in (*plan.down, *plan.mid, *plan.up):
-        facts[block.name] = _facts(block, _resolution(halves))
-        halves += block.has("downsamplers") - block.has("upsamplers")
+        # Kandinsky 3 enlarges in the first ResNet of a block, others at the end.
+        early = any(m.role == "upsample" for m in block.rows[0].modules.values())
+        facts[block.name] = _facts(block, _resolution(halves - early))
+        roles = {module.role for module in block.modules}
+        halves += ("downsample" in roles) - ("upsample" in roles)
     return facts
 
 
@@ -169,13 +174,21 @@ def _ends(sheet: _Sheet, plan: Blueprint, tiles: Tiles, top: float) -> float:
     )
     bottom = top + max((box.height for box in (*entry, *exits)), default=0)
     inputs = [box for box in entry if box.block.modules[0].role == "input"]
-    x = float(MARGIN)
-    for box in entry:
-        if box not in inputs:
-            sheet.put(box, x, bottom - box.height)
-            x += box.width + 16
-    if x > MARGIN:
-        sheet.drawn.append(svg.text(x, bottom - 30, "to every time_emb_proj →", 16, MUTED))
+    others = [box for box in entry if box not in inputs]
+    paths = [m.path for b in (*plan.down, *plan.up) for m in b.modules]
+    is_named = any(path.endswith("time_emb_proj") for path in paths)
+    words = "to every time_emb_proj →" if is_named else "to every block →"
+    right = MARGIN + sum(box.width + 16 for box in others) + svg.length(words, 16)
+    left = sheet.flows["down"] - sum(box.width + 16 for box in inputs) + 16 - 200
+    x, floor = float(MARGIN), bottom
+    if inputs and others and right > left:  # no room beside one another
+        floor = top + max(box.height for box in others)
+        bottom = floor + 24 + max(box.height for box in (*inputs, *exits))
+    for box in others:
+        sheet.put(box, x, floor - box.height)
+        x += box.width + 16
+    if others:
+        sheet.drawn.append(svg.text(x, floor - 30, words, 16, MUTED))
     if inputs:
         x = sheet.flows["down"] + inputs[-1].width / 2
         for box in reversed(inputs):
@@ -196,8 +209,11 @@ def _ends(sheet: _Sheet, plan: Blueprint, tiles: Tiles, top: float) -> float:
     return bottom
 
 
-def _levels(sheet: _Sheet, down: Sequence[Box], up: Sequence[Box], ceiling: float) -> float:
-    """Both sides, resolution by resolution, and their flow; where the middle may begin."""
+def _levels(
+    sheet: _Sheet, down: Sequence[Box], up: Sequence[Box], ceiling: float
+) -> tuple[float, dict[str, float]]:
+    """Both sides, resolution by resolution, and their flow; where the middle may begin, and where
+    each side ends."""
     y, above = ceiling + LEVEL, {"down": ceiling, "up": ceiling}
     for descending, ascending in zip_longest(down, reversed(up)):
         pair = {"down": descending, "up": ascending}
@@ -209,9 +225,7 @@ def _levels(sheet: _Sheet, down: Sequence[Box], up: Sequence[Box], ceiling: floa
                 _flow(sheet, side, above[side], at)
                 above[side] = at + box.height
         y += level + LEVEL
-    for side in ("down", "up"):
-        _flow(sheet, side, above[side], y)
-    return y
+    return y, above
 
 
 def _flow(sheet: _Sheet, side: str, top: float, bottom: float) -> None:
@@ -238,88 +252,3 @@ def _skips(plan: Blueprint, sheet: _Sheet) -> str:
         drawn.append(svg.element("circle", cx=start, cy=y1, r=2.5, fill=MUTED))
         drawn.append(svg.line([(right - 6, y2 - 4), (right, y2), (right - 6, y2 + 4)], MUTED, 1.1))
     return svg.element("g", *drawn, data_part="skips")
-
-
-# ------------------------------------------------------------ a column
-
-
-def column(plan: Blueprint, tiles: Tiles, key: Key, top: float) -> tuple[str, float, float]:
-    """The drawing, its width, and where it ends."""
-    drawn: list[str] = []
-    tables = [_table(stack, replace(tiles, named=False), key.by_size) for stack in plan.stacks]
-    widest = max((width for _, width, _ in tables), default=760.0)
-    y = top
-    y = _shelf(plan.entry, tiles, drawn, y, widest)
-    for (told, _, tall), stack in zip(tables, plan.stacks, strict=True):
-        drawn.append(svg.arrow([(MARGIN + 40, y), (MARGIN + 40, y + 26)]))
-        head = f"{len(stack)} blocks · {sum(len(b.modules) for b in stack)} modules"
-        name = stack[0].name.rpartition(".")[0]
-        drawn.append(svg.text(MARGIN, y + 54, name, 20, bold=True))
-        beside = MARGIN + svg.length(name, 20, True) + 14
-        drawn.append(svg.text(beside, y + 54, head, 15, MUTED))
-        drawn.append(svg.element("g", told, transform=f"translate({MARGIN} {y + 68:.1f})"))
-        y += 68 + tall
-    if plan.exit and plan.stacks:
-        drawn.append(svg.arrow([(MARGIN + 40, y + 6), (MARGIN + 40, y + 32)]))
-        y += 34
-    y = _shelf(plan.exit, tiles, drawn, y, widest)
-    x = MARGIN + widest + 90
-    told, tall = key.legend(x, top, PANEL)
-    bars, high = key.roles(x, top + tall + 48, PANEL)
-    return "".join([*drawn, told, bars]), x + PANEL + MARGIN, max(y, top + tall + 48 + high)
-
-
-def _shelf(
-    blocks: Sequence[Block], tiles: Tiles, drawn: list[str], y: float, width: float
-) -> float:
-    """Boxes side by side, in as many lines as they need; where they end."""
-    x, tall = float(MARGIN), 0.0
-    for block in blocks:
-        box = boxes([block], tiles, {})[0]
-        if x > MARGIN and x + box.width > MARGIN + width:
-            x, y, tall = MARGIN, y + tall + 14, 0.0
-        drawn.append(box.draw(x, y)[0])
-        x, tall = x + box.width + 14, max(tall, box.height)
-    return y + tall
-
-
-def _table(stack: Sequence[Block], tiles: Tiles, by_size: bool) -> tuple[str, float, float]:
-    """A line a block, equal modules below one another, and its width and height.
-
-    Each line ends with its mean, or the sum of its parameters.
-    """
-    rows = [row for block in stack for row in block.rows]
-    shown = columns(rows)
-    places = [SIDE / 2 + place for place in offsets(shown, tiles.width)]
-    drawn, y = [], 14.0
-    for i, caption in parts(shown, rows):
-        drawn.append(svg.text(places[i], y, caption, 14, MUTED))
-    heads = [svg.fit(column.leaf.replace("_", "_ "), 13, tiles.width, 3) for column in shown]
-    heads = [[line.replace("_ ", "_") for line in head] for head in heads]
-    deepest = max(map(len, heads))
-    for head, place in zip(heads, places, strict=False):
-        for i, words in enumerate(head):
-            drawn.append(svg.text(place, y + 21 + 15 * (i + deepest - len(head)), words, 13))
-    y += 14 + 15 * deepest
-    if by_size:
-        ends = [float(sum(module.parameters for module in block.modules)) for block in stack]
-    else:
-        ends = [tiles.mean(block.modules) or 0.0 for block in stack]
-    over = "parameters" if by_size else "mean"
-    drawn.append(svg.text(places[-1] + 26, y - 8, over, 13, MUTED))
-    pitch = tiles.height + (GAP + 5 if tiles.pictures else GAP)
-    for block, end in zip(stack, ends, strict=True):
-        middle = y + tiles.height / 2
-        number = block.name.rpartition(".")[2]
-        drawn.append(svg.text(SIDE / 2 - 12, middle + 5, number, 14, MUTED, anchor="end"))
-        for row in block.rows:
-            for column, place in zip(shown, places, strict=False):
-                if column.name in row.modules:
-                    drawn.append(tiles.tile(row.modules[column.name], place, y))
-        wide = max(1.5, 130 * end / (max(ends) or 1))
-        color = svg.ramp(0.6 if by_size else tiles.scale.at(end))
-        drawn.append(svg.rect(places[-1] + 26, middle - 6, wide, 12, color))
-        told = _written(end) if by_size else figure(end)
-        drawn.append(svg.text(places[-1] + 34 + wide, middle + 5, told, 13, MUTED))
-        y += pitch
-    return "".join(drawn), places[-1] + 230, y

@@ -15,6 +15,7 @@ from ablate.modules import ModuleInfo
 from ablate.page import DARK, HAIRLINE, HATCH, MUTED, VACANT
 from ablate.pictures import svg
 from ablate.pictures.blueprint import Block, Column, Row, columns
+from ablate.pictures.marks import THICK, mark
 from ablate.pictures.measures import Scale, figure
 
 GAP = 3  # between tiles
@@ -52,13 +53,19 @@ class Tiles:
     @property
     def pitch(self) -> int:
         """From one row to the next."""
-        return self.height + (24 if self.pictures else 7)
+        return self.height + self.below + (21 if self.pictures else 5)
+
+    @property
+    def below(self) -> int:
+        """Height of what stands below a tile: its mark, where it has a name."""
+        return THICK + 1 if self.named else 0
 
     def tile(self, module: ModuleInfo, x: float, y: float, name: str = "") -> str:
         """A module at a place."""
         value = self.values.get(module.number)
         broken = value is not None and not math.isfinite(value)
-        told = f"{module.path or module.kind}\n{module.kind}, {module.parameters:,} parameters"
+        told = f"{module.path or module.kind}\n{module.kind}, {module.role.replace('_', ' ')}, "
+        told += f"{module.parameters:,} parameters"
         if value is not None:
             told += f"\n{self.unit}: {'NaN' if broken else figure(value)}"
         color = VACANT if value is None else DARK if broken else svg.ramp(self.scale.at(value))
@@ -73,35 +80,46 @@ class Tiles:
             drawn += svg.picture(picture, *inner)
         if name and self.pictures:
             size = min(12.0, 12 * (self.width - 4) / svg.length(name, 12))
-            drawn += svg.text(x, y + self.height + 14, name, size, MUTED)
+            drawn += svg.text(x, y + self.height + 17, name, size, MUTED)
         elif broken:
             drawn += svg.line([(x, y + self.height), (x + self.width, y)], HATCH, 2)
         if name and not self.pictures:
             drawn += self._name(name, x, y, svg.ink_on(color))
+        if self.named:
+            drawn += mark(module.role, x, y + self.height + 1, self.width)
         return svg.element(
             "g", svg.tooltip(told), drawn,
             data_module=module.path, data_cell=self.keys.get(module.number),
         )  # fmt: skip
 
     def _name(self, name: str, x: float, y: float, color: tuple[int, int, int]) -> str:
-        """Within the tile, on two lines where it must be."""
-        room, lines = self.width - 6, [name]
-        if svg.length(name, 13) > room and "_" in name:
-            cuts = [i + 1 for i, c in enumerate(name) if c == "_"]
-            cut = min(cuts, key=lambda i: max(svg.length(name[:i], 12), svg.length(name[i:], 12)))
-            lines = [name[:cut], name[cut:]]
-        size = min(13 - (len(lines) > 1), *(13 * room / svg.length(line, 13) for line in lines))
-        top = y + self.height / 2 + (0.36 * size if len(lines) == 1 else -0.2 * size)
+        """Within the tile, on up to three lines, as large as there is room for."""
+        size, lines = max(
+            (self._size(lines), lines) for lines in _broken(name, 3 if len(name) > 16 else 2)
+        )
+        top = y + self.height / 2 + size * (0.36 - 0.55 * (len(lines) - 1))
         return "".join(
             svg.text(x + self.width / 2, top + 1.1 * size * i, line, size, color, anchor="middle")
             for i, line in enumerate(lines)
         )
+
+    def _size(self, lines: Sequence[str]) -> float:
+        longest = max(svg.length(line, 13) for line in lines)
+        return min(14.0 - len(lines), 13 * (self.width - 6) / longest)
 
     def mean(self, modules: Sequence[ModuleInfo]) -> float | None:
         """The mean value of modules that have one."""
         values = [self.values[m.number] for m in modules if m.number in self.values]
         finite = [value for value in values if math.isfinite(value)]
         return sum(finite) / len(finite) if finite else None
+
+
+def _broken(name: str, most: int) -> list[list[str]]:
+    """All ways of breaking a name after `_` into so many lines or fewer."""
+    found, cuts = [[name]], [i + 1 for i, c in enumerate(name[:-1]) if c == "_"]
+    if most > 1:
+        found += [[name[:cut], *rest] for cut in cuts for rest in _broken(name[cut:], most - 1)]
+    return found
 
 
 def offsets(shown: Sequence[Column], width: float) -> list[float]:
@@ -113,18 +131,28 @@ def offsets(shown: Sequence[Column], width: float) -> list[float]:
     return [*found[:-1], found[-1] - GAP]
 
 
-def parts(shown: Sequence[Column], rows: Sequence[Row]) -> list[tuple[int, str]]:
-    """The parts of a row: the first column of each, and what it is and does."""
+def parts(
+    shown: Sequence[Column], rows: Sequence[Row], width: float, size: float
+) -> list[tuple[int, str]]:
+    """The parts of a row: the first column of each, and what it is and does, as far as type of that
+    size has room. `width`: of a tile."""
+    firsts = [
+        i for i, c in enumerate(shown) if c.group and (not i or shown[i - 1].group != c.group)
+    ]
+    places = offsets(shown, width)
     found = []
-    for i, column in enumerate(shown):
-        if not column.group or (i and shown[i - 1].group == column.group):
-            continue
+    for i, following in zip(firsts, [*firsts[1:], len(shown)], strict=True):
+        column = shown[i]
         names = {c.name for c in shown if c.group == column.group}
         roles = Counter(m.role for row in rows for c, m in row.modules.items() if c in names)
         del roles["norm"]
         role = max(roles, key=roles.__getitem__, default="").replace("_", " ")
         plain = role in ("", "other", "time", "embedding") or role == column.group
-        found.append((i, column.group if plain else f"{column.group} · {role}"))
+        plain |= 2 * max(roles.values(), default=0) <= sum(roles.values())
+        told = [column.group] if plain else [f"{column.group} · {role}", column.group, role]
+        room = places[following] - places[i] - (8 if following < len(shown) else 0)
+        fitting = (words for words in told if svg.length(words, size) <= room)
+        found.append((i, next(fitting, svg.fit(column.group, size, room)[0])))
     return found
 
 
@@ -156,8 +184,9 @@ class Box:
 
     @property
     def bare(self) -> bool:
-        """A block that is a single module: its tile is its name."""
-        return len(self.block.modules) == 1 and not self.block.rows[0].name
+        """A block that is a single module: its tile is its name, if that is short enough."""
+        short = len(self.block.name.rpartition(".")[2]) <= 18
+        return short and len(self.block.modules) == 1 and not self.block.rows[0].name
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -178,7 +207,7 @@ class Box:
     def height(self) -> float:
         captions = CAPTION * len(self._captioned)
         title = 0 if self.bare else TITLE
-        last = self.tiles.pitch - (7 if not self.tiles.pictures else 5)
+        last = self.tiles.pitch - 5
         return 2 * PAD - 2 + title + captions + (len(self.rows) - 1) * self.tiles.pitch + last
 
     def draw(self, x: float, y: float) -> tuple[str, dict[str, tuple[float, float, float]]]:
@@ -200,7 +229,7 @@ class Box:
             shown = self.families[row.family]
             places = offsets(shown, tiles.width)
             if row.name in captioned:
-                for i, caption in parts(shown, [row]):
+                for i, caption in parts(shown, [row], tiles.width, 12):
                     place = x + PAD + self.side + places[i]
                     drawn.append(svg.text(place, top + 12, caption, 12, MUTED))
                 top += CAPTION
@@ -214,7 +243,7 @@ class Box:
                 if column.name in row.modules:
                     name = column.leaf
                     if self.bare or not column.name:
-                        name = self.block.name or column.leaf
+                        name = self.block.name.rpartition(".")[2] or "network"
                     at = x + PAD + self.side + place
                     drawn.append(tiles.tile(row.modules[column.name], at, top, name))
             ends[row.name] = (x, right, top + tiles.height / 2)
