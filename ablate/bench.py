@@ -31,8 +31,9 @@ import torch
 
 from ablate import engine
 from ablate.edits import Draws, Edit, Variant, applied
+from ablate.loading import random_pipeline
 from ablate.models import RANDOM, folder_of, versions
-from ablate.pipeline import Pipeline, Settings, random_pipeline
+from ablate.pipeline import Pipeline, Settings
 from ablate.plan import plan
 from ablate.recipe import Recipe
 from ablate.sampling import Request

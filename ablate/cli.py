@@ -39,7 +39,9 @@ def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=overrides,
         help="Replace a value of the recipe, as in --set sampling.num_inference_steps=5.",
     )(command)  # fmt: skip
-    command = click.option("--model", help="`bundled`, a hub id, or a folder.")(command)
+    command = click.option("--model", help="`bundled`, a hub id, a folder, or a safetensors file.")(
+        command
+    )
     command = click.option(
         "--allow-code", is_flag=True, help="Execute the file of ops that the recipe names."
     )(command)
@@ -174,12 +176,14 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None, allow_code:
     from ablate import lab
     from ablate.batches import Layout, part_of
     from ablate.models import denoiser_of, estimate, load_catalog
+    from ablate.sources import Source
 
     with model_told():
         changes = _with(overrides, model=model)
         loaded = lab.load(_found(recipe), changes, allow_code=allow_code)
         planned = lab.resolve(loaded)
-        effort = estimate(loaded.model, loaded.revision)
+        source = Source.of(loaded)
+        effort = estimate(source)
     total = sum(m.parameters for m in planned.catalog)
     click.echo(f"{loaded.name}: {loaded.about}" if loaded.about else loaded.name)
     click.echo(f"model     {loaded.model}: {len(planned.catalog)} modules, {total:,} parameters")
@@ -192,10 +196,9 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None, allow_code:
     click.echo(f"variants  {len(planned.variants)}")
     floor = f", {len(planned.floor)} of them for the noise floor" if planned.floor else ""
     click.echo(f"cells     {len(planned.cells)}, {images} different images{floor}")
-    denoiser = denoiser_of(loaded.model, loaded.revision)
-    component = loaded.component or denoiser
-    catalog = load_catalog(loaded.model, None, loaded.revision)
-    layout = Layout(catalog, rows=not loaded.compile)
+    component = loaded.component or denoiser_of(source)
+    whole = not loaded.compile and loaded.offload is None
+    layout = Layout(load_catalog(source, None), rows=whole)
     variants = [part_of(c.variant, component, "denoising") for c in planned.distinct()]
     by_rows = sum(map(layout.by_rows, variants))
     click.echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
@@ -211,10 +214,18 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None, allow_code:
 @click.argument("model", default="bundled")
 @click.option("--select", metavar="SELECTOR", help="Only these, as in --select role=resnet.")
 @click.option("--component", help="Another part than the denoiser, as in `text_encoder`.")
+@click.option("--blocks", is_flag=True, help="List what holds modules, for `where: output`.")
 @click.option("--revision", help="Of a hub model.")
+@click.option("--config", help="Where a model that is one safetensors file is described.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")
 def modules(
-    model: str, select: str | None, component: str | None, revision: str | None, as_json: bool
+    model: str,
+    select: str | None,
+    component: str | None,
+    blocks: bool,
+    revision: str | None,
+    config: str | None,
+    as_json: bool,
 ) -> None:
     """List the modules of a model's denoiser, from its configuration alone."""
     from collections import Counter
@@ -223,27 +234,35 @@ def modules(
     from ablate.catalog import SelectorError
     from ablate.catalog import select as select_modules
     from ablate.models import load_catalog
+    from ablate.sources import Source
 
     with model_told():
-        everything = load_catalog(model, component, revision)
+        catalog = load_catalog(Source(model, revision, config=config), component)
+        everything = catalog.blocks if blocks else catalog.modules
         try:
-            found = select_modules(select, everything) if select else everything.modules
+            found = select_modules(select, everything) if select else everything
         except SelectorError as error:
             raise Exit(f"--select: {error}", WRONG) from None
     if as_json:
         click.echo(json.dumps([asdict(m) for m in found], indent=1))
         return
-    heads = ("#", "path", "kind", "stage", "role", "parameters")
-    rows = [(str(m.number), m.path, m.kind, m.stage, m.role, f"{m.parameters:,}") for m in found]
+    heads = ("#", "path", "kind", "stage", "role", "heads", "parameters")
+    rows = [
+        (str(m.number), m.path, m.kind, m.stage, m.role, str(m.heads or ""), f"{m.parameters:,}")
+        for m in found
+    ]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):
-        cells = [c.rjust(w) if i in (0, 5) else c.ljust(w)
+        cells = [c.rjust(w) if i in (0, 5, 6) else c.ljust(w)
                  for i, (c, w) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         click.echo("  ".join(cells).rstrip())
     for field in ("stage", "role"):
         counts = Counter(getattr(m, field) for m in found)
         click.echo(f"{field:6} {', '.join(f'{name} {n}' for name, n in counts.items())}")
-    click.echo(f"{len(found)} modules, {sum(m.parameters for m in found):,} parameters")
+    if blocks:  # they lie in one another
+        click.echo(f"{len(found)} blocks")
+    else:
+        click.echo(f"{len(found)} modules, {sum(m.parameters for m in found):,} parameters")
 
 
 @main.command()

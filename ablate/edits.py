@@ -340,8 +340,8 @@ class Draws:
         if seed != self._seed:
             self._kept.clear()
             self._seed, self._bytes = seed, 0
-        # Modules of one path in two components differ as objects.
-        key = (op.stream, op.draws, id(owner), *where.values())
+        # Modules of one path in two components differ as objects; what is offloaded moves.
+        key = (op.stream, op.draws, id(owner), untouched.device, *where.values())
         if key not in self._kept:
             noise = ops.draw(op, untouched, seed=seed, owner=owner, **where)
             if self._bytes + noise.nbytes > self.limit:

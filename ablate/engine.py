@@ -372,7 +372,7 @@ def _record(shot: Shot, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]
         "component": pipeline.component,
         "condition": {**_asked(cell.condition), "sampling": asdict(shot.settings)},
         "size": [shot.settings.width, shot.settings.height],
-        "model": {"id": pipeline.model, "fingerprint": pipeline.fingerprint},
+        "model": pipeline.identity,
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "compile": pipeline.compiled,
         "versions": versions(),
@@ -402,12 +402,13 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: list[Shot]) -> dict[str, An
     return {
         "name": recipe.name,
         "about": recipe.about,
-        "model": {"id": pipeline.model, "fingerprint": pipeline.fingerprint},
+        "model": pipeline.identity,
         "component": pipeline.component,
         "modules": len(plan.catalog),
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "compile": pipeline.compiled,
+        "offload": pipeline.source.offload,
         "versions": versions(),
         "sampling": asdict(pipeline.settings(recipe.sampling)),
         "counts": {

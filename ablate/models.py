@@ -36,10 +36,10 @@ from torch import nn
 from ablate import bundled, skeletons
 from ablate.catalog import did_you_mean
 from ablate.modules import Catalog
+from ablate.scope import DENOISERS
 from ablate.skeletons import SkeletonError
 from ablate.sources import Lora, Source
 
-DENOISERS = ("unet", "transformer")
 RANDOM = "sd15-random"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 # Formats of single files that are not read: what is pickled may run code, the rest is no weights.

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from ablate import loading
 from ablate.catalog import did_you_mean
-from ablate.loading import random_pipeline as random_pipeline
 from ablate.models import (
-    DENOISERS,
     ModelError,
     catalog_of,
     config_of,
@@ -37,6 +35,7 @@ from ablate.sampling import (
     parts_of,
     sample,
 )
+from ablate.scope import DENOISERS
 from ablate.sources import Lora, Source
 from ablate.weights import weights_of
 

@@ -271,8 +271,8 @@ def test_edits_of_what_is_at_work_before_or_after_change_nothing_about_batches(l
     layout, jobs = lay(axes=axes, edits=edits)
     (batch,) = layout.batches(jobs, 100)
     assert batch.by_rows
-    assert len(batch) == 1 + 3 * 2
-    assert len({job.variant for job in jobs}) == 1 + 2
+    assert len(batch) == 1 + 3 * 3
+    assert len({job.variant for job in jobs}) == 1 + 3
     assert len({job.encoding for job in jobs}) == 1 + 1
     assert len({job.decoding for job in jobs}) == 1 + 2
     baseline, *others = jobs

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from ablate import lab
-from ablate.models import load_catalog
 from ablate.pipeline import Pipeline
-from ablate.plan import plan
 from ablate.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +22,7 @@ def test_is_right_for_the_bundled_model_and_stable_diffusion_1(file: Path) -> No
         recipe = lab.load(file, {"model": model})
         assert recipe.name == file.stem
         assert recipe.about
-        planned = plan(recipe, load_catalog(model))
+        planned = lab.resolve(recipe)
         assert len(planned.cells) > 1
         assert any(cell.variant.is_baseline for cell in planned.cells)
         assert len(planned.variants) > 1 or not recipe.edits
@@ -32,7 +30,7 @@ def test_is_right_for_the_bundled_model_and_stable_diffusion_1(file: Path) -> No
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_runs_small(file: Path, bundled_pipeline: Pipeline, tmp_path: Path) -> None:
-    steps = 20 if file.stem == "film-strip" else 1
+    steps = {"film-strip": 20, "when-it-matters": 5}.get(file.stem, 1)
     recipe = lab.load(file, {"sampling.num_inference_steps": steps, "dtype": "float32"})
     result = lab.run(recipe, tmp_path, pipeline=bundled_pipeline, limit=4)
     assert len(list((tmp_path / "cells").iterdir())) == 4
@@ -42,5 +40,5 @@ def test_runs_small(file: Path, bundled_pipeline: Pipeline, tmp_path: Path) -> N
 
 def test_zeroing_each_module_counts_them_all() -> None:
     recipe = Recipe.load(ROOT / "recipes" / "zero-each-module.yaml")
-    planned = plan(replace(recipe, model=SD15), load_catalog(SD15))
+    planned = lab.resolve(replace(recipe, model=SD15))
     assert len(planned.cells) == 1 + 391

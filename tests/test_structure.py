@@ -45,7 +45,7 @@ LAYERS: dict[str, list[str]] = {
     "spaces": ["catalog", "document", "embeddings"],
     "axes": ["catalog", "document", "scope", "spaces"],
     "specs": ["axes", "catalog", "document", "ops", "scope", "spaces"],
-    "recipe": ["ops", "code", "catalog", "document", "axes", "scope", "spaces", "specs"],
+    "recipe": ["code", "catalog", "document", "axes", "references", "sources", "specs"],
     "references": ["axes", "catalog", "document", "ops", "scope", "spaces", "specs"],
     "schema": ["ops", "axes", "embeddings", "recipe", "scope", "sources", "spaces", "specs"],
     "rowmap": [],
@@ -57,10 +57,14 @@ LAYERS: dict[str, list[str]] = {
         "axes", "catalog", "document", "edits", "embeddings", "modules", "ops", "recipe", "scope",
         "spaces", "specs", "sweep",
     ],
-    "models": ["catalog", "modules", "skeletons", "bundled", "ablate"],
-    "weights": ["models"],
+    "models": ["catalog", "modules", "scope", "skeletons", "sources", "bundled", "ablate"],
+    "sources": [],
+    "loading": ["models", "scope", "sources", "bundled"],
+    "weights": ["loading", "models", "sources"],
     "sampling": ["embeddings", "scope"],
-    "pipeline": ["catalog", "modules", "models", "sampling", "weights", "bundled"],
+    "pipeline": [
+        "catalog", "loading", "modules", "models", "sampling", "scope", "sources", "weights",
+    ],
     "batches": ["catalog", "edits", "pipeline", "plan", "scope"],
     "processes": [],
     "phases": ["batches", "edits", "pipeline", "rowmap", "rows", "sampling", "scope"],
@@ -68,7 +72,7 @@ LAYERS: dict[str, list[str]] = {
         "plan", "edits", "rows", "rowmap", "scope", "models", "modules", "sampling", "pipeline",
         "batches", "phases", "processes", "store",
     ],
-    "replay": ["axes", "edits", "embeddings", "engine", "pipeline", "plan", "store"],
+    "replay": ["sources", "axes", "edits", "embeddings", "engine", "pipeline", "plan", "store"],
     "export": ["catalog", "edits", "models", "pipeline", "replay", "store", "ablate"],
     "metrics": [],
     "effects": ["store"],
@@ -82,14 +86,22 @@ LAYERS: dict[str, list[str]] = {
     "pictures.__init__": [],
     "pictures.svg": ["page"],
     "pictures.measures": [*PICTURED, "pictures.svg"],
+    "pictures.marks": ["page", "pictures.svg"],
     "pictures.blueprint": ["modules"],
-    "pictures.tiles": [*PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint"],
+    "pictures.tiles": [
+        *PICTURED, "pictures.svg", "pictures.measures", "pictures.marks", "pictures.blueprint",
+    ],
     "pictures.shapes": [
-        *PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint", "pictures.tiles",
+        *PICTURED, "pictures.svg", "pictures.measures", "pictures.marks", "pictures.blueprint",
+        "pictures.tiles",
+    ],
+    "pictures.stacks": [
+        "page", "pictures.svg", "pictures.measures", "pictures.marks", "pictures.blueprint",
+        "pictures.tiles", "pictures.shapes",
     ],
     "pictures.architecture": [
         *PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint", "pictures.tiles",
-        "pictures.shapes",
+        "pictures.shapes", "pictures.stacks",
     ],
     "pictures.maps": [*PICTURED, "pictures.svg", "pictures.measures"],
     "pictures.curves": [*PICTURED, "pictures.svg", "pictures.measures"],
@@ -99,7 +111,8 @@ LAYERS: dict[str, list[str]] = {
     "exits": ["code", "recipe", "scope", "models", "sheets", "store", "pictures.svg"],
     "viewing": [*BELOW, *DRAWN, "exits", "lab"],
     "bench": [
-        "edits", "plan", "recipe", "store", "models", "pipeline", "sampling", "sweep", "engine",
+        "edits", "plan", "recipe", "store", "loading", "models", "pipeline", "sampling", "sweep",
+        "engine",
     ],
     "cli": [*BELOW, "lab", "bench", "bundled", "exits", "viewing", "ablate"],
 }  # fmt: skip
@@ -162,8 +175,8 @@ def test_the_bundled_model_stands_alone() -> None:
     ("library", "homes"),
     [
         # The benchmark is also the script that a user of diffusers would write.
-        ("diffusers", ["bench", "models", "pipeline", "skeletons"]),
-        ("transformers", ["concepts", "models", "pipeline", "skeletons"]),
+        ("diffusers", ["bench", "loading", "models", "skeletons"]),
+        ("transformers", ["concepts", "loading", "models", "skeletons"]),
         ("accelerate", ["processes"]),
     ],
 )

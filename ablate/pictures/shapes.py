@@ -177,7 +177,8 @@ def _ends(sheet: _Sheet, plan: Blueprint, tiles: Tiles, top: float) -> float:
     others = [box for box in entry if box not in inputs]
     paths = [m.path for b in (*plan.down, *plan.up) for m in b.modules]
     is_named = any(path.endswith("time_emb_proj") for path in paths)
-    words = "to every time_emb_proj →" if is_named else "to every block →"
+    is_timed = any(m.role == "time" for block in plan.entry for m in block.modules)
+    words = "to every time_emb_proj →" if is_named else "to every block →" if is_timed else ""
     right = MARGIN + sum(box.width + 16 for box in others) + svg.length(words, 16)
     left = sheet.flows["down"] - sum(box.width + 16 for box in inputs) + 16 - 200
     x, floor = float(MARGIN), bottom
@@ -187,7 +188,7 @@ def _ends(sheet: _Sheet, plan: Blueprint, tiles: Tiles, top: float) -> float:
     for box in others:
         sheet.put(box, x, floor - box.height)
         x += box.width + 16
-    if others:
+    if others and words:
         sheet.drawn.append(svg.text(x, floor - 30, words, 16, MUTED))
     if inputs:
         x = sheet.flows["down"] + inputs[-1].width / 2
@@ -196,7 +197,7 @@ def _ends(sheet: _Sheet, plan: Blueprint, tiles: Tiles, top: float) -> float:
             sheet.put(box, x, bottom - box.height)
             x -= 16
         x, y = x + 16, bottom - inputs[0].height / 2
-        sheet.write(x - 44, y, "noisy latents", "end")
+        sheet.write(x - 44, y, "noisy latents" if is_timed else "image", "end")
         sheet.arrow((x - 36, y), (x - 1, y))
     if exits:
         x = sheet.flows["up"] - exits[0].width / 2
@@ -205,7 +206,7 @@ def _ends(sheet: _Sheet, plan: Blueprint, tiles: Tiles, top: float) -> float:
             x, y = x + box.width, bottom - box.height / 2
             sheet.arrow((x, y), (x + (21 if box is not exits[-1] else 34), y))
             x += 22
-        sheet.write(x + 20, y, "prediction")
+        sheet.write(x + 20, y, "prediction" if is_timed else "image")
     return bottom
 
 

@@ -47,7 +47,7 @@ class Table:
 @dataclass
 class Page:
     """A network as it is drawn. `ends`: where image and text have come to; `taken`: bottom and
-    right end of what is drawn, in order; `fed`: heights and places at which time comes in."""
+    right end of what is drawn; `fed`: heights and places at which time comes in."""
 
     width: float
     y: float
@@ -143,8 +143,9 @@ def _inputs(page: Page, plan: Blueprint, tiles: Tiles, anchors: dict[str, float]
             at = start + first.height / 2
             page.drawn.append(svg.text(x, at + 6, words, 18))
             page.drawn.append(svg.arrow([(x + room - 44, at), (x + room - 1, at)]))
-        page.ends[name] = (x + room + middle, start + first.height)
         right, low, _ = _shelf(page, blocks, tiles, x + room, start)
+        wraps = low > start + max(_box(block, tiles).height for block in blocks)
+        page.ends[name] = (x + room + middle, low if wraps else start + first.height)
         page.taken.append((low, right))
         x, bottom = right + 40, max(bottom, low)
     page.y = bottom
