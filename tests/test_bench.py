@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from ablate import bench
+from ablate.cli import main
 from ablate.models import find_device
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
@@ -45,11 +46,10 @@ def test_script_and_lab_make_the_same_images(
 
 def test_figures_are_printed_and_written(tiny_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "ablate", "bench", "--model", str(tiny_folder), "--modules"]
-    command += ["6", "--steps", "2", "--rounds", "2", "--device", "cpu", "--dtype", "bfloat16"]
-    done = subprocess.run(
-        [*command, "--json", str(file)], capture_output=True, text=True, check=True
-    )
+    command = ["bench", "--model", str(tiny_folder), "--modules", "6", "--steps", "2"]
+    command += ["--rounds", "2", "--device", "cpu", "--dtype", "bfloat16", "--json", str(file)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
     found = json.loads(file.read_text())
     names = [c["name"] for c in found["contestants"]]
     assert [name[:3] for name in names] == ["(a)", "(a)", "(b)", "(c)", "(d)"]
@@ -67,13 +67,13 @@ def test_figures_are_printed_and_written(tiny_folder: Path, tmp_path: Path) -> N
     assert found["image"] > 0
 
 
-def test_without_nnsight_peers_are_refused(tiny_folder: Path) -> None:
-    program = (
-        "import sys; sys.modules['nnsight'] = None\n"
-        "from ablate.cli import main\n"
-        f"main(['bench', '--model', {str(tiny_folder)!r}, '--device', 'cpu', '--peers'])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 2
+def test_without_nnsight_peers_are_refused(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nnsight", None)
+    command = ["bench", "--model", str(tiny_folder), "--device", "cpu", "--peers"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 2
+    assert isinstance(done.exception, SystemExit)
     assert "pip install nnsight" in done.stderr
     assert "Traceback" not in done.stderr

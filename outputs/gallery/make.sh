@@ -22,17 +22,21 @@ picture.quantize(255, kmeans=1, dither=Image.Dither.NONE).save(sys.argv[2], opti
 PY
 }
 
-for recipe in quickstart zero-each-module zero-by-role hal mix-noise-everywhere scale-down \
-    amount-by-stage between-cat-and-dog interconcept film-strip amount-and-between; do
+for recipe in quickstart zero-each-module hal mix-noise-everywhere scale-down \
+    amount-by-stage between-cat-and-dog interconcept film-strip amount-and-between patching \
+    when-it-matters three-parts; do
     run "$recipe"
     keep "outputs/$recipe/sheet.png" "$recipe"
 done
 run plane
-keep outputs/plane/sheet.png plane 2000
+keep outputs/plane/sheet.png plane 1400
 
 run modules-that-matter
 "$python" -m ablate architecture outputs/modules-that-matter
 keep outputs/modules-that-matter/architecture.png architecture 2200
+
+"$python" -m ablate architecture tests/data/configs/flux1-dev --out outputs/flux
+keep outputs/flux.png flux 1100
 
 run prompts-seeds-amounts
 "$python" -m ablate map outputs/prompts-seeds-amounts
