@@ -151,7 +151,7 @@ def part_of(variant: Variant, component: str, phase: Phase) -> Variant:
 
     `component`: that of edits which name none.
     """
-    part = variant.where(lambda edit: phase_of(edit.component or component) == phase)
+    part = variant.only(lambda edit: phase_of(edit.component or component) == phase)
     return Variant("", part.edits, part.perturbation_seed if part.is_random else 0)
 
 

@@ -196,9 +196,9 @@ class Variant:
 
     def at(self, step: int, levels: Sequence[float]) -> Variant:
         """The variant with those of its edits that hold at a step."""
-        return self.where(lambda edit: edit.holds(step, levels))
+        return self.only(lambda edit: edit.holds(step, levels))
 
-    def where(self, keep: Callable[[Edit], bool]) -> Variant:
+    def only(self, keep: Callable[[Edit], bool]) -> Variant:
         """The variant with some of its edits."""
         return replace(self, edits=tuple(filter(keep, self.edits)))
 

@@ -41,7 +41,8 @@ class Within:
             for component in dict.fromkeys(e.component for e in variant.edits):
                 name = component or self.pipeline.component
                 network = self.pipeline.networks[name]
-                its = variant.where(lambda edit, of=component: edit.component == of)  # type: ignore[misc]
+                own = tuple(edit for edit in variant.edits if edit.component == component)
+                its = replace(variant, edits=own)
                 ran = stack.enter_context(watched(network, its.modules))
                 changed = stack.enter_context(applied(network, its, self.draws))
 

@@ -84,6 +84,11 @@ class Pipeline:
         self.fingerprint = fingerprint
         self.source = source or Source(model)
         present = [n for n in DENOISERS if getattr(pipe, n, None) is not None]
+        if not present:
+            raise ModelError(
+                f"`{model}`: a {type(pipe).__name__} has no denoiser that is known here"
+                f" ({', '.join(DENOISERS)}); it has {', '.join(pipe.components)}"
+            )
         self.denoiser_name = present[0]
         self.component = component or self.denoiser_name
         self.network: nn.Module = getattr(pipe, self.component)

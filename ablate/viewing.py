@@ -207,12 +207,21 @@ def show(png: Path, as_json: bool) -> None:
         click.echo(f"{weight:+.4f} “{text}”")
     for edit in record["edits"]:
         given = {k: v for k, v in edit.items() if k not in ("op", "modules")}
-        settings = ", ".join(f"{k} {v}" for k, v in given.items())
+        settings = ", ".join(f"{k} {_written(v)}" for k, v in given.items())
         click.echo(f"{edit['op']}{f' ({settings})' if settings else ''}")
         for path in edit["modules"]:
             click.echo(f"    {path}")
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     click.echo(f"{record['model']['fingerprint']}, {record['dtype']}; {versions}")
+
+
+def _written(value: Any) -> str:
+    """A setting as a recipe would have it."""
+    import yaml
+
+    if not isinstance(value, dict | list):
+        return str(value)
+    return str(yaml.safe_dump(value, default_flow_style=True, allow_unicode=True)).strip()
 
 
 @click.command()
