@@ -29,10 +29,12 @@ PLACES = ("weights", "output")
 class UnknownOpError(ValueError):
     """An op of a user's own that is not loaded, or is not what it was."""
 
-    def __init__(self, name: str, code: str | None, known: bool) -> None:
+    def __init__(self, name: str, code: str, known: bool) -> None:
         what = "the file of ops that is loaded is not the one" if known else "no file is loaded"
-        where = f"; the digest of that file is {code}, and `--code FILE` loads it" if code else ""
-        super().__init__(f"`{name}` is no op of the lab's own: {what} that it comes from{where}")
+        super().__init__(
+            f"`{name}` is no op of the lab's own: {what} that it comes from; the digest of that"
+            f" file is {code}, and `--code FILE` loads it"
+        )
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,10 @@ class Edit:
         """The edit that `as_json` told of. Raises `KeyError` or `ValueError` when it is none."""
         code = told.get("code")
         op = ops.OPS.get(told["op"])
-        if op is None or code != op.code:
+        if code is not None and (op is None or code != op.code):
             raise UnknownOpError(told["op"], code, op is not None)
+        if op is None or code != op.code:
+            raise ValueError(f"there is no op `{told['op']}`")
         when, unit = told.get("when"), told.get("unit")
         return cls(
             op=op.name,

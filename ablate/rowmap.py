@@ -55,8 +55,6 @@ class RowMap:
         if isinstance(value, list) and len(value) == self.rows and self.rows % self.cells == 0:
             order = torch.arange(self.rows).view(-1, self.cells)[:, list(cells)]
             return [value[int(row)] for row in order.flatten()]
-        if type(value) is dict:
-            return {name: self.take(item, cells) for name, item in value.items()}
         if not self.fits(value) or len(cells) == self.cells:
             return value
         if len(cells) == 1:

@@ -225,14 +225,21 @@ class _Entry:
         self.whole.has(rows)
         self.batch.has(rows // len(self.cells) * self.batch.cells)
         first = [self.cells.index(variant) for variant in range(self.batch.cells)]
-        taken = [self.whole.take(v, first) for v in args]
+        taken = [self._taken(v, first) for v in args]
         # Positions of patches and tokens have no row a cell; they may be as many as there are rows.
         named = {
-            name: v if name in POSITIONS and v.ndim == 2 else self.whole.take(v, first)
+            name: v if name in POSITIONS and v.ndim == 2 else self._taken(v, first)
             for name, v in kwargs.items()
         }
         out = self.plain(*taken, **named)
         return self._spread(out)
+
+    def _taken(self, value: Any, cells: Sequence[int]) -> Any:
+        """The rows of some cells; networks may ask of their inputs that they lie in one piece."""
+        if type(value) is dict:
+            return {name: self._taken(item, cells) for name, item in value.items()}
+        taken = self.whole.take(value, cells)
+        return taken.contiguous() if isinstance(taken, Tensor) else taken
 
     def _spread(self, out: Any) -> Any:
         """Every cell's rows, from those of its variant."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers that take each other's threads are slow
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ablate import bundled, lab
 from ablate.pipeline import Pipeline

@@ -297,7 +297,10 @@ def test_families_are_listed(name: str) -> None:
     assert done.exit_code == 0, done.output
     family, lines = FAMILIES[name], done.output.splitlines()
     assert lines[-1] == f"{family.modules} modules, {family.parameters:,} parameters"
-    assert len(lines) == family.modules + 2
+    assert len(lines) == family.modules + 4
+    roles = dict(item.rsplit(" ", 1) for item in lines[-2].removeprefix("role   ").split(", "))
+    catalog = load_catalog(str(CONFIGS / name), None, None)
+    assert {role: int(count) for role, count in roles.items()} == Counter(m.role for m in catalog)
 
 
 def test_keys_and_values_may_have_fewer_heads() -> None:
