@@ -107,13 +107,14 @@ def sample(
     frames: AbstractSet[int],
     kept: dict[Any, Any],
 ) -> Samples:
-    """Call a pipeline once. `options`: what is passed on to it; `kept`: encoded prompts by what
-    determines them, for the next call.
+    """Call a pipeline once. `options`: what is passed on to it, `width` and `height` among them;
+    `kept`: encoded prompts by what determines them, for the next call.
 
     The initial latent of a request depends on its seed and shape alone: it is drawn in float32 on
     the CPU.
     """
-    call = _Call(pipe, requests, moments, frames, kept)
+    pixels = options["width"] * options["height"]
+    call = _Call(pipe, requests, pixels, moments, frames, kept)
     given = dict(options)
     if negative_prompt is not None:
         given["negative_prompt"] = [negative_prompt] * len(requests)
@@ -135,12 +136,14 @@ class _Call:
         self,
         pipe: Any,
         requests: Sequence[Request],
+        pixels: int,
         moments: Moments,
         frames: AbstractSet[int],
         kept: dict[Any, Any],
     ) -> None:
         self.pipe = pipe
         self.requests = requests
+        self.pixels = pixels
         self.moments = moments
         self.frames = frames
         self.kept = kept
@@ -287,9 +290,7 @@ class _Call:
 
     def _decoded_together(self, latents: Tensor) -> Iterator[tuple[Context | None, list[int]]]:
         """Consecutive rows that are decoded within one context, and not too many of them."""
-        # Latents of eight pixels a side: near enough for others.
-        pixels = latents.shape[-1] * latents.shape[-2] * 64
-        most = max(1, DECODED.get(latents.device.type, pixels) // pixels)
+        most = max(1, DECODED.get(latents.device.type, self.pixels) // self.pixels)
         rows: list[int] = []
         for row in range(len(latents)):
             context = self.requests[row % len(self.requests)].decoding

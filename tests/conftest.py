@@ -19,6 +19,24 @@ from ablate.recipe import Recipe
 STEPS = 2
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What held of which family of pipelines, as a table."""
+    held: dict[str, dict[str, str]] = {}
+    for outcome, said in (("passed", "yes"), ("failed", "NO"), ("error", "NO")):
+        for report in terminalreporter.stats.get(outcome, []):
+            _, found, case = report.nodeid.partition("test_it_holds_of_every_family[")
+            if found and report.when == "call":
+                name, _, feature = case.removesuffix("]").rpartition("-")
+                held.setdefault(name, {})[feature] = said
+    features = list(dict.fromkeys(f for told in held.values() for f in told))
+    if not features:
+        return
+    terminalreporter.section("families")
+    rows = [["family", *features], *([n, *map(told.get, features)] for n, told in held.items())]
+    for row in rows:
+        terminalreporter.line(" ".join(str(word).ljust(18) for word in row).rstrip())
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline of Stable Diffusion's classes, a few hundred thousand random weights in all."""

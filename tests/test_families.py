@@ -1,6 +1,6 @@
 """One lab for every family: what holds of one network holds of all, whatever its pipeline.
 
-`pytest -s tests/test_families.py` prints the table of families and features at its end.
+The table of families and features is printed after the tests (`conftest.py`).
 """
 
 from __future__ import annotations
@@ -281,8 +281,8 @@ FEATURES: dict[str, Callable[[Family, Path], None]] = {
 
 
 @pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Family]]:
-    """Families by name, each built once; at last the table of what held of them."""
+def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    """Families by name, each built once."""
     root = tmp_path_factory.mktemp("families")
     made: dict[str, Family] = {}
 
@@ -291,13 +291,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
             made[name] = Family(name, save(name, root))
         return made[name]
 
-    yield get
-    print()
-    for row in (["family", *FEATURES], *([name, *HELD.get(name, [])] for name in FAMILIES)):
-        print("  ".join(word.ljust(18) for word in row))
-
-
-HELD: dict[str, list[str]] = {}
+    return get
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -306,4 +300,3 @@ def test_it_holds_of_every_family(
     name: str, feature: str, families: Callable[[str], Family], tmp_path: Path
 ) -> None:
     FEATURES[feature](families(name), tmp_path)
-    HELD.setdefault(name, []).append("yes")
