@@ -217,7 +217,8 @@ class Variant:
 @dataclass(frozen=True)
 class Touched:
     """A parameter that a variant edits, the module that owns it, and the edits that apply to it, in
-    order. `heads`: of the attention layer that the module is a projection of, else 0."""
+    order. `heads`: of the attention layer that it is a projection of, where an edit asks.
+    """
 
     module: str
     name: str
@@ -246,7 +247,9 @@ def touched(modules: Mapping[str, nn.Module], variant: Variant) -> Iterator[Touc
             chosen = tuple(e for e in applying if e.params in (None, name))
             if chosen and id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield Touched(path, name, parameter, chosen, owner, heads_of(modules, path))
+                by_head = any(e.unit is not None and e.unit.kind == "heads" for e in chosen)
+                heads = heads_of(modules, path) if by_head else 0
+                yield Touched(path, name, parameter, chosen, owner, heads)
 
 
 @torch.no_grad()

@@ -67,40 +67,44 @@ def altered(
     try:
         for path, applying in alterations.items():
             by_heads = [a for a in applying if a.unit is not None and a.unit.kind == "heads"]
-            target = _projection(modules, path) if by_heads else path
-            hook = _Hook(path, applying, rows, references, heads.get(target, 0), ran, changed)
-            if by_heads and is_out_projection(target):
-                if len(by_heads) < len(applying):
-                    raise ScopeError(
-                        f"`{path}`: edits of heads and of the whole do not go together"
-                    )
-                before = modules[target].register_forward_pre_hook(hook.on_input, with_kwargs=True)
-                handles.append(before)
-            else:
-                after = modules[target].register_forward_hook(hook.on_output, with_kwargs=True)
-                handles.append(after)
+            whole = [a for a in applying if a not in by_heads]
+            ends = _projections(modules, path) if by_heads else []
+            for some, target in ((whole, path), *((by_heads, end) for end in ends)):
+                if not some:
+                    continue
+                hook = _Hook(
+                    path, target, some, rows, references, heads.get(target, 0), ran, changed
+                )
+                module = modules[target]
+                if some is by_heads and is_out_projection(target):
+                    handle = module.register_forward_pre_hook(hook.on_input, with_kwargs=True)
+                else:
+                    handle = module.register_forward_hook(hook.on_output, with_kwargs=True)
+                handles.append(handle)
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _projection(modules: Mapping[str, nn.Module], path: str) -> str:
-    """Where the heads of an attention layer are told apart: its last projection, or the module
-    itself where it is one of its projections."""
+def _projections(modules: Mapping[str, nn.Module], path: str) -> list[str]:
+    """Where the heads of an attention layer are told apart: its last projection, of joint attention
+    one for each stream; or the module itself where it is one of its projections."""
     inside = [p for p in modules if p.startswith(f"{path}.") and is_out_projection(p)
               and any(True for _ in modules[p].parameters(recurse=False))]  # fmt: skip
-    if len(inside) > 1:
-        raise ScopeError(f"`{path}` ends in several projections, {', '.join(inside)}; name one")
-    return inside[0] if inside else path
+    return inside or [path]
 
 
 class _Hook:
-    """What a module's hook does to the rows of its cells."""
+    """What a module's hook does to the rows of its cells.
+
+    `place`: the module; `path`: what the edit names, which may be the attention layer around it.
+    """
 
     def __init__(
         self,
         path: str,
+        place: str,
         alterations: Sequence[Alteration],
         rows: RowMap,
         references: Mapping[Reference, int],
@@ -109,6 +113,7 @@ class _Hook:
         changed: set[str],
     ) -> None:
         self.path = path
+        self.place = place
         self.alterations = alterations
         self.rows = rows
         self.references = references
@@ -218,7 +223,7 @@ class _Hook:
         shape = tuple(rows.shape[1:])
         key = (alteration.seed, alteration.op.stream, alteration.kind, number, shape)
         if key not in self.noise:
-            told = json.dumps([alteration.seed, f"{alteration.op.stream} of outputs", self.path,
+            told = json.dumps([alteration.seed, f"{alteration.op.stream} of outputs", self.place,
                                number, list(shape)])  # fmt: skip
             digest = hashlib.blake2b(told.encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

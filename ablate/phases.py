@@ -75,6 +75,7 @@ def denoised(batch: Batch, pipeline: Pipeline, draws: Draws, found: Applied) -> 
         for r in references
     ]
     noise_levels: list[float] = []
+    moments: set[int] = set()  # from which on edits differ
 
     with ExitStack() as stack:
 
@@ -86,9 +87,9 @@ def denoised(batch: Batch, pipeline: Pipeline, draws: Draws, found: Applied) -> 
                     told = f"{levels[0]:.3g} to {levels[-1]:.3g}"
                     raise ScopeError(f"when {when}: it never opens; this sampling has"
                                      f" {len(levels)} steps, of noise level {told}")  # fmt: skip
+            moments.update(m for v in set(variants) for m in v.moments(levels))
 
         def reach(step: int) -> None:
-            moments = {m for variant in set(variants) for m in variant.moments(noise_levels)}
             if step not in moments:
                 return
             stack.close()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from families import save
 from torch import Tensor, nn
 
 from ablate import Edit, Variant, applied, lab
@@ -18,6 +19,7 @@ from ablate.drift import MeasuredCell
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, RecipeError
 from ablate.replay import replay
+from ablate.sampling import Request
 from ablate.scope import ScopeError, Unit, When
 
 Build = Callable[..., Recipe]
@@ -531,4 +533,43 @@ def test_cells_are_made_again_from_their_record(
     made = replay(cell.path, tiny)
     assert made.same_key
     assert made.is_alike
+    assert cell.drift["rmse"] > 0
+
+
+def test_heads_of_joint_attention_are_those_of_both_streams(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = save("flux", tmp_path_factory.mktemp("joint"))
+    pipeline = Pipeline.load(str(folder), device="cpu", dtype="float32")
+    pipe = pipeline.pipe
+    layer = pipe.transformer.transformer_blocks[0].attn
+    path = "transformer_blocks.0.attn"
+    size = layer.to_out[0].in_features // layer.heads
+    handles = []
+    for projection in (layer.to_out[0], layer.to_add_out):
+
+        def silence(_module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+            states = given[0].clone()
+            states[..., :size] = 0
+            return (states,)
+
+        handles.append(projection.register_forward_pre_hook(silence))
+    sampling = {"num_inference_steps": 2, "width": 16, "height": 16}
+    base = {
+        "version": 1,
+        "name": "j",
+        "model": str(folder),
+        "dtype": "float32",
+        "sampling": sampling,
+    }
+    settings = pipeline.settings(
+        Recipe.build(base | {"edits": [{"zero": {"modules": "*"}}]}).sampling
+    )
+    (expected,) = pipeline.sample([Request("a cat in a party hat", 0)], settings).images
+    for handle in handles:
+        handle.remove()
+    edit = {"zero": {"modules": path, "where": "output", "unit": {"heads": 0}}}
+    recipe = Recipe.build(base | {"edits": [edit]})
+    (cell,) = edited(lab.run(recipe, folder / "run", pipeline=pipeline))
+    assert same(cell, expected)
     assert cell.drift["rmse"] > 0
