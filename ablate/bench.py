@@ -344,7 +344,7 @@ class _Limit:
         # Of sizes that are alike the largest: which of them was fastest is chance.
         self.cells = max(size for size in each if each[size] <= 1.05 * min(each.values()))
         # Some schedulers call the denoiser more often than there are steps.
-        scheduler = pipeline.pipe.scheduler
+        scheduler = pipeline.scheduler_of(settings.scheduler)
         scheduler.set_timesteps(settings.num_inference_steps)
         self.calls = len(scheduler.timesteps)
         self.rows = self.cells * (2 if settings.guided else 1)

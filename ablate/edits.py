@@ -9,7 +9,7 @@ edited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from ablate import ops
 from ablate.catalog import Selector, catalog, heads_of, select
 from ablate.outputs import Alteration, altered
 from ablate.rowmap import RowMap
-from ablate.scope import Reference, Unit, When, weight_entries
+from ablate.scope import EDITED, Reference, Unit, When, weight_entries
 
 PLACES = ("weights", "output")
 
@@ -368,7 +368,9 @@ def alterations(
     found: dict[str, list[Alteration]] = {}
     for variant, its in cells.items():
         for edit in variant.edits:
-            for path in edit.modules if edit.where == "output" else ():
+            if edit.where != "output" or edit.is_neutral:
+                continue
+            for path in edit.modules:
                 if path not in modules:
                     raise ValueError(f"variant `{variant.name}`: the network has no `{path}`")
                 alteration = Alteration(
@@ -384,8 +386,11 @@ def alterations(
     return found
 
 
-def heads_in(modules: Mapping[str, nn.Module], paths: Collection[str]) -> dict[str, int]:
-    """How many heads there are at some paths and at what they hold, where there are any."""
+def heads_in(
+    modules: Mapping[str, nn.Module], edited: Mapping[str, Sequence[Alteration]]
+) -> dict[str, int]:
+    """How many heads there are where edits ask for them, at their paths and at what these hold."""
+    paths = {path for path, its in edited.items() for a in its if a.unit and a.unit.kind == "heads"}
     inside = [p for p in modules if any(p == path or p.startswith(f"{path}.") for path in paths)]
     return {path: heads for path in inside if (heads := heads_of(modules, path))}
 
@@ -404,7 +409,7 @@ def applied(network: nn.Module, variant: Variant, draws: Draws | None = None) ->
     differs: list[tuple[str, Tensor | bool]] = []
     swapped = {path for e in variant.edits if e.partners for path in e.touches}
     # Modules that change places need each other's weights as they were.
-    before = {(path, name): parameter.detach().clone() for path in swapped
+    before = {(path, name): parameter.detach().clone() for path in swapped & modules.keys()
               for name, parameter in modules[path].named_parameters(recurse=False)}  # fmt: skip
 
     def as_loaded(path: str, name: str) -> Tensor:
@@ -413,6 +418,7 @@ def applied(network: nn.Module, variant: Variant, draws: Draws | None = None) ->
         weights: Tensor = before[path, name]
         return weights
 
+    EDITED[id(network)] += 1
     try:
         with torch.no_grad():
             for item in touched(modules, variant):
@@ -429,6 +435,7 @@ def applied(network: nn.Module, variant: Variant, draws: Draws | None = None) ->
             yield changed
     finally:
         _restore(saved)
+        EDITED[id(network)] -= 1
 
 
 def _differs(one: Tensor, other: Tensor) -> Tensor | bool:
@@ -438,12 +445,14 @@ def _differs(one: Tensor, other: Tensor) -> Tensor | bool:
 
 def _restore(saved: list[tuple[nn.Parameter, Tensor]]) -> None:
     interrupted: KeyboardInterrupt | None = None
-    while saved:
+    while True:
         try:
-            with torch.no_grad():
-                # Its tensor may be another by now: offloaded networks move between devices.
-                saved[-1][0].data.copy_(saved[-1][1])
-            saved.pop()
+            while saved:
+                with torch.no_grad():
+                    # Its tensor may be another by now: offloaded networks move between devices.
+                    saved[-1][0].data.copy_(saved[-1][1])
+                saved.pop()
+            break
         except KeyboardInterrupt as error:  # restore first, stop then
             interrupted = error
     if interrupted is not None:

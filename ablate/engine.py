@@ -184,7 +184,7 @@ def _make(
     draws = Draws(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
     with _stoppable(pipeline), _Writer(store, pipeline) as writer:
         if pipeline.compiled and todo:
-            own.ran = _that_run(pipeline, todo)
+            own.ran = pipeline.told(pipeline.denoiser_name, _that_run(pipeline, todo))
         while queue:
             batch = size.take(queue)
             try:
@@ -235,13 +235,15 @@ def _compute(batch: Batch, pipeline: Pipeline, draws: Draws, size: Size) -> tupl
         Request(c.prompt, c.seed, c.point, within(job.encoding), within(job.decoding))
         for job, c in ((job, job.condition) for job in batch.jobs)
     ]
-    references = [Request(r.prompt, r.seed) for r in batch.references]
+    references = [Request(r.prompt, r.seed, shown=False) for r in batch.references]
     settings = batch.jobs[0].settings
     with denoised(batch, pipeline, draws, own) as moments:
         samples = pipeline.sample([*requests, *references], settings, moments, batch.frames)
-    if batch.by_rows and own.edited - own.ran:
+    weighed = {p for v in set(batch.variants) for e in v.edits if e.where == "weights"
+               for p in e.touches}  # fmt: skip
+    if batch.by_rows and weighed - own.ran:
         # Perhaps their weights are used without them being called.
-        raise NoRowsError(own.edited - own.ran)
+        raise NoRowsError(weighed - own.ran)
     for name in ("edited", "changed", "ran"):
         getattr(found, name).update(pipeline.told(pipeline.denoiser_name, getattr(own, name)))
     size.measured(batch, time.perf_counter() - began)
@@ -348,8 +350,17 @@ def _shots(cells: Sequence[Cell], pipeline: Pipeline) -> list[Shot]:
         identity = shared | variants[cell.variant] | _asked(cell.condition)
         if cell.condition.point is not None:  # whatever its description says
             del identity["prompt"]
+        identity |= _checkpoints(cell.variant, pipeline)
         shots.append(Shot(cell, chosen, key_of(identity | {"sampling": asdict(chosen)})))
     return shots
+
+
+def _checkpoints(variant: Variant, pipeline: Pipeline) -> dict[str, Any]:
+    """What tells the models that a variant blends with, if any."""
+    models = dict.fromkeys(e.checkpoint for e in variant.edits if e.checkpoint is not None)
+    if not models:
+        return {}
+    return {"checkpoints": {model: pipeline.checkpoint_fingerprint(model) for model in models}}
 
 
 def _asked(condition: Condition) -> dict[str, Any]:
@@ -369,6 +380,7 @@ def _record(shot: Shot, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]
         "axes": dict(cell.axes),
         "variant": cell.variant.name,
         **cell.variant.identity(),
+        **_checkpoints(cell.variant, pipeline),
         "component": pipeline.component,
         "condition": {**_asked(cell.condition), "sampling": asdict(shot.settings)},
         "size": [shot.settings.width, shot.settings.height],

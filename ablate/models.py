@@ -291,7 +291,9 @@ def find_device(wanted: str | None = None) -> torch.device:
 def find_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The dtype asked for; `auto` is 16 bit where the hardware is fast at it, else float32."""
     if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
+        dtype = getattr(torch, wanted, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ModelError(f"torch has no dtype `{wanted}`; use float32, float16 or bfloat16")
         return dtype
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16

@@ -267,7 +267,10 @@ def heads_along(path: str, line: Sequence[Any]) -> int:
     if not heads or line[i] is line[-1]:
         return heads
     inner = ".".join(path.split(".")[-(len(line) - 1 - i) :])
-    if not PROJECTIONS.search(inner):
+    # Where queries, keys and values, or more, are one projection, no head has a part of its own.
+    if not PROJECTIONS.search(inner) or re.search(r"qkv|mlp|in_proj$", inner):
+        return 0
+    if hasattr(layer, "to_qkv_mlp_proj"):
         return 0
     query = next(filter(None, (getattr(layer, n, None) for n in ("to_q", "q_proj"))), None)
     is_shared = re.search(r"(to_[kv]|[kv]_proj|add_[kv]_proj)$", inner)

@@ -44,6 +44,9 @@ KINDS = {
     "values": ("distribution", ("normal", "uniform")),
     "scores": ("by", ("magnitude", "random")),
 }
+# What else an edit says, in recipes and in images.
+RESERVED = ("op", "code", "modules", "component", "where", "params", "when", "unit", "dose", "with",
+            "partners", "checkpoint", "over", "distribution", "by")  # fmt: skip
 # Noise that is given: another module's, checkpoint's or reference's, or what the module ran on.
 GIVEN = ("partner", "checkpoint", "input", "mean", "resample")
 PART = 2**17  # entries of a large tensor that are edited at a time
@@ -80,11 +83,6 @@ class Op:
     most: float | None = None
     above: float | None = None
     counts_from: float | None = None
-
-    @property
-    def is_elementwise(self) -> bool:
-        """Whether each entry of the result depends on the same entry of tensor and noise alone."""
-        return not self.whole
 
     @property
     def is_random(self) -> bool:
@@ -131,6 +129,11 @@ def op(
     """
     kind_key, all_kinds = KINDS.get(draws or "", ("", ()))
     known = all_kinds if kinds is None else kinds
+
+    if "output" in places and draws not in (None, "values", "input", "mean", "resample"):
+        raise ValueError(f"an op of outputs cannot draw `{draws}`")
+    if strength in RESERVED:
+        raise ValueError(f"a strength cannot be named `{strength}`, which is taken")
 
     def register(function: Apply) -> Apply:
         name = function.__name__
@@ -466,7 +469,7 @@ def dosed(op: Op, tensor: Tensor, noise: Tensor, dose: float) -> Tensor:
 
 def _in_parts(op: Op, tensor: Tensor) -> bool:
     """Whether it pays: parts stay in a CPU's cache between one step of a formula and the next."""
-    return op.is_elementwise and tensor.device.type == "cpu" and tensor.is_contiguous()
+    return not op.whole and tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
 def _parts(op: Op, tensor: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -67,20 +67,22 @@ def altered(
     try:
         for path, applying in alterations.items():
             by_heads = [a for a in applying if a.unit is not None and a.unit.kind == "heads"]
-            whole = [a for a in applying if a not in by_heads]
-            ends = _projections(modules, path) if by_heads else []
-            for some, target in ((whole, path), *((by_heads, end) for end in ends)):
-                if not some:
-                    continue
-                hook = _Hook(
-                    path, target, some, rows, references, heads.get(target, 0), ran, changed
+            ends = [p for p in _projections(modules, path) if is_out_projection(p)]
+            before = by_heads if ends else []
+            after = [a for a in applying if a not in before]
+            for end in ends if before else ():
+                hook = _Hook(path, end, before, rows, references, heads.get(end, 0), ran, changed)
+                handles.append(
+                    modules[end].register_forward_pre_hook(hook.on_input, with_kwargs=True)
                 )
-                module = modules[target]
-                if some is by_heads and is_out_projection(target):
-                    handle = module.register_forward_pre_hook(hook.on_input, with_kwargs=True)
-                else:
-                    handle = module.register_forward_hook(hook.on_output, with_kwargs=True)
-                handles.append(handle)
+            if after:
+                hook = _Hook(path, path, after, rows, references, heads.get(path, 0), ran, changed)
+                # First of all: transformers' models take their hidden states by hooks as well.
+                handles.append(
+                    modules[path].register_forward_hook(
+                        hook.on_output, with_kwargs=True, prepend=True
+                    )
+                )
         yield
     finally:
         for handle in handles:
@@ -178,7 +180,7 @@ class _Hook:
         before = edited if whole else self.rows.take(edited, cells)
         rows = before.float()
         noise = self._noise(alteration, number, original, rows, own)
-        after = alteration.op.apply(rows, noise, alteration.strength)
+        after = _applied(alteration.op, rows, noise, alteration.strength)
         if alteration.unit is not None:
             if alteration.unit.kind == "heads" and not self.heads:
                 raise ScopeError(f"`{self.path}` has no heads")
@@ -209,6 +211,10 @@ class _Hook:
                 return (own if self.rows.cells == 1 else self.rows.take(own, cells)).float()
             case "mean" | "resample":
                 return self._referred(alteration, original)
+            case "values":
+                pass
+            case other:
+                raise ScopeError(f"`{alteration.op.name}` draws {other}, which outputs have not")
         per_row = tuple(range(1, rows.dim()))
         normal = self._drawn(alteration, number, rows)
         if alteration.kind == "uniform":
@@ -242,3 +248,12 @@ class _Hook:
         found = original.view(-1, self.rows.cells, *original.shape[1:])[:, cells].float().mean(1)
         # One for each of guidance's rows, for all cells of the edit.
         return found.repeat_interleave(len(alteration.cells), 0)
+
+
+def _applied(op: Op, rows: Tensor, noise: Tensor, strength: float) -> Tensor:
+    """An op on rows, each by itself where it asks for whole tensors."""
+    if not op.whole:
+        return op.apply(rows, noise, strength)
+    noises = noise if len(noise) else [noise] * len(rows)
+    pairs = zip(rows, noises, strict=True)
+    return torch.stack([op.apply(row, its, strength) for row, its in pairs])

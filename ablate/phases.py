@@ -105,6 +105,7 @@ def denoised(batch: Batch, pipeline: Pipeline, draws: Draws, found: Applied) -> 
             ]
             numbers = {history: i for i, history in enumerate(dict.fromkeys(past))}
             cells = [numbers[history] for history in past]
+            past[:] = cells
             distinct = [now[cells.index(i)] for i in range(len(numbers))]
             shared = cells if len(distinct) < len(cells) else None
             at = dict(zip(references, cells[len(batch) :], strict=True))

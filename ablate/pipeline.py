@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from ablate.sampling import (
     parts_of,
     sample,
 )
-from ablate.scope import DENOISERS
+from ablate.scope import DENOISERS, ScopeError
 from ablate.sources import Lora, Source
 from ablate.weights import weights_of
 
@@ -278,8 +278,6 @@ class Pipeline:
         seed and shape alone: it is drawn in float32 on the CPU.
         """
         scheduler = self.scheduler_of(settings.scheduler)
-        for part in (self.pipe, *parts_of(self.pipe)[-1:]):
-            part.scheduler = scheduler
         moments = moments or Moments()
         stop = Moments(moments.begin, moments.reach, lambda: self.stop() or moments.stop())
         options: dict[str, Any] = {
@@ -294,6 +292,9 @@ class Pipeline:
         if hasattr(self.pipe, "decoder_pipe"):  # which deprecates what its whole passes on to it
             options["callback_steps"] = None
         options = {name: value for name, value in options.items() if name in self._parameters}
+        parts = (self.pipe, *parts_of(self.pipe)[-1:])
+        for part in parts:
+            part.scheduler = scheduler
         try:
             return sample(
                 self.pipe,
@@ -306,6 +307,8 @@ class Pipeline:
             )
         except SamplingError as error:
             raise ModelError(f"`{self.model}`: {error}") from error
+        except ScopeError:
+            raise
         except (TypeError, ValueError) as error:
             if scheduler is self._own_scheduler:
                 raise
@@ -314,6 +317,9 @@ class Pipeline:
                 f"`{self.model}` cannot be sampled with {settings.scheduler} in"
                 f" {settings.num_inference_steps} steps: {first}"
             ) from error
+        finally:
+            for part in parts:
+                part.scheduler = self._own_scheduler
 
     @cached_property
     def _parameters(self) -> Mapping[str, Any]:
@@ -343,6 +349,11 @@ class Pipeline:
         """A parameter of another model, as it lies there; of which component, module, name."""
         found = weights_of(like(self.source, model), component or self.component)
         return found[f"{module}.{parameter}"]
+
+    @lru_cache(maxsize=8)  # noqa: B019, pipelines live as long as their process
+    def checkpoint_fingerprint(self, model: str) -> str:
+        """What tells a model that edits blend with."""
+        return identified(like(self.source, model))[1]
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""

@@ -346,7 +346,7 @@ class Edits:
             elif not denoising:
                 problem = f"{name} is at work once, not at every step; leave `when` out"
             # Which noise levels there are is for the scheduler to say.
-            elif edit.when.by != "t" and not edit.when.opens([0.0] * steps):
+            elif edit.when.by != "t" and not edit.when.opens(range(steps, 0, -1)):
                 said = {"steps": f"the first one named is {edit.when.first:g}, counted from 0"}
                 other = f"none begins within {edit.when.first:g} to {edit.when.last:g} of it"
                 problem = (
@@ -354,6 +354,8 @@ class Edits:
                 )
             if problem is not None:
                 raise RecipeError([Problem(problem, f"{key}.when.{edit.when.by}")])
+        if edit.unit is not None and edit.unit.kind == "heads" and edit.op == "identity":
+            raise RecipeError([Problem("a head has no input of its own to pass on", f"{key}.unit")])
         if edit.unit is not None:
             rows = {m.path: m for m in (*catalog, *catalog.blocks)}
             for path in edit.modules:

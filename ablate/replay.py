@@ -16,6 +16,7 @@ from ablate.edits import Edit, UnknownOpError, Variant
 from ablate.embeddings import Point
 from ablate.pipeline import Pipeline
 from ablate.plan import Cell, Condition
+from ablate.scope import ScopeError
 from ablate.sources import Source
 from ablate.store import StoreError, read_record
 
@@ -73,7 +74,7 @@ def pipeline_of(record: dict[str, Any], device: str | None = None) -> Pipeline:
         source = Source.from_json(record["model"])
         kind, _, commit = record["model"]["fingerprint"].partition(":")
         options = {"component": record["component"], "dtype": record["dtype"]}
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise StoreError(f"this record tells of no model that can be loaded: {error!r}") from error
     if kind == "commit":
         source = dataclasses.replace(source, revision=commit)
@@ -88,7 +89,12 @@ def replay(path: Path, pipeline: Pipeline | None = None, device: str | None = No
     record = read_record(path)
     cell = cell_of(record)
     pipeline = pipeline or pipeline_of(record, device)
-    key, pixels, _ = engine.make(cell, pipeline)
+    try:
+        key, pixels, _ = engine.make(cell, pipeline)
+    except ScopeError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: no cell can be made of what it tells: {error!r}") from error
     with Image.open(path) as image:
         before = np.asarray(image.convert("RGB"), dtype=int)
     alike = before.shape == pixels.shape

@@ -25,7 +25,7 @@ class RowMap:
     def __init__(self, cells: int) -> None:
         self.cells = cells
         self.rows = 0
-        self._indices: dict[tuple[int, ...], Tensor] = {}
+        self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
     def has(self, rows: int) -> None:
         """Told how many rows the network is called with."""
@@ -44,9 +44,9 @@ class RowMap:
 
     def index(self, cells: Sequence[int], device: torch.device) -> Tensor:
         """Row numbers of some cells, in the order of rows."""
-        key = tuple(cells)
+        key = (tuple(cells), device)
         if key not in self._indices:
-            rows = torch.arange(self.rows).view(-1, self.cells)[:, list(key)]
+            rows = torch.arange(self.rows).view(-1, self.cells)[:, list(cells)]
             self._indices[key] = rows.flatten().to(device)
         return self._indices[key]
 

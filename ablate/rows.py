@@ -216,7 +216,11 @@ class _Entry:
         self.whole = RowMap(len(self.cells))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        rows = next(v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        given = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim())
+        first_of_all = next(given, None)
+        if first_of_all is None:
+            raise NoRowsError(self.applied.edited)
+        rows = len(first_of_all)
         if not self.cells:
             self.batch.has(rows)
             return self.plain(*args, **kwargs)

@@ -25,10 +25,13 @@ import torch
 from torch import Tensor
 
 from ablate.embeddings import Point, embed
-from ablate.scope import AUTOENCODERS
+from ablate.estimates import estimate
+from ablate.scope import AUTOENCODERS, EDITED, number_of, rebuilt, tensors
 
 # Pixels decoded at once: more is no faster, and the autoencoder's memory grows with them.
 DECODED = {"cuda": 8 * 512 * 512, "mps": 2 * 512 * 512, "cpu": 16 * 64 * 64}
+
+KEPT = 256  # encoded prompts
 
 Context = Callable[[], AbstractContextManager[object]]
 
@@ -52,7 +55,8 @@ class Request:
     a batch share the settings.
 
     `encoding`, `decoding`: within what the prompt is encoded and the image decoded: the edits of
-    text encoders and of the autoencoder. Requests that share theirs give the same object.
+    text encoders and of the autoencoder. Requests that share theirs give the same object. `shown`:
+    whether its image is wanted; it is black otherwise.
     """
 
     prompt: str
@@ -60,6 +64,7 @@ class Request:
     point: Point | None = None
     encoding: Context | None = None
     decoding: Context | None = None
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,10 +155,11 @@ class _Call:
         self.here: dict[Any, Any] = {}  # encoded under edits: of use in this call only
         # The same generator goes on to schedulers that draw noise of their own at every step.
         self.generators = [torch.Generator().manual_seed(r.seed) for r in requests]
-        self.steps = 0
-        self.count = 0
+        self.calls = 0  # of the scheduler; some take several a step
+        self.levels: list[float] = []
         self.estimates: dict[int, Tensor] = {}
         self.finite: Tensor | None = None
+        self.finite_images: Tensor | None = None
         self.latents: Tensor | None = None
 
     def stand_in(self, stack: ExitStack) -> None:
@@ -200,7 +206,8 @@ class _Call:
     def _encoded(self, method: Any, given: Mapping[str, Any], number: int, prompt: str) -> Any:
         """What a method gives for one prompt of a list."""
         request = self.requests[number]
-        kept = self.kept if request.encoding is None else self.here
+        by_hand = any(EDITED[id(part)] for part in self.pipe.components.values())
+        kept = self.here if request.encoding is not None or by_hand else self.kept
         # A prior draws noise before the denoiser does, from the same generator.
         generator = self.generators[number] if "generator" in given else None
         start = generator.get_state() if generator is not None else None
@@ -218,6 +225,8 @@ class _Call:
                 with (request.encoding or nullcontext)():
                     found = method(**single)
                 kept[key] = found, generator.get_state() if generator is not None else None
+                if len(kept) > KEPT and kept is self.kept:
+                    del kept[next(iter(kept))]
             found, end = kept[key]
             if generator is not None:
                 generator.set_state(end)
@@ -236,9 +245,8 @@ class _Call:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
             highest = scheduler.config.get("num_train_timesteps", 1000)
-            levels = [float(t) / highest for t in scheduler.timesteps]
-            self.count = len(levels)
-            self.moments.begin(levels)
+            self.levels = [float(t) / highest for t in scheduler.timesteps]
+            self.moments.begin(self.levels)
             self.moments.reach(0)
             return result
 
@@ -249,7 +257,8 @@ class _Call:
 
         @functools.wraps(method)
         def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kw: Any) -> Any:
-            wanted = self.steps + 1 in self.frames
+            ends = self._ended()
+            wanted = ends in self.frames
             asked = kw | {"return_dict": True} if wanted else kw
             result = method(model_output, timestep, sample, *args, **asked)
             latents: Tensor = result[0]
@@ -257,12 +266,12 @@ class _Call:
             self.finite = finite if self.finite is None else self.finite & finite
             if self.moments.stop():
                 raise Stopped
-            if wanted:
-                found = estimate(scheduler, self.steps, model_output, timestep, sample, result)
-                self.estimates[self.steps + 1] = found.to(latents.dtype)
-            self.steps += 1
-            self.moments.reach(self.steps)
-            if self.steps == self.count and self.estimates:
+            if wanted and ends is not None:
+                found = estimate(scheduler, self.calls, model_output, timestep, sample, result)
+                self.estimates[ends] = found.to(latents.dtype)
+            self.calls += 1
+            self.moments.reach(self.calls)
+            if self.calls == len(self.levels) and self.estimates:
                 # The rest of the pipeline, which only decodes, takes them for a larger batch.
                 latents = torch.cat([latents, *self.estimates.values()])
             if kw.get("return_dict", True):
@@ -272,6 +281,13 @@ class _Call:
 
         return step
 
+    def _ended(self) -> int | None:
+        """How many steps are done with the call that is under way; None within one."""
+        here, levels = self.calls, self.levels
+        if here + 1 < len(levels) and levels[here + 1] == levels[here]:
+            return None
+        return number_of(here, levels) + 1 if here < len(levels) else None
+
     # ------------------------------------------------------------ decoding
 
     def _decoding(self, method: Any) -> Callable[..., Any]:
@@ -280,19 +296,26 @@ class _Call:
         @functools.wraps(method)
         def decode(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
             self.latents = latents
-            out = []
+            out, shown = [], []
             for context, rows in self._decoded_together(latents):
                 with (context or nullcontext)():
-                    out.append(method(latents[rows[0] : rows[-1] + 1], *args, **kwargs))
-            return joined(out, batched=True)
+                    out.append(method(latents[rows], *args, **kwargs))
+                shown += rows
+            found = joined(out, batched=True)
+            images = [_placed(image, shown, len(latents)) for image in tensors(found)]
+            self.finite_images = torch.isfinite(images[0]).flatten(1).all(1)
+            return rebuilt(found, iter(images))
 
         return decode
 
     def _decoded_together(self, latents: Tensor) -> Iterator[tuple[Context | None, list[int]]]:
-        """Consecutive rows that are decoded within one context, and not too many of them."""
+        """Rows that are decoded within one context, and not too many of them; those of requests
+        that are not shown are left out."""
         most = max(1, DECODED.get(latents.device.type, self.pixels) // self.pixels)
         rows: list[int] = []
         for row in range(len(latents)):
+            if not self.requests[row % len(self.requests)].shown:
+                continue
             context = self.requests[row % len(self.requests)].decoding
             before = self.requests[rows[-1] % len(self.requests)].decoding if rows else None
             if rows and (len(rows) == most or context is not before):
@@ -304,6 +327,12 @@ class _Call:
     def samples(self, images: np.ndarray) -> Samples:
         """All images, those of frames taken apart from the finished ones."""
         count = len(self.requests)
+        if not self.calls or self.calls != len(self.levels):
+            kind = type(self.pipe).__name__
+            raise SamplingError(
+                f"how a {kind} samples cannot be followed: it took {self.calls} steps of"
+                f" {len(self.levels)}"
+            )
         if self.frames - self.estimates.keys() or len(images) != count * (1 + len(self.estimates)):
             kind = type(self.pipe).__name__
             raise SamplingError(f"how a {kind} comes to its image cannot be shown step by step")
@@ -314,6 +343,8 @@ class _Call:
             images[~np.isfinite(numbers).reshape(len(numbers), -1).all(1)] = np.nan
         else:
             numbers = images.transpose(0, 3, 1, 2)
+        if self.finite_images is not None:
+            images[~self.finite_images.cpu().numpy()] = np.nan
         if self.finite is not None:
             images[:count][~self.finite.cpu().numpy()] = np.nan
         parts = [slice(count * i, count * (i + 1)) for i in range(1 + len(self.estimates))]
@@ -412,6 +443,15 @@ def joined(rows: Sequence[Any], batched: bool = False) -> Any:
     return first
 
 
+def _placed(rows: Tensor, numbers: Sequence[int], count: int) -> Tensor:
+    """Some rows of a batch of so many; the others are 0."""
+    if len(numbers) == count:
+        return rows
+    whole = rows.new_zeros(count, *rows.shape[1:])
+    whole[list(numbers)] = rows
+    return whole
+
+
 def _filled(row: Tensor, length: int) -> Tensor:
     missing = row.new_zeros(row.shape[0], length - row.shape[1], *row.shape[2:])
     return torch.cat([row, missing], dim=1)
@@ -443,45 +483,3 @@ def _pointed(point: Point, encode: Callable[[str], Any]) -> Any:
         return embed(point, lambda text: {"": by_text[text]})[""]
 
     return mixed(list(found.values()))
-
-
-# ---------------------------------------------------------------- estimates
-
-
-def estimate(
-    scheduler: Any, number: int, model_output: Tensor, timestep: Any, sample: Tensor, result: Any
-) -> Tensor:
-    """The finished latents as they look after a step; of a scheduler that tells none, the latents
-    as they are."""
-    for name in ("pred_original_sample", "denoised"):
-        told: Tensor | None = getattr(result, name, None)
-        if told is not None:
-            return told
-    cumulative, sigmas = getattr(scheduler, "alphas_cumprod", None), scheduler_sigmas(scheduler)
-    if sigmas is not None:
-        # Flow matching: x_t = (1 - sigma) x_0 + sigma * noise, and the network tells noise - x_0
-        # (Lipman et al. 2023, Flow matching for generative modeling).
-        sigma = sigmas[number].to(sample.device)
-        return sample.float() - sigma * model_output.float()
-    # Of those that tell no estimate and work on latents of unit variance: eq. 9 of Song et al.
-    # 2021 (Denoising diffusion implicit models), and its form for v-prediction.
-    kind = scheduler.config.get("prediction_type")
-    unit = float(getattr(scheduler, "init_noise_sigma", 0)) == 1
-    if cumulative is not None and unit and kind in ("epsilon", "v_prediction"):
-        alpha = cumulative.to(sample.device)[int(timestep)]
-        signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
-        if kind == "v_prediction":
-            v_estimate: Tensor = signal * sample - noise * model_output
-            return v_estimate
-        estimated: Tensor = (sample - noise * model_output) / signal
-        return estimated
-    latents: Tensor = result[0]
-    return latents
-
-
-def scheduler_sigmas(scheduler: Any) -> Tensor | None:
-    """The noise levels of a flow-matching scheduler, one a step; None of any other."""
-    if type(scheduler).__name__.startswith("FlowMatchEuler"):
-        sigmas: Tensor = scheduler.sigmas
-        return sigmas
-    return None

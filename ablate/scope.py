@@ -4,6 +4,7 @@ that an edit of outputs takes its values from."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,14 +35,25 @@ def phase_of(component: str) -> Phase:
     return "decoding" if component in AUTOENCODERS else "encoding"
 
 
+def number_of(call: int, levels: Sequence[float]) -> int:
+    """The number of the step that a call of the scheduler belongs to: some schedulers take several
+    at one noise level."""
+    return sum(levels[i] != levels[i - 1] for i in range(1, call + 1))
+
+
+# Networks, by `id`, that are edited in place at the moment: what was computed of them before and
+# will be afterwards does not hold meanwhile.
+EDITED: Counter[int] = Counter()
+
+
 @dataclass(frozen=True)
 class When:
     """A window of the sampling, from `first` to `last`.
 
-    `by`: `steps`, by number, counted from 0, both ends in it; `fraction`, by the part of the
-    sampling that is done before a step, 0 to 1; `t`, by noise level, the timestep over the number
-    of timesteps in training: 1 is noise alone, 0 none. Windows of the last two that meet share no
-    step.
+    `by`: `steps`, by number, counted from 0, both ends in it (calls of the network at one noise
+    level are one step); `fraction`, by the part of the sampling that is done before a step, 0 to 1;
+    `t`, by noise level, the timestep over the number of timesteps in training: 1 is noise alone, 0
+    none. Windows of the last two that meet share no step.
     """
 
     by: By
@@ -51,7 +63,7 @@ class When:
     def holds(self, step: int, levels: Sequence[float]) -> bool:
         """Whether it is open at a step of a sampling with these noise levels."""
         if self.by == "steps":
-            return self.first <= step <= self.last
+            return self.first <= number_of(step, levels) <= self.last
         if self.by == "fraction":
             done = step / len(levels)
             return self.first <= done < self.last or (self.last >= 1 and done >= self.first)
@@ -69,6 +81,8 @@ class When:
     @classmethod
     def from_json(cls, told: Mapping[str, Sequence[float]]) -> When:
         ((by, (first, last)),) = told.items()
+        if by not in BY:
+            raise ValueError(f"there are no windows by `{by}`")
         return cls(next(b for b in BY if b == by), first, last)
 
     def __str__(self) -> str:
@@ -90,12 +104,16 @@ class Unit:
     @classmethod
     def from_json(cls, told: Mapping[str, Sequence[int]]) -> Unit:
         ((kind, numbers),) = told.items()
+        if kind not in UNITS:
+            raise ValueError(f"there are no units `{kind}`")
         return cls(kind, tuple(numbers))
 
     def entries(self, size: int, heads: int) -> list[int]:
         """The entries that belong to it of a dimension of so many channels."""
         if self.kind == "channels":
             found = list(self.numbers)
+        elif not heads:
+            raise ScopeError("there are no heads to tell apart")
         else:
             each = size // heads
             found = [n * each + i for n in self.numbers for i in range(each)]
@@ -135,8 +153,12 @@ def weight_entries(
 
 def channel_dim(module: nn.Module, tensor: Tensor) -> int:
     """Which dimension of a module's output holds its channels."""
-    first = isinstance(module, nn.GroupNorm | nn.modules.conv._ConvNd) or tensor.dim() >= 4
-    return 1 if first and not isinstance(module, nn.Linear | nn.LayerNorm) else tensor.dim() - 1
+    if isinstance(module, nn.GroupNorm | nn.modules.conv._ConvNd):
+        return 1
+    # Of what has a number a channel it is the last, as in linear layers; blocks give images.
+    weight = getattr(module, "weight", None)
+    last = isinstance(module, nn.Linear) or (isinstance(weight, Tensor) and weight.dim() == 1)
+    return tensor.dim() - 1 if last or tensor.dim() < 4 else 1
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from families import save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from ablate import Edit, Variant, applied, lab
 from ablate.drift import MeasuredCell
 from ablate.pipeline import Pipeline
-from ablate.recipe import Recipe, RecipeError
+from ablate.recipe import Recipe, RecipeError, Sampling
 from ablate.replay import replay
 from ablate.sampling import Request
 from ablate.scope import ScopeError, Unit, When
@@ -573,3 +576,116 @@ def test_heads_of_joint_attention_are_those_of_both_streams(
     (cell,) = edited(lab.run(recipe, folder / "run", pipeline=pipeline))
     assert same(cell, expected)
     assert cell.drift["rmse"] > 0
+
+
+# ---------------------------------------------------------------- where edits could be missed
+
+
+def test_hidden_states_are_taken_after_edits(tiny: Pipeline) -> None:
+    """Pipelines read a text encoder's hidden states, which it takes by hooks of its own."""
+    config = CLIPTextConfig(vocab_size=50, hidden_size=32, intermediate_size=64,
+                            num_hidden_layers=3, num_attention_heads=2)  # fmt: skip
+    encoder = CLIPTextModel(config).eval()
+    tokens = torch.arange(8).view(1, 8)
+    encoder(tokens, output_hidden_states=True)  # its hooks are there from now on
+    path = next(n for n, _ in encoder.named_modules() if n.endswith("layers.1"))
+    edit = Edit("zero", (path,), where="output")
+    with applied(encoder, Variant("v", (edit,))):
+        states = encoder(tokens, output_hidden_states=True).hidden_states
+    assert states[1].any()
+    assert not states[2].any()
+
+
+def test_channels_of_what_normalizes_heads_are_no_tokens() -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6))
+
+        def forward(self, states: Tensor) -> Tensor:
+            return states * self.weight
+
+    network = nn.Sequential(Norm())
+    edit = Edit("zero", ("0",), where="output", unit=Unit("channels", (4,)))
+    with applied(network, Variant("v", (edit,))):
+        output = network(torch.ones(2, 5, 3, 6))  # batch, tokens, heads, width
+    assert not output[..., 4].any()
+    assert output.sum() == 2 * 5 * 3 * 5
+
+
+def test_prompts_are_encoded_anew_while_their_encoder_is_edited(tiny: Pipeline) -> None:
+    settings = tiny.settings(Sampling(num_inference_steps=2))
+    request = [Request("a prompt of its own", 0)]
+    (before,) = tiny.sample(request, settings).images
+    encoder = tiny.networks["text_encoder"]
+    with applied(encoder, Variant("v", (Edit.on(encoder, "randomize", "*"),))):
+        (during,) = tiny.sample(request, settings).images
+        tiny.sample([Request("another of its own", 0)], settings)
+    (after,) = tiny.sample(request, settings).images
+    assert not np.array_equal(during, before)
+    assert np.array_equal(after, before)
+    edit = Edit.on(encoder, "randomize", "*")
+    (other,) = tiny.sample([Request("another of its own", 0)], settings).images
+    with applied(encoder, Variant("v", (edit,))):
+        (changed,) = tiny.sample([Request("another of its own", 0)], settings).images
+    assert not np.array_equal(other, changed)
+
+
+def test_an_image_that_is_not_finite_is_told_as_such(run: RunIt, build: Build) -> None:
+    edit = {"scale": {"component": "vae", "modules": "decoder.conv_out", "factor": 3.0e38}}
+    (cell,) = edited(run(build(edits=[edit])))
+    assert cell.record()["state"] == "nan"
+
+
+def test_a_module_that_never_runs_is_told_and_not_refused(run: RunIt, build: Build) -> None:
+    result = run(
+        build(
+            component="vae",
+            edits=[{"zero": {"modules": "encoder.mid_block", "where": "output"}}],
+        )
+    )
+    assert result.summary.quiet == {"encoder.mid_block": "never ran"}
+
+
+def test_steps_are_the_samplings_own_where_a_scheduler_takes_two_calls(
+    run: RunIt, build: Build
+) -> None:
+    windows = [{"steps": [0, 1]}, {"fraction": [0, 1]}, {"steps": [0, 0]}, {"steps": [1, 1]}]
+    recipe = build(
+        sampling={"num_inference_steps": 2, "scheduler": "heun"},
+        axes={"w": {"windows": windows}},
+        edits=[{"zero": {"modules": BLOCK, "where": "output", "when": "$w"}}],
+    )
+    _, both, all_of_it, first, second = map(shown, run(recipe))
+    assert np.array_equal(both, all_of_it)
+    assert not np.array_equal(first, both)
+    assert not np.array_equal(second, both)
+    strip = build(
+        sampling={"num_inference_steps": 2, "scheduler": "heun"}, axes={"steps": {"values": [1, 2]}}
+    )
+    early, late = map(shown, run(strip, "strip"))
+    assert not np.array_equal(early, late)
+
+
+def test_a_neutral_edit_of_outputs_leaves_what_is_not_finite(tiny: Pipeline) -> None:
+    network = nn.Sequential(nn.Identity())
+    edit = Edit("mix_noise", ("0",), 0.0, where="output")
+    given = torch.tensor([[1.0, float("inf")]])
+    with applied(network, Variant("v", (edit,))):
+        assert torch.equal(network(given), given)
+
+
+def test_a_blend_is_known_by_the_weights_that_it_blends_with(
+    run: RunIt, build: Build, tiny_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    recipe = build(edits=[{"blend": {"modules": "*", "amount": 0.5, "with": str(other)}}])
+    (cell,) = edited(run(recipe))
+    file = other / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, file)
+    fresh = Pipeline.load(str(tiny_folder), device="cpu", dtype="float32")
+    result = run(recipe, pipeline=fresh)
+    assert {c.path.stem for c in edited(result)}.isdisjoint({cell.path.stem})
+    assert result.summary.computed == 1

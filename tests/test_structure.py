@@ -19,9 +19,10 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 BELOW = [
     "ops", "code", "modules", "catalog", "inputs", "skeletons", "scope", "document", "embeddings",
     "spaces", "axes", "specs", "references", "recipe", "schema", "rowmap", "outputs", "edits",
-    "rows", "sweep", "plan", "store", "models", "weights", "sampling", "pipeline", "batches",
-    "phases", "processes", "engine", "metrics", "effects", "looks", "drift", "classes", "concepts",
-    "page", "sheets", "report", "replay", "export", "matching", "compare", "sources", "loading",
+    "rows", "sweep", "plan", "store", "models", "weights", "estimates", "sampling", "pipeline",
+    "batches", "phases", "processes", "engine", "metrics", "effects", "looks", "drift", "classes",
+    "concepts", "page", "sheets", "report", "replay", "export", "matching", "compare", "sources",
+    "loading",
 ]  # fmt: skip
 # What pictures are drawn from: a run's folder and what was measured of it.
 PICTURED = ["modules", "store", "drift", "page"]
@@ -61,7 +62,8 @@ LAYERS: dict[str, list[str]] = {
     "sources": [],
     "loading": ["models", "scope", "sources", "bundled"],
     "weights": ["loading", "models", "sources"],
-    "sampling": ["embeddings", "scope"],
+    "estimates": [],
+    "sampling": ["embeddings", "estimates", "scope"],
     "pipeline": [
         "catalog", "loading", "modules", "models", "sampling", "scope", "sources", "weights",
     ],
@@ -72,7 +74,9 @@ LAYERS: dict[str, list[str]] = {
         "plan", "edits", "rows", "rowmap", "scope", "models", "modules", "sampling", "pipeline",
         "batches", "phases", "processes", "store",
     ],
-    "replay": ["sources", "axes", "edits", "embeddings", "engine", "pipeline", "plan", "store"],
+    "replay": [
+        "axes", "edits", "embeddings", "engine", "pipeline", "plan", "scope", "sources", "store",
+    ],
     "export": ["catalog", "edits", "models", "pipeline", "replay", "store", "ablate"],
     "metrics": [],
     "effects": ["store"],
