@@ -10,6 +10,7 @@ import difflib
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -27,6 +28,7 @@ from ablate.modules import (
     role_of_block,
     stage_of,
 )
+from ablate.scope import tensors
 
 Selector = str | Mapping[str, Any] | Sequence[Any]
 FIELDS = ("kind", "role", "stage", "block")
@@ -50,8 +52,9 @@ def catalog(network: nn.Module, run: Callable[[], object] | None = None) -> Cata
     held = {outer for path in owners for outer in _outer(path) if outer != path and outer}
     holders = {path: module for path, module in modules.items() if path in held}
     first: dict[str, int] = {}
+    passes: dict[str, bool] = {}
     if run is not None:
-        for path in _calls({**owners, **holders}, run):
+        for path in _calls({**owners, **holders}, run, passes):
             first.setdefault(path, len(first))
         holders = {path: module for path, module in holders.items() if path in first}
     else:
@@ -68,7 +71,8 @@ def catalog(network: nn.Module, run: Callable[[], object] | None = None) -> Cata
         _block(number, path, modules, inside[path])
         for number, path in enumerate(_ordered(holders, first))
     )
-    return Catalog(leaves, tuple(blocks))
+    found = ((replace(m, passes=passes.get(m.path)) for m in some) for some in (leaves, blocks))
+    return Catalog(*map(tuple, found))
 
 
 def _outer(path: str) -> Iterator[str]:
@@ -136,13 +140,29 @@ def _block(
     )
 
 
-def _calls(found: Mapping[str, nn.Module], run: Callable[[], object]) -> Iterable[str]:
+def _calls(
+    found: Mapping[str, nn.Module], run: Callable[[], object], passes: dict[str, bool]
+) -> Iterable[str]:
+    """Paths in the order of calls. `passes`: filled with which could pass their input on."""
     calls: list[str] = []
     handles = []
+
+    def compare(path: str, given: object, output: object) -> None:
+        shapes = [tensor.shape for tensor in tensors(given)]
+        passes[path] = all(tensor.shape in shapes for tensor in tensors(output))
+
     try:
         for path, module in found.items():
             handles.append(
                 module.register_forward_pre_hook(lambda _m, _args, path=path: calls.append(path))
+            )
+            handles.append(
+                module.register_forward_hook(
+                    lambda _m, args, kwargs, output, path=path: compare(
+                        path, (args, kwargs), output
+                    ),
+                    with_kwargs=True,
+                )
             )
         with torch.no_grad():
             run()

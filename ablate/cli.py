@@ -151,11 +151,12 @@ def _some(paths: Collection[str]) -> str:
 def _report_quiet(quiet: dict[str, str]) -> None:
     for what, meaning in (
         ("never ran", "never ran while sampling"),
-        ("unchanged", "were edited but not changed: their edit leaves them as they are"),
+        ("unchanged", "edited but not changed: the edit leaves such weights as they are"),
     ):
         paths = [path for path, found in quiet.items() if found == what]
         if paths:
-            click.echo(f"{len(paths)} modules {meaning}: {_some(paths)}")
+            many = "modules" if len(paths) > 1 else "module"
+            click.echo(f"{len(paths)} {many} {meaning}: {_some(paths)}")
 
 
 @main.command()

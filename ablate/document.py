@@ -108,7 +108,7 @@ class Document:
         """Put a value in the place that a dotted key names; numbers count from 0 in lists."""
         if data is None:
             return
-        *parents, last = key.split(".")
+        *parents, last = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
         path: KeyPath = ()
         place = data
         for part in parents:
@@ -186,7 +186,8 @@ class Document:
         if value in known:
             return str(value)
         hint = did_you_mean(value, known) if isinstance(value, str) else ""
-        self.wrong(path, f"must be one of {', '.join(known)}, not {kind_of(value)}{hint}")
+        which = f"one of {', '.join(known)}" if len(known) > 1 else f"`{known[0]}`"
+        self.wrong(path, f"must be {which}, not {kind_of(value)}{hint}")
         return known[0]
 
     def items(self, value: Any, path: KeyPath, what: str) -> list[Any]:

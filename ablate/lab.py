@@ -97,9 +97,12 @@ def read(
     """A recipe file and all of its mistakes, those that only its model shows included."""
     draft = recipe.read(path, overrides, allow_code=allow_code)
     problems = list(draft.problems)
-    named: dict[str | None, Problem] = {None: draft.locate(Problem("", "model"))}
+    key = "component" if draft.component is not None else "model"
+    named: dict[str | None, Problem] = {None: draft.locate(Problem("", key))}
     for chosen in draft.selectors:
-        named.setdefault(chosen.component, chosen.place)
+        # It stands beside the selector.
+        key = f"{chosen.place.key.removesuffix('.modules').removesuffix('.with')}.component"
+        named.setdefault(chosen.component, dataclasses.replace(chosen.place, key=key))
     for i, edit in enumerate(draft.recipe.edits if draft.recipe is not None else ()):
         key = f"edits[{i}].{edit.op}.component"
         named.setdefault(edit.component, draft.locate(Problem("", key)))

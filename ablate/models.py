@@ -232,7 +232,10 @@ def _component_config(source: Source, component: str | None) -> dict[str, Any]:
         if config is not None:
             return config
     what = f"no component `{component}`" if component else "no denoiser (`unet`, `transformer`)"
-    there = f"{did_you_mean(component or '', present)}; it has {', '.join(present)}"
+    other = ("scheduler", "tokenizer", "processor", "feature_extractor", "safety_checker")
+    networks = [name for name in present if not any(word in name for word in other)]
+    near = did_you_mean(component or "", networks).rstrip("?")
+    there = f"{near}; it has {', '.join(networks)}"
     raise ModelError(f"`{source.model}` has {what}{there if present else ''}")
 
 

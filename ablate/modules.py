@@ -25,6 +25,7 @@ class ModuleInfo:
     A row may also be a block, a module that holds others. Its `parameters` are all those inside;
     its `stage` is theirs, or `several`; its `role` is theirs when they have one beside norms,
     modulation, time and skip (`self_attention` of an attention layer, `resnet`), else `block`.
+    `passes`: whether what it gives has the shape of what it is given; None where it was never run.
     """
 
     number: int
@@ -36,6 +37,7 @@ class ModuleInfo:
     parameters: int
     channels: int = 0
     heads: int = 0
+    passes: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -269,7 +269,8 @@ class Edits:
             over=self._over(spec),
         )
         if edit.modules:
-            self._possible(edit, assignment, catalog, key)
+            axis_key = f"axes.{spec.when.axis}.windows" if isinstance(spec.when, Ref) else None
+            self._possible(edit, assignment, catalog, key, axis_key)
         return edit
 
     def _component(self, spec: EditSpec, key: str) -> str | None:
@@ -330,9 +331,17 @@ class Edits:
         return tuple(Reference(prompt, seed) for prompt in prompts for seed in seeds)
 
     def _possible(
-        self, edit: Edit, assignment: Mapping[str, Any], catalog: Catalog, key: str
+        self,
+        edit: Edit,
+        assignment: Mapping[str, Any],
+        catalog: Catalog,
+        key: str,
+        where_from: str | None,
     ) -> None:
-        """Raises `RecipeError` where an edit cannot be made where or when it is to be."""
+        """Raises `RecipeError` where an edit cannot be made where or when it is to be.
+
+        `where_from`: the axis that its window comes from, if it comes from one.
+        """
         name = edit.component or self.networks.name
         denoising = self.networks.phase(edit.component) == "denoising"
         if edit.over and not denoising:
@@ -353,13 +362,18 @@ class Edits:
                     f"never holds: sampling has {steps} steps, and {said.get(edit.when.by, other)}"
                 )
             if problem is not None:
-                raise RecipeError([Problem(problem, f"{key}.when.{edit.when.by}")])
+                place = f"{key}.when.{edit.when.by}"
+                raise RecipeError([Problem(problem, where_from or place)])
+        infos = {m.path: m for m in (*catalog, *catalog.blocks)}
+        for path in edit.modules if OPS[edit.op].draws == "input" else ():
+            if infos[path].passes is False:
+                problem = f"`{path}` gives another shape than it is given, and cannot pass that on"
+                raise RecipeError([Problem(problem, f"{key}.modules")])
         if edit.unit is not None and edit.unit.kind == "heads" and edit.op == "identity":
             raise RecipeError([Problem("a head has no input of its own to pass on", f"{key}.unit")])
         if edit.unit is not None:
-            rows = {m.path: m for m in (*catalog, *catalog.blocks)}
             for path in edit.modules:
-                there = getattr(rows[path], edit.unit.kind)
+                there = getattr(infos[path], edit.unit.kind)
                 last = max(edit.unit.numbers)
                 if last >= there and (there or edit.unit.kind == "heads"):
                     many = f"{there} {edit.unit.kind}" if there else f"no {edit.unit.kind}"

@@ -58,7 +58,8 @@ class RowMap:
         if not self.fits(value) or len(cells) == self.cells:
             return value
         if len(cells) == 1:
-            return value[cells[0] :: self.cells]
+            # In one piece: of rows that are not, linear layers round their bias by itself.
+            return value[cells[0] :: self.cells].contiguous()
         return value.index_select(0, self.index(cells, value.device))
 
     def put(self, whole: Tensor, rows: Tensor, cells: Sequence[int]) -> None:

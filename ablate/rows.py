@@ -239,11 +239,10 @@ class _Entry:
         return self._spread(out)
 
     def _taken(self, value: Any, cells: Sequence[int]) -> Any:
-        """The rows of some cells; networks may ask of their inputs that they lie in one piece."""
+        """The rows of some cells, in what holds tensors as well."""
         if type(value) is dict:
             return {name: self._taken(item, cells) for name, item in value.items()}
-        taken = self.whole.take(value, cells)
-        return taken.contiguous() if isinstance(taken, Tensor) else taken
+        return self.whole.take(value, cells)
 
     def _spread(self, out: Any) -> Any:
         """Every cell's rows, from those of its variant."""

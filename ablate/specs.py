@@ -106,6 +106,11 @@ class EditReader(AxisReader):
         if not isinstance(body, dict):
             self.mapping(body, path, keys_of(op))
             return None
+        strengths = {other.strength for other in OPS.values()} - set(keys_of(op))
+        for key in [key for key in body if key in strengths]:
+            takes = f"takes `{op.strength}`" if op.strength else "has no strength"
+            self.wrong((*path, key), f"`{name}` {takes}")
+        body = {key: value for key, value in body.items() if key not in strengths}
         body = {k: v for k, v in self.mapping(body, path, keys_of(op)).items() if k in keys_of(op)}
         component = (
             self.text(body["component"], (*path, "component")) if "component" in body else None
@@ -120,7 +125,8 @@ class EditReader(AxisReader):
             self.wrong(path, '`modules` is missing; `"*"` selects all')
         elif not isinstance(modules, Ref):
             place = (*path, "modules")
-            modules = self.selector(modules, place, component, blocks=where == "output")
+            blocks = body.get("where", "weights") != "weights"
+            modules = self.selector(modules, place, component, blocks=blocks)
         params = None
         if "params" in body:
             params = self.choice(body["params"], (*path, "params"), PARAMS)

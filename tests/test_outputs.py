@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -259,12 +260,19 @@ def test_identity_passes_the_input_on(run: RunIt, build: Build, plain: Any) -> N
     assert not same(cell, image(plain))
 
 
-def test_identity_needs_an_input_of_the_outputs_shape(
-    tiny: Pipeline, build: Build, tmp_path: Path
-) -> None:
+def test_identity_needs_an_input_of_the_outputs_shape(tiny: Pipeline, build: Build) -> None:
     recipe = build(edits=[{"identity": {"modules": "conv_in", "where": "output"}}])
-    with pytest.raises(ScopeError, match=r"identity: no input has the shape .* `conv_in` gives"):
-        lab.run(recipe, tmp_path / "run", pipeline=tiny)
+    message = (
+        "edits[0].identity.modules: `conv_in` gives another shape than it is given, and cannot"
+    )
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        lab.resolve(recipe)
+    edit = Edit("identity", ("conv_in",), where="output")
+    with (
+        applied(tiny.denoiser, Variant("v", (edit,))),
+        pytest.raises(ScopeError, match=r"identity: no input has the shape .* `conv_in` gives"),
+    ):
+        tiny.denoiser.get_submodule("conv_in")(torch.zeros(1, 4, 8, 8))
 
 
 @pytest.mark.parametrize("path", [BLOCK, CONV])

@@ -34,7 +34,7 @@ LAYERS: dict[str, list[str]] = {
     "__main__": ["cli"],
     "ops": [],
     "modules": [],
-    "catalog": ["modules"],
+    "catalog": ["modules", "scope"],
     "store": ["modules"],
     "page": [],
     "embeddings": [],

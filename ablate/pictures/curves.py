@@ -312,7 +312,7 @@ def _together(
         if line in named:
             color = _color(lines, line)
             drawn.append(drawing.line([(x + 4, y), (right + 14, place)], color, 1, opacity=0.5))
-            (label,) = drawing.fit(line.label, 18, 420) or [""]
+            label = drawing.ending(line.label, 18, 420)
             drawn.append(drawing.text(right + 20, place + 6, label, 18, color, bold=True))
             widest = max(widest, drawing.length(label, 18, True))
     return drawn, right + max(20 + widest, 0) + MARGIN, frame.y + frame.height + 52
@@ -330,7 +330,7 @@ def _apart(
         plot = replace(frame, x=x, y=y, width=wide, height=tall)
         drawn.append(plot.axes(14, measure.in_floors))
         drawn.append(plot.line(line, INK if line.is_mean else LINES[0], 2.2, True))
-        (label,) = drawing.fit(line.label, 17, wide) or [""]
+        label = drawing.ending(line.label, 17, wide)
         drawn.append(drawing.text(x, y - 16, label, 17, bold=True))
     rows = math.ceil(len(lines) / across)
     width = frame.x + across * (wide + 90) - 90 + MARGIN
@@ -361,6 +361,6 @@ def _strip(
         drawn.append(drawing.element("g", told, picture, data_cell=key))
     if line.label:
         end = frame.x + frame.width + side / 2 + 14
-        (label,) = drawing.fit(line.label, 15, 320) or [""]
+        label = drawing.ending(line.label, 15, 320)
         drawn.append(drawing.text(end, y + side / 2 + 5, label, 15, color, bold=True))
     return "".join(drawn), side + 14

@@ -93,6 +93,15 @@ def fit(words: str, size: float, width: float, most: int = 1) -> list[str]:
     return wrap(clean(_legal(words)), typeface(MEASURED), width * MEASURED / size, most)
 
 
+def ending(words: str, size: float, width: float) -> str:
+    """One line of type no wider than `width`; what does not fit is elided at its start, where
+    module paths are alike."""
+    words, shown = clean(_legal(words)), 0
+    while length("…" * bool(shown) + words[shown:], size, bold=True) > width and words[shown:]:
+        shown += 1
+    return "…" * bool(shown) + words[shown:]
+
+
 def paragraph(
     x: float, y: float, words: str, size: float, width: float, color: Color = MUTED
 ) -> tuple[str, float]:

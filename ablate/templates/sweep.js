@@ -17,7 +17,7 @@ function readAxis(axis, index, cells) {
   const numeric = axis.values.every((value) => typeof value === "number");
   const paths =
     axis.labels.length > 1 &&
-    axis.labels.every((label) => /^[A-Za-z_][\w.]*$/.test(label)) &&
+    axis.labels.every((label) => /^[A-Za-z_][\w.]*( (head|channel) \d+)?$/.test(label)) &&
     axis.labels.some((label) => label.includes("."));
   return {
     ...axis,
