@@ -41,15 +41,17 @@ def svg(run: Run, metric: str | None = None) -> str | None:
 
     None where no axis has three numbers or more, or nothing was measured.
     """
-    name, cells = measuring.strength(run), drift.read(run)
+    cells = drift.read(run)
     measure = measuring.choose(cells, metric)
-    if name is None or measure is None:
-        return None
     axes = {axis.name: axis for axis in run.axes()}
-    lines = _lines(axes, name, cells, measure)
-    if not lines:
-        return None
-    return _draw(run, axes[name], lines, measure, {cell.key: cell for cell in cells})
+    for name in measuring.strengths(run):
+        if measure is None:
+            break
+        lines = _lines(axes, name, cells, measure)
+        # An axis that is paired with another has no two strengths of equal other things.
+        if lines:
+            return _draw(run, axes[name], lines, measure, {cell.key: cell for cell in cells})
+    return None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _lines(
         means = np.array([line.mean for line in lines])
         together = f"mean of {len(lines)} orders"
         lines.append(_Line(together, lines[0].strengths, means, lines[0].keys, is_mean=True))
-    return [line for line in lines if np.isfinite(line.seeds).any()]
+    return [line for line in lines if np.isfinite(line.mean).sum() > 1]
 
 
 def _value(measure: Measure, cell: MeasuredCell | None) -> float:

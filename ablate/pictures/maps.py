@@ -18,7 +18,7 @@ from ablate import drift
 from ablate.drift import MeasuredCell
 from ablate.page import ACCENT, DARK, HAIRLINE, INK, MUTED, PAGE
 from ablate.pictures import svg as drawing
-from ablate.pictures.measures import caption, figure, strength
+from ablate.pictures.measures import caption, figure, strengths
 from ablate.store import Run
 
 MARGIN = 80
@@ -285,7 +285,7 @@ Path = list[tuple[MeasuredCell, str]]  # cells from the baseline outward, and th
 def _trajectories(run: Run, cells: Sequence[MeasuredCell]) -> Iterator[Path]:
     """Sweeps over a strength with all else equal."""
     known = {cell.key: cell for cell in cells}
-    name = strength(run)
+    name = next(iter(strengths(run)), None)
     if name is None:
         return
     axes = {axis.name: axis for axis in run.axes()}

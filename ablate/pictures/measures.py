@@ -64,11 +64,9 @@ def _measure(name: str) -> Measure:
     return Measure(name.removesuffix("_floors"), name.endswith("_floors"))
 
 
-def strength(run: Run) -> str | None:
-    """The axis along which edits grow: numbers, three at least, one of which edits nothing.
-
-    Where none of its values is the baseline, the numeric axis with the most values; None without.
-    """
+def strengths(run: Run) -> list[str]:
+    """The axes along which edits may grow, of numbers, three at least: first one of which a value
+    edits nothing, then by how many values they have."""
     numeric = [
         axis for axis in run.axes()
         if axis.name not in ("prompt", "seed") and len(axis.values) > 2
@@ -83,7 +81,7 @@ def strength(run: Run) -> str | None:
     def rank(axis: Axis) -> tuple[bool, int]:
         return len(edited[axis.name]) < len(axis.values), len(axis.values)
 
-    return max(numeric, key=rank).name if numeric else None
+    return [axis.name for axis in sorted(numeric, key=rank, reverse=True)]
 
 
 def caption(axis: Axis, value: Any) -> str:
