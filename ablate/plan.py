@@ -79,9 +79,14 @@ class Plan:
 
     @property
     def denoiser_rows(self) -> int:
-        """How many single-image denoiser evaluations the cells ask for, guidance counted twice."""
+        """How many single-image denoiser evaluations the cells ask for, guidance counted twice;
+        references, which run along in every batch, once."""
         samplings = {
             (repr(c.variant.identity()), replace(c.condition, steps=None)) for c in self.distinct()
+        } | {
+            (repr(reference), replace(c.condition, prompt=reference.prompt, seed=reference.seed))
+            for c in self.distinct()
+            for reference in c.variant.references
         }
         return sum(
             c.sampling.num_inference_steps * (2 if c.sampling.guidance_scale > 1 else 1)

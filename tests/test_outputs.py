@@ -219,7 +219,9 @@ def test_resample_takes_the_outputs_of_another_condition(
     run: RunIt, build: Build, plain: Any
 ) -> None:
     edit = {"modules": BLOCK, "where": "output", "over": {"prompts": [DOG], "seeds": [7]}}
-    (cell,) = edited(run(build(edits=[{"resample": edit}])))
+    recipe = build(edits=[{"resample": edit}])
+    assert lab.resolve(recipe).denoiser_rows == (2 + 1) * 2 * 2  # cells and reference, guided
+    (cell,) = edited(run(recipe))
     assert same(cell, with_outputs(plain, BLOCK, recorded(plain, BLOCK, DOG, 7)))
     assert not same(cell, image(plain))
 

@@ -437,7 +437,7 @@ def test_recipes_tell_where_a_model_comes_from(build: Callable[..., Recipe]) -> 
             "lora[0].scal: unknown key, did you mean `scale`",
         ),
         ({"lora": [{"model": "a/b", "scale": "1"}]}, "lora[0].scale: must be a number, not `1`"),
-        ({"offload": "disk"}, "offload: must be one of model, not `disk`"),
+        ({"offload": "disk"}, "offload: must be `model`, not `disk`"),
         ({"variant": 16}, "variant: must be text, not `16`"),
         ({"config": "x/y"}, "config: describes a model that is one .safetensors file"),
     ],
