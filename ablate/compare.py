@@ -16,7 +16,6 @@ import csv
 import io
 import math
 import os
-import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ from ablate.page import (
     pages,
     typeface,
     wrap,
+    write,
 )
 from ablate.store import Run, StoredCell, StoreError, read_latents
 
@@ -193,19 +193,7 @@ def save(
         pairs.sort(key=lambda pair: pair.rank, reverse=True)
     shown = pairs[:top]
     paths = [Run(folder).write_text(TABLE, _table(comparison, pairs))]
-    for number, page in enumerate(_pages(comparison, shown) if shown else (), 1):
-        path = folder / (f"compare-{number}.png" if number > 1 else "compare.png")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            page.save(temporary, format="PNG")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        paths.append(path)
-    for stale in folder.glob("compare*.png"):
-        if re.fullmatch(r"compare(-\d+)?", stale.stem) and stale not in paths:
-            stale.unlink()
-    return paths
+    return paths + write(_pages(comparison, shown) if shown else (), folder, "compare")
 
 
 def _names(a: Run, b: Run) -> tuple[str, str]:

@@ -23,8 +23,6 @@ from ablate.outputs import Alteration, altered
 from ablate.rowmap import RowMap
 from ablate.scope import EDITED, Reference, Unit, When, weight_entries
 
-PLACES = ("weights", "output")
-
 
 class UnknownOpError(ValueError):
     """An op of a user's own that is not loaded, or is not what it was."""

@@ -6,6 +6,7 @@ Knows nothing of runs: `pages` takes blocks of tiles and the words around. Lengt
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -447,3 +448,22 @@ def _nan(width: int, height: int) -> Image.Image:
     draw.rectangle((box[0] - 6, box[1] - 6, box[2] + 6, box[3] + 6), fill=DARK)
     draw.text((width // 2, height // 2), "NaN", PAGE, font, anchor="mm")
     return tile
+
+
+def write(made: Iterable[Image.Image], folder: Path, name: str) -> list[Path]:
+    """Write pages as `name.png`, `name-2.png` ..., each whole or not at all, and remove those that
+    earlier ones left."""
+    paths: list[Path] = []
+    for page in made:
+        path = folder / (f"{name}-{len(paths) + 1}.png" if paths else f"{name}.png")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            page.save(temporary, format="PNG")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        paths.append(path)
+    for stale in folder.glob(f"{name}*.png"):
+        if re.fullmatch(rf"{name}(-\d+)?", stale.stem) and stale not in paths:
+            stale.unlink()
+    return paths

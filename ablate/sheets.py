@@ -10,7 +10,6 @@ printable page. The baseline stands first, framed and named. All lengths are pix
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from ablate.page import (
     Words,
     clean,
     pages,
+    write,
 )
 from ablate.store import Axis, Run, StoredCell
 
@@ -66,20 +66,7 @@ def save(
     run: Run, rows: Names = None, columns: Names = None, *, concepts: bool = False
 ) -> list[Path]:
     """Write `sheet.png`, `sheet-2.png` ... into the run and remove those of an earlier sheet."""
-    paths: list[Path] = []
-    for page in _pages(run, rows, columns, None, concepts):
-        path = run.folder / (f"sheet-{len(paths) + 1}.png" if paths else "sheet.png")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            page.save(temporary, format="PNG")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        paths.append(path)
-    for stale in run.folder.glob("sheet-*.png"):
-        if re.fullmatch(r"sheet-\d+", stale.stem) and stale not in paths:
-            stale.unlink()
-    return paths
+    return write(_pages(run, rows, columns, None, concepts), run.folder, "sheet")
 
 
 def _pages(
