@@ -114,15 +114,21 @@ class AxisReader(SpaceReader):
         self, value: Any, path: KeyPath, component: str | None = None, *, blocks: bool = False
     ) -> Selector:
         """A selector that is well formed, whatever it matches."""
+        if not self.is_selector(value, path):
+            return "*"
+        self.selectors.append(Selected(value, component, blocks, self.at(path)))
+        chosen: Selector = value
+        return chosen
+
+    def is_selector(self, value: Any, path: KeyPath) -> bool:
+        """Whether it is a selector that is well formed; notes what is wrong."""
         try:
             for text in _strings(value):
                 matcher(text)
         except SelectorError as error:
             self.wrong(path, str(error))
-            return "*"
-        self.selectors.append(Selected(value, component, blocks, self.at(path)))
-        chosen: Selector = value
-        return chosen
+            return False
+        return True
 
     def when(self, value: Any, path: KeyPath) -> WhenSpec | Ref | None:
         """A window of the sampling, or an axis of them."""

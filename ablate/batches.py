@@ -45,7 +45,8 @@ class Shot:
 
 @dataclass(frozen=True)
 class Job:
-    """One sampling and the images that it gives: that of its end, and of steps on the way.
+    """One sampling and the images that it gives: that of its end, of steps on the way, and with
+    each of the texts that are written on it.
 
     `variant`: its cells' edits of the denoiser. `encoding`, `decoding`: those of what is at work
     before the first step and after the last, which change nothing about how it is batched.
@@ -131,19 +132,20 @@ class Batch:
 def jobs_of(shots: Iterable[Shot], component: str) -> list[Job]:
     """One job for all shots of one sampling, in their order. `component`: that of edits which name
     none."""
-    found: dict[object, list[Shot]] = {}
+    found: dict[tuple[Variant, Condition, Settings], list[Shot]] = {}
+    whole: dict[Variant, Variant] = {}
     for shot in shots:
         condition = replace(shot.cell.condition, steps=None)
-        key = (shot.cell.variant, condition, shot.settings)
-        found.setdefault(key, []).append(shot)
+        sampled = whole.setdefault(shot.cell.variant, shot.cell.variant.sampled)
+        found.setdefault((sampled, condition, shot.settings), []).append(shot)
     parts: dict[Variant, tuple[Variant, Variant, Variant]] = {}
-    for variant in dict.fromkeys(shots[0].cell.variant for shots in found.values()):
+    for variant in dict.fromkeys(variant for variant, _, _ in found):
         parts[variant] = (
             part_of(variant, component, "denoising"),
             part_of(variant, component, "encoding"),
             part_of(variant, component, "decoding"),
         )
-    return [Job(tuple(shots), *parts[shots[0].cell.variant]) for shots in found.values()]
+    return [Job(tuple(shots), *parts[variant]) for (variant, _, _), shots in found.items()]
 
 
 def part_of(variant: Variant, component: str, phase: Phase) -> Variant:
@@ -151,8 +153,7 @@ def part_of(variant: Variant, component: str, phase: Phase) -> Variant:
 
     `component`: that of edits which name none.
     """
-    part = variant.only(lambda edit: phase_of(edit.component or component) == phase)
-    return Variant("", part.edits, part.perturbation_seed if part.is_random else 0)
+    return variant.sampled.only(lambda e: phase_of(e.component or component) == phase).sampled
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:

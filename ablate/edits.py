@@ -40,17 +40,18 @@ class Edit:
     """One op on some modules.
 
     `component`: which network they belong to, None for the one that is edited unless told
-    otherwise. `where`: `weights`, or `output` to edit what the modules give. `strength`: in the
-    op's own measure; or `dose`: as the Frobenius norm of the change over that of the weights.
+    otherwise. `where`: `weights`, `output` to edit what the modules give, or `image`, the finished
+    picture, which takes no modules. `strength`: in the op's own measure; or `dose`: as the
+    Frobenius norm of the change over that of the weights.
     `params`: `weight` or `bias` narrows it; None is all parameters. `kind`: of noise or of choice,
     among those that the op has. `unit`: only these channels or heads. `when`: a window of the
     sampling; None is all of it. `partners`: for `swap`, a module for each of `modules`.
     `checkpoint`: for `blend`, the model that it blends with. `over`: for `mean` and `resample`, the
-    references.
+    references. `text`: for `write`, the words.
     """
 
     op: str
-    modules: tuple[str, ...]
+    modules: tuple[str, ...] = ()
     strength: float | None = None
     params: str | None = None
     kind: str | None = None
@@ -62,6 +63,7 @@ class Edit:
     partners: tuple[str, ...] = ()
     checkpoint: str | None = None
     over: tuple[Reference, ...] = ()
+    text: str | None = None
 
     @classmethod
     def on(
@@ -93,6 +95,11 @@ class Edit:
         wrong = None if self.strength is None else ops.wrong_strength(op, self.strength)
         if wrong:
             raise ValueError(f"`{self.op}`: {wrong}")
+        if (self.text is None) == (op.draws == "letters"):
+            takes = "needs a text" if self.text is None else "takes no text"
+            raise ValueError(f"`{self.op}` {takes}")
+        if self.where == "image" and self.modules:
+            raise ValueError(f"`{self.op}` edits the finished picture, not `{self.modules[0]}`")
 
     @property
     def is_random(self) -> bool:
@@ -100,9 +107,10 @@ class Edit:
 
     @property
     def is_neutral(self) -> bool:
-        """Whether its strength is the one that leaves every bit as it is."""
+        """Whether its strength is the one that leaves every bit as it is, or no word is written."""
         neutral = ops.OPS[self.op].neutral
-        return self.dose == 0 or (neutral is not None and self.strength == neutral)
+        wordless = self.text is not None and not self.text.split()
+        return wordless or self.dose == 0 or (neutral is not None and self.strength == neutral)
 
     @property
     def touches(self) -> tuple[str, ...]:
@@ -130,6 +138,7 @@ class Edit:
             "partners": list(self.partners) or None,
             "checkpoint": self.checkpoint,
             "over": [[r.prompt, r.seed] for r in self.over] or None,
+            "text": self.text,
         }
         if op.strength:
             given[op.strength] = self.strength
@@ -159,6 +168,7 @@ class Edit:
             partners=tuple(told.get("partners", ())),
             checkpoint=told.get("checkpoint"),
             over=tuple(Reference(prompt, seed) for prompt, seed in told.get("over", ())),
+            text=told.get("text"),
         )
 
 
@@ -190,6 +200,13 @@ class Variant:
     def references(self) -> tuple[Reference, ...]:
         """The conditions whose outputs its edits take, each once."""
         return tuple(dict.fromkeys(r for edit in self.edits for r in edit.over))
+
+    @property
+    def sampled(self) -> Variant:
+        """What of it sampling depends on, without a name: equal where pictures are, but for edits
+        of the finished ones."""
+        part = self.only(lambda edit: edit.where != "image")
+        return Variant("", part.edits, part.perturbation_seed if part.is_random else 0)
 
     def moments(self, levels: Sequence[float]) -> set[int]:
         """The steps from which on other edits hold than before; 0 is among them."""

@@ -35,7 +35,7 @@ from ablate.batches import (
 from ablate.edits import Draws, Variant, watched
 from ablate.models import versions
 from ablate.modules import ModuleInfo
-from ablate.phases import Within, denoised, refuse
+from ablate.phases import Within, denoised, finished, refuse
 from ablate.pipeline import Pipeline
 from ablate.plan import Cell, Condition, Plan
 from ablate.processes import Processes
@@ -44,6 +44,9 @@ from ablate.rows import Applied
 from ablate.sampling import Request, Samples, Stopped, UnevenError
 from ablate.scope import ScopeError
 from ablate.store import Run, key_of, spans
+
+# A shot with its image, float32 (height, width, 3) in [0, 1], and its final latents.
+Made = tuple[Shot, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,12 @@ def run(
     """
     began = time.monotonic()
     processes = Processes(pipeline.device.type)
-    shots = _shots((*plan.cells, *plan.floor), pipeline)
+    shots = shots_of((*plan.cells, *plan.floor), pipeline)
     if processes.is_main:
         if fresh:
             store.forget_cells()
         store.sweep_temporaries()
-        store.write_text("recipe.yaml", plan.recipe.source)
-        store.write_manifest(_manifest(plan, pipeline, shots))
+        describe(plan, pipeline, store, shots)
     processes.wait()  # until the folder is as it should be
     layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.rows)
     jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values(), pipeline.component))
@@ -182,7 +184,7 @@ def _make(
     queue = deque(todo)
     own = Summary(sum(map(len, todo)))
     draws = Draws(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
-    with _stoppable(pipeline), _Writer(store, pipeline) as writer:
+    with stoppable(pipeline), _Writer(store, pipeline) as writer:
         if pipeline.compiled and todo:
             own.ran = pipeline.told(pipeline.denoiser_name, _that_run(pipeline, todo))
         while queue:
@@ -209,13 +211,13 @@ def _make(
                 queue.extendleft(reversed(parts))
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or len(batch) == 1:
+                if not is_out_of_memory(error) or len(batch) == 1:
                     raise
                 size.shrink(batch)
                 queue.extendleft(reversed(batch.halves()))
                 continue
             own.hear(batch, found, pipeline)
-            images = _images(batch, samples)
+            images = images_of(batch, samples)
             own.not_finite += sum(not np.isfinite(image).all() for _, image, _ in images)
             writer.put(images)
             tell(own)
@@ -250,14 +252,14 @@ def _compute(batch: Batch, pipeline: Pipeline, draws: Draws, size: Size) -> tupl
     return samples, found
 
 
-def _images(batch: Batch, samples: Samples) -> list[tuple[Shot, np.ndarray, np.ndarray]]:
+def images_of(batch: Batch, samples: Samples) -> list[Made]:
     """The shots of a batch, each with its image and latents."""
     images = []
     for i, job in enumerate(batch.jobs):
         for shot in job.shots:
             steps = shot.cell.condition.steps
             taken = samples if steps is None else samples.frames[steps]
-            images.append((shot, taken.images[i], taken.latents[i]))
+            images.append((shot, finished(taken.images[i], shot.cell.variant), taken.latents[i]))
     return images
 
 
@@ -270,7 +272,8 @@ def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
     return ran
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -293,27 +296,24 @@ class _Writer:
         for future in self._pending:
             future.result()
 
-    def put(self, images: list[tuple[Shot, np.ndarray, np.ndarray]]) -> None:
+    def put(self, images: list[Made]) -> None:
         """Have a batch written. Waits while too many are; raises what an earlier one raised."""
         while len(self._pending) >= self.WAITING:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._write, images))
+        self._pending.append(self._pool.submit(write, images, self.store, self.pipeline))
 
-    def _write(self, images: list[tuple[Shot, np.ndarray, np.ndarray]]) -> None:
-        self.store.write_cells(
-            (
-                shot.key,
-                Image.fromarray(_pixels(image)),
-                _record(shot, image, self.pipeline),
-                latents,
-            )
-            for shot, image, latents in images
-        )
+
+def write(images: Sequence[Made], store: Run, pipeline: Pipeline) -> None:
+    """Write images as cells; they appear together."""
+    store.write_cells(
+        (shot.key, Image.fromarray(_pixels(image)), _record(shot, image, pipeline), latents)
+        for shot, image, latents in images
+    )
 
 
 def make(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
     """One cell by itself: its key, its image, uint8 (height, width, 3), and its final latents."""
-    shots = _shots([cell], pipeline)
+    shots = shots_of([cell], pipeline)
     layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.rows)
     (batch,) = layout.batches(jobs_of(shots, pipeline.component), 1)
     draws = Draws(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
@@ -323,7 +323,7 @@ def make(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
     except NoRowsError as error:
         refuse(batch, error)
         samples, _ = _compute(replace(batch, by_rows=False), pipeline, draws, size)
-    ((shot, image, latents),) = _images(batch, samples)
+    ((shot, image, latents),) = images_of(batch, samples)
     return shot.key, _pixels(image), latents
 
 
@@ -333,7 +333,7 @@ def _pixels(image: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _shots(cells: Sequence[Cell], pipeline: Pipeline) -> list[Shot]:
+def shots_of(cells: Sequence[Cell], pipeline: Pipeline) -> list[Shot]:
     """One shot a cell, in their order; cells that are one image have one key."""
     settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in cells}}
     shared: dict[str, Any] = {
@@ -392,7 +392,14 @@ def _record(shot: Shot, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]
     }
 
 
-def _manifest(plan: Plan, pipeline: Pipeline, shots: list[Shot]) -> dict[str, Any]:
+def describe(plan: Plan, pipeline: Pipeline, store: Run, shots: Sequence[Shot]) -> None:
+    """Write what a run is, before its first cell. `shots`: of all cells of the plan, and of those
+    for its noise floor."""
+    store.write_text("recipe.yaml", plan.recipe.source)
+    store.write_manifest(_manifest(plan, pipeline, shots))
+
+
+def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[Shot]) -> dict[str, Any]:
     baselines = {s.cell.condition: s.key for s in shots if s.cell.variant.is_baseline}
     groups: dict[Condition, int] = {}
     recipe = plan.recipe
@@ -456,7 +463,7 @@ def _numbers(variant: Variant, catalog: Sequence[ModuleInfo]) -> list[int]:
 
 
 @contextmanager
-def _stoppable(pipeline: Pipeline) -> Iterator[None]:
+def stoppable(pipeline: Pipeline) -> Iterator[None]:
     """Ctrl-C ends sampling after the step it is in; a second one interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

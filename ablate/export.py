@@ -159,7 +159,9 @@ def _exportable(variant: Variant, changed: bool) -> None:
         )
     for edit in variant.edits:
         why = None
-        if edit.where != "weights":
+        if edit.where == "image":
+            why = "edits the finished picture (where: image), which weights do not hold"
+        elif edit.where != "weights":
             why = f"edits the output of {_modules(edit)} (where: {edit.where}), not weights"
         elif edit.when is not None:
             why = f"holds for a part of the sampling alone (when: {edit.when}); weights hold always"

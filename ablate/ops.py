@@ -38,6 +38,7 @@ Draws = Literal[
     "input",  # what the module was given
     "mean",  # the mean of the module's outputs over references
     "resample",  # the module's output for another reference
+    "letters",  # a label with a text on it, as it lies on the picture; NaN beside it
 ]
 # Kinds of noise to choose among, and what the choice is called in recipes.
 KINDS = {
@@ -45,10 +46,12 @@ KINDS = {
     "scores": ("by", ("magnitude", "random")),
 }
 # What else an edit says, in recipes and in images.
-RESERVED = ("op", "code", "modules", "component", "where", "params", "when", "unit", "dose", "with",
-            "partners", "checkpoint", "over", "distribution", "by")  # fmt: skip
-# Noise that is given: another module's, checkpoint's or reference's, or what the module ran on.
-GIVEN = ("partner", "checkpoint", "input", "mean", "resample")
+RESERVED = ("op", "code", "modules", "component", "where", "params", "when", "unit", "units",
+            "dose", "with", "partners", "checkpoint", "over", "text",
+            "distribution", "by")  # fmt: skip
+# Noise that is given: another module's, checkpoint's or reference's, what the module ran on, words.
+GIVEN = ("partner", "checkpoint", "input", "mean", "resample", "letters")
+BOTH = ("weights", "output")
 PART = 2**17  # entries of a large tensor that are edited at a time
 Apply = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -93,8 +96,7 @@ class Op:
         """Whether noise of that kind, None for the default, depends on a seed."""
         if self.draws == "scores":
             return (kind or next(iter(self.kinds), "")) == "random"
-        # Which reference `resample` takes is drawn.
-        return self.draws not in (None, "partner", "checkpoint", "input", "mean")
+        return self.draws == "resample" or self.draws not in (None, *GIVEN)  # which one is drawn
 
     @property
     def about(self) -> str:
@@ -106,32 +108,24 @@ OPS: dict[str, Op] = {}
 
 
 def op(
-    *,
-    strength: str | None = None,
-    neutral: float | None = None,
-    draws: Draws | None = None,
-    stream: str | None = None,
-    whole: bool = False,
-    linear: bool = False,
-    kinds: tuple[str, ...] | None = None,
-    places: tuple[str, ...] = ("weights",),
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
+    *, strength: str | None = None, neutral: float | None = None, draws: Draws | None = None,
+    stream: str | None = None, whole: bool = False, linear: bool = False,
+    kinds: tuple[str, ...] | None = None, places: tuple[str, ...] = ("weights",),
+    least: float | None = None, most: float | None = None, above: float | None = None,
     counts_from: float | None = None,
-) -> Callable[[Apply], Apply]:
+) -> Callable[[Apply], Apply]:  # fmt: skip
     """Register a function `(tensor, noise, strength) -> tensor` as an op under its own name.
 
-    All three tensors have one shape, and are float32; without noise, `noise` is empty. A function
-    that is not `whole` may get parts of them, flattened. The arguments are the fields of `Op`;
-    kinds of noise are by default all that there are of what it draws. Raises `ValueError` for a
-    name that is taken.
+    All three tensors have one shape, and are float32; without noise, `noise` is empty. What is not
+    `whole` may get parts of them, flattened. The arguments are the fields of `Op`; kinds of noise
+    are by default all that it can draw. Raises `ValueError` for a name that is taken.
     """
     kind_key, all_kinds = KINDS.get(draws or "", ("", ()))
     known = all_kinds if kinds is None else kinds
-
     if "output" in places and draws not in (None, "values", "input", "mean", "resample"):
         raise ValueError(f"an op of outputs cannot draw `{draws}`")
+    if (draws == "letters" or "image" in places) and (draws, places) != ("letters", ("image",)):
+        raise ValueError("an op of images draws `letters`, and no other op does")
     if strength in RESERVED:
         raise ValueError(f"a strength cannot be named `{strength}`, which is taken")
 
@@ -149,13 +143,13 @@ def op(
     return register
 
 
-@op(places=("weights", "output"))
+@op(places=BOTH)
 def zero(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """0: the module is ablated."""
     return torch.zeros_like(tensor)
 
 
-@op(strength="factor", neutral=1.0, places=("weights", "output"))
+@op(strength="factor", neutral=1.0, places=BOTH)
 def scale(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """s·W."""
     return strength * tensor
@@ -168,10 +162,7 @@ def randomize(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
 
 
 # One stream with `randomize`: at amount 1 both are the same network.
-@op(
-    strength="amount", neutral=0.0, draws="values", stream="randomize", linear=True,
-    places=("weights", "output"),
-)  # fmt: skip
+@op(strength="amount", neutral=0.0, draws="values", stream="randomize", linear=True, places=BOTH)
 def mix_noise(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """(1−a)·W + a·N, N as in `randomize`."""
     return torch.add(strength * noise, tensor, alpha=1 - strength)
@@ -303,6 +294,15 @@ def identity(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     Veit, Wilber & Belongie 2016 delete layers so (arXiv:1605.06431).
     """
     return noise.clone()
+
+
+@op(draws="letters", places=("image",))
+def write(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
+    """The finished picture with a text on it, on a light label.
+
+    The typographic attack: Goh et al. 2021 (distill.pub/2021/multimodal-neurons).
+    """
+    return torch.where(noise.isnan(), tensor, noise)
 
 
 def draw(

@@ -123,6 +123,7 @@ class _Hook:
         self.ran = ran
         self.changed = changed
         self.noise: dict[object, Tensor] = {}
+        self.entries: dict[tuple[Unit, int, torch.device], Tensor] = {}
 
     def on_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """The module's output, edited."""
@@ -176,22 +177,41 @@ class _Hook:
     ) -> None:
         """Edit the rows of an alteration's cells, in place."""
         whole = self.rows.cells == 1
-        cells = alteration.cells
+        op, cells = alteration.op, alteration.cells
+        dim, index = self._entries(alteration.unit, module, original)
+        if index is not None and op.draws is None and not op.whole:
+            # Of all that the module gives only what is edited is touched: units may be few, and
+            # the variants of a batch many.
+            places = edited.movedim(dim, 1)
+            at = slice(None) if whole else self.rows.index(cells, edited.device)[:, None]
+            made = op.apply(places[at, index].float(), torch.empty(0), alteration.strength)
+            places[at, index] = made.to(edited.dtype)
+            return
         before = edited if whole else self.rows.take(edited, cells)
         rows = before.float()
         noise = self._noise(alteration, number, original, rows, own)
-        after = _applied(alteration.op, rows, noise, alteration.strength)
-        if alteration.unit is not None:
-            if alteration.unit.kind == "heads" and not self.heads:
-                raise ScopeError(f"`{self.path}` has no heads")
-            dim = channel_dim(module, original) if alteration.unit.kind == "channels" else -1
-            entries = alteration.unit.entries(original.shape[dim], self.heads)
-            index = torch.tensor(entries, device=original.device)
+        after = _applied(op, rows, noise, alteration.strength)
+        if index is not None:
             after = rows.index_copy(dim, index, after.index_select(dim, index))
         if whole:
             edited.copy_(after)
         else:
             self.rows.put(edited, after.to(edited.dtype), cells)
+
+    def _entries(
+        self, unit: Unit | None, module: nn.Module, original: Tensor
+    ) -> tuple[int, Tensor | None]:
+        """A dimension, and which of its entries belong to a unit; None without one."""
+        if unit is None:
+            return -1, None
+        if unit.kind == "heads" and not self.heads:
+            raise ScopeError(f"`{self.path}` has no heads")
+        dim = channel_dim(module, original) if unit.kind == "channels" else -1
+        key = (unit, original.shape[dim], original.device)
+        if key not in self.entries:
+            entries = unit.entries(original.shape[dim], self.heads)
+            self.entries[key] = torch.tensor(entries, device=original.device)
+        return dim, self.entries[key]
 
     def _noise(
         self,

@@ -1,4 +1,5 @@
-"""A batch's variants, applied: around encoding, while the denoiser runs, around decoding."""
+"""A batch's variants, applied: around encoding, while the denoiser runs, around decoding, and to
+the finished picture."""
 
 from __future__ import annotations
 
@@ -7,8 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import torch
+
+from ablate import ops
 from ablate.batches import Batch
 from ablate.edits import Draws, Variant, applied, watched
+from ablate.lettering import label
 from ablate.pipeline import Pipeline
 from ablate.rowmap import NoRowsError
 from ablate.rows import Applied, by_rows
@@ -113,6 +119,15 @@ def denoised(batch: Batch, pipeline: Pipeline, draws: Draws, found: Applied) -> 
             stack.callback(found.add, stack.enter_context(rows))
 
         yield Moments(begin, reach)
+
+
+def finished(image: np.ndarray, variant: Variant) -> np.ndarray:
+    """A picture, floats in [0, 1] of shape (height, width, 3), after the variant's edits of it."""
+    for edit in variant.edits:
+        if edit.where == "image":
+            letters = torch.tensor(label(edit.text or "", image.shape[1], image.shape[0]))
+            image = ops.apply(ops.OPS[edit.op], torch.from_numpy(image), letters, None).numpy()
+    return image
 
 
 def refuse(batch: Batch, error: NoRowsError) -> None:

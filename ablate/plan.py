@@ -15,13 +15,22 @@ from ablate.catalog import SelectorError, select
 from ablate.document import Problem
 from ablate.edits import Edit, Variant
 from ablate.embeddings import Point
-from ablate.modules import Catalog
+from ablate.modules import Catalog, ModuleInfo
 from ablate.ops import OPS
 from ablate.recipe import Draft, Recipe, RecipeError
 from ablate.scope import Reference, Unit, When
 from ablate.spaces import Ref, Space
-from ablate.specs import EditSpec
-from ablate.sweep import Networks, PlanAxis, assignments, condition_axis, paths_of, resolve, text_of
+from ablate.specs import OF_AXES, EditSpec
+from ablate.sweep import (
+    Networks,
+    PlanAxis,
+    Studied,
+    assignments,
+    condition_axis,
+    paths_of,
+    resolve,
+    text_of,
+)
 
 BASELINE = Variant("baseline")
 
@@ -82,7 +91,8 @@ class Plan:
         """How many single-image denoiser evaluations the cells ask for, guidance counted twice;
         references, which run along in every batch, once."""
         samplings = {
-            (repr(c.variant.identity()), replace(c.condition, steps=None)) for c in self.distinct()
+            (repr(c.variant.sampled.identity()), replace(c.condition, steps=None))
+            for c in self.distinct()
         } | {
             (repr(reference), replace(c.condition, prompt=reference.prompt, seed=reference.seed))
             for c in self.distinct()
@@ -229,6 +239,8 @@ class Edits:
         self.axes = axes
         self.networks = networks
         self.components = {a.name: a.component for a in recipe.axes}
+        self._infos: dict[str | None, dict[str, ModuleInfo]] = {}
+        self._studied: dict[int, Studied] = {}
 
     def at(self, assignment: Mapping[str, Any]) -> list[Edit]:
         """Those that change anything, at some values of the axes."""
@@ -236,14 +248,45 @@ class Edits:
         for i, spec in enumerate(self.recipe.edits):
             edit = self._edit(spec, assignment, f"edits[{i}].{spec.op}")
             # Strength nought is the baseline: such a cell is drawn once and marked as what it is.
-            if edit.modules and not edit.is_neutral:
+            if edit.is_neutral:
+                continue
+            if spec.units is not None:
+                found += self._of_units(i, edit, assignment)
+            elif edit.modules or edit.where == "image":
                 found.append(edit)
         return found
+
+    def _of_units(self, number: int, edit: Edit, assignment: Mapping[str, Any]) -> list[Edit]:
+        """An edit for each module that has any of the units which the recipe's edit of that number
+        asks for."""
+        spec = self.recipe.edits[number]
+        assert spec.units is not None
+        key = f"edits[{number}].{spec.op}"
+        settings, places = {}, {}
+        for name in OF_AXES:
+            given = settings[name] = getattr(spec.units, name)
+            places[name] = f"{key}.units.{name}"
+            if isinstance(given, Ref):
+                settings[name] = assignment[given.axis]
+                which = self.axes[given.axis].values.index(settings[name])
+                places[name] = f"axes.{given.axis}.values[{which}]"
+        if number not in self._studied:
+            blocks = spec.where == "output"
+            self._studied[number] = Studied(
+                spec.units, self.networks, edit.component, blocks, f"{key}.units"
+            )
+        found = self._studied[number].chosen(replace(spec.units, **settings), places)
+        edits = [replace(edit, modules=(path,), unit=unit) for path, unit in found]
+        for one in edits:
+            self._possible(one, assignment, key, _axis_of(spec.when))
+        return edits
 
     def _edit(self, spec: EditSpec, assignment: Mapping[str, Any], key: str) -> Edit:
         def value(given: Any) -> Any:
             return assignment[given.axis] if isinstance(given, Ref) else given
 
+        if spec.where == "image":
+            return Edit(spec.op, where="image", text=value(spec.text))
         component = self._component(spec, key)
         catalog = self.networks.of(component)
         unit = Unit(spec.unit.kind, _numbers(value(spec.unit.numbers))) if spec.unit else None
@@ -255,8 +298,10 @@ class Edits:
                 blocks = spec.where == "output"
                 paths = paths_of(assignment[axis.name], catalog, f"axes.{axis.name}", blocks)
             unit = axis.unit(assignment) if axis.unit else unit
-        else:
+        elif spec.modules is not None:
             paths = paths_of(spec.modules, catalog, f"{key}.modules", spec.where == "output")
+        else:  # units of a study
+            paths = ()
         strength, dose = value(spec.strength), value(spec.dose)
         edit = Edit(
             op=spec.op,
@@ -274,9 +319,15 @@ class Edits:
             over=self._over(spec),
         )
         if edit.modules:
-            axis_key = f"axes.{spec.when.axis}.windows" if isinstance(spec.when, Ref) else None
-            self._possible(edit, assignment, catalog, key, axis_key)
+            self._possible(edit, assignment, key, _axis_of(spec.when))
         return edit
+
+    def _module(self, component: str | None, path: str) -> ModuleInfo:
+        """The module or block of a component at a path."""
+        if component not in self._infos:
+            catalog = self.networks.of(component)
+            self._infos[component] = {m.path: m for m in (*catalog, *catalog.blocks)}
+        return self._infos[component][path]
 
     def _component(self, spec: EditSpec, key: str) -> str | None:
         """Its own, or that of the axis which its modules come from; None for the edited one."""
@@ -339,7 +390,6 @@ class Edits:
         self,
         edit: Edit,
         assignment: Mapping[str, Any],
-        catalog: Catalog,
         key: str,
         where_from: str | None,
     ) -> None:
@@ -369,21 +419,25 @@ class Edits:
             if problem is not None:
                 place = f"{key}.when.{edit.when.by}"
                 raise RecipeError([Problem(problem, where_from or place)])
-        infos = {m.path: m for m in (*catalog, *catalog.blocks)}
         for path in edit.modules if OPS[edit.op].draws == "input" else ():
-            if infos[path].passes is False:
+            if self._module(edit.component, path).passes is False:
                 problem = f"`{path}` gives another shape than it is given, and cannot pass that on"
                 raise RecipeError([Problem(problem, f"{key}.modules")])
         if edit.unit is not None and edit.unit.kind == "heads" and edit.op == "identity":
             raise RecipeError([Problem("a head has no input of its own to pass on", f"{key}.unit")])
         if edit.unit is not None:
             for path in edit.modules:
-                there = getattr(infos[path], edit.unit.kind)
+                there = getattr(self._module(edit.component, path), edit.unit.kind)
                 last = max(edit.unit.numbers)
                 if last >= there and (there or edit.unit.kind == "heads"):
                     many = f"{there} {edit.unit.kind}" if there else f"no {edit.unit.kind}"
                     problem = f"`{path}` has {many}; there is none of number {last}"
                     raise RecipeError([Problem(problem, f"{key}.unit.{edit.unit.kind}")])
+
+
+def _axis_of(when: WhenSpec | Ref | None) -> str | None:
+    """The key of the axis that windows come from, if they do."""
+    return f"axes.{when.axis}.windows" if isinstance(when, Ref) else None
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from ablate.document import KeyPath
 from ablate.ops import OPS, Op
 from ablate.scope import BY, UNITS
 from ablate.spaces import Ref
-from ablate.specs import EditReader, EditSpec, keys_of
+from ablate.specs import OF_AXES, EditReader, EditSpec, keys_of
 
 
 class ReferenceReader(EditReader):
@@ -103,9 +103,11 @@ class ReferenceReader(EditReader):
                 wanted = "plain values"
             case ("unit", kind) if kind in UNITS:
                 wanted = "plain values"
-            case (setting,) if setting in (op.strength, "dose", op.kind_key):
+            case ("units", setting) if setting in OF_AXES:
                 wanted = "plain values"
-            case ("component",) | ("over", "prompts", _):
+            case (setting,) if setting in (op.strength, "dose", op.kind_key, "text"):
+                wanted = "plain values"
+            case ("component",) | ("over", "prompts", _) | ("units", "run" | "modules", *_):
                 self.wrong(path, f"no axis can stand here, as `${axis.name}` does")
                 return
             case ("with",) if op.draws == "checkpoint":
@@ -133,6 +135,10 @@ class ReferenceReader(EditReader):
                 self.end(next(b for b in BY if b == by), value, inner)
             case ("unit", *_):
                 self.integer(value, inner)
+            case ("units", setting):
+                self.ranked(str(setting), value, inner)
+            case ("text",):
+                self.text(value, inner)
             case (key,) if key == op.kind_key and op.kinds:
                 self.choice(value, inner, op.kinds)
             case (key,):

@@ -11,7 +11,7 @@ from ablate.recipe import DTYPES, LORA_KEYS, TOP_LEVEL, VERSION
 from ablate.scope import BY, UNITS
 from ablate.sources import OFFLOADS
 from ablate.spaces import NUMERIC, SPACES
-from ablate.specs import PARAMS, keys_of
+from ablate.specs import CHOSEN, OF_AXES, PARAMS, RANKED, keys_of
 
 Shape = dict[str, Any]
 
@@ -187,7 +187,10 @@ def _edits() -> Shape:
     return {
         "type": "object",
         "properties": {name: _edit(op) for name, op in OPS.items()},
-        "additionalProperties": {"type": "object", "required": ["modules"]},
+        "additionalProperties": {
+            "type": "object",
+            "anyOf": [{"required": ["modules"]}, {"required": ["units"]}],
+        },
         "minProperties": 1,
         "maxProperties": 1,
     }
@@ -202,6 +205,8 @@ def _edit(op: Op) -> Shape:
         "params": {"enum": list(PARAMS)},
         "when": _or_ref(_window(refs=True)),
         "unit": _unit(),
+        "units": _units(),
+        "text": _TEXT,
         op.strength: _or_ref(_strength(op)),
         "dose": _or_ref({"type": "number", "minimum": 0}),
         op.kind_key: _or_ref({"enum": list(op.kinds)}),
@@ -209,10 +214,15 @@ def _edit(op: Op) -> Shape:
         "over": _mapping({"prompts": _list(_TEXT), "seeds": _list(_WHOLE)}),
     }
     keys = keys_of(op)
-    needed: list[str] = [key for key in ("modules", "with") if key in keys]
-    needed += ["where"] if op.places[0] != "weights" else []
+    needed: list[str] = [key for key in ("with", "text") if key in keys]
+    needed += ["modules"] if "modules" in keys and "units" not in keys else []
+    needed += ["where"] if op.places[0] == "output" else []
     needed += [op.strength] if op.strength and "dose" not in keys else []
     made = {"description": op.about, **_mapping({k: shapes[k] for k in keys}, tuple(needed))}
+    if "units" in keys:
+        alone = {"not": {"anyOf": [{"required": ["modules"]}, {"required": ["unit"]}]}}
+        made["anyOf"] = [{"required": ["modules"], "properties": {"units": False}},
+                         {"required": ["units"], **alone}]  # fmt: skip
     if "dose" in keys:
         made["oneOf"] = [{"required": [op.strength]}, {"required": ["dose"]}]
     of_weights = [key for key in ("params", "dose") if key in keys]
@@ -238,6 +248,21 @@ def _window(*, refs: bool) -> Shape:
     ends = {by: _WHOLE if by == "steps" else _SHARE for by in BY}
     ends = {by: _or_ref(end) if refs else end for by, end in ends.items()}
     return {"oneOf": [_mapping({by: _exactly(end, end)}, (by,)) for by, end in ends.items()]}
+
+
+def _units() -> Shape:
+    """Units that a study found."""
+    shapes: Shape = {
+        "order": {"enum": list(RANKED)},
+        "fraction": _SHARE,
+        "count": _WHOLE,
+        "seed": _WHOLE,
+        "modules": _SELECTOR,
+    }
+    held = {key: shapes.get(key, _TEXT) for key in CHOSEN}
+    held = {key: _or_ref(shape) if key in OF_AXES else shape for key, shape in held.items()}
+    one = [{"required": ["fraction"]}, {"required": ["count"]}]
+    return _mapping(held, ("run",)) | {"oneOf": one}
 
 
 def _unit() -> Shape:

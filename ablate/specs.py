@@ -18,6 +18,9 @@ from ablate.scope import UNITS
 from ablate.spaces import MOST, Ref
 
 PARAMS = ("weight", "bias")
+RANKED = ("most", "least", "random")
+CHOSEN = ("run", "order", "concept", "fraction", "count", "modules", "seed")  # keys of `units`
+OF_AXES = ("order", "concept", "fraction", "count", "seed")  # those of them that may be axes
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,35 @@ class UnitSpec:
 
 
 @dataclass(frozen=True)
+class UnitsSpec:
+    """`units:` as the recipe gives it: those that a study of units found, in an order of it.
+
+    `run`: the study's folder. `order`: by class selectivity, or by how far a unit stands for
+    `concept`; or drawn, from `seed`. `fraction` of each module's own units, or so many (`count`) of
+    all modules together. `modules`: those of the study that are meant, None: all.
+    """
+
+    run: str
+    order: str | Ref = "most"
+    concept: str | Ref | None = None
+    fraction: float | Ref | None = None
+    count: int | Ref | None = None
+    modules: Selector | None = None
+    seed: int | Ref = 0
+
+
+@dataclass(frozen=True)
 class EditSpec:
     """An edit as the recipe gives it.
 
+    `modules`: None where `units` stand in their place, and for edits of the finished picture.
     `partner`: what the op takes its values from: of `swap` a selector, of `blend` a model. `over`:
-    prompts and seeds of the references, None where the recipe's own are meant.
+    prompts and seeds of the references, None where the recipe's own are meant. `text`: what is
+    written.
     """
 
     op: str
-    modules: Selector | Ref
+    modules: Selector | Ref | None = None
     strength: float | Ref | None = None
     params: str | None = None
     kind: str | Ref | None = None
@@ -48,19 +71,23 @@ class EditSpec:
     dose: float | Ref | None = None
     partner: Selector | None = None
     over: tuple[tuple[str, ...] | None, tuple[int, ...] | None] = (None, None)
+    units: UnitsSpec | None = None
+    text: str | Ref | None = None
 
     @property
     def settings(self) -> Iterator[tuple[str, Any]]:
         """Its settings that may be references to axes, by their keys in the recipe."""
         op = OPS[self.op]
         yield from (("modules", self.modules), ("dose", self.dose), (op.kind_key, self.kind))
-        yield (op.strength or "", self.strength)
+        yield from ((op.strength or "", self.strength), ("text", self.text))
         if isinstance(self.when, WhenSpec):
             yield from ((f"when.{self.when.by}", end) for end in (self.when.first, self.when.last))
         else:
             yield "when", self.when
         if self.unit is not None:
             yield f"unit.{self.unit.kind}", self.unit.numbers
+        if self.units is not None:
+            yield from ((f"units.{key}", getattr(self.units, key)) for key in OF_AXES)
 
     def references(self) -> set[str]:
         """The names of the axes that it refers to."""
@@ -69,9 +96,11 @@ class EditSpec:
 
 def keys_of(op: Op) -> list[str]:
     """The settings that an edit with this op may have."""
+    if op.draws == "letters":
+        return ["text", "where"]
     keys = ["modules", "component", "where"]
     keys += ["params"] if "weights" in op.places else []
-    keys += ["when", "unit"]
+    keys += ["when", "unit"] if op.draws == "partner" else ["when", "unit", "units"]
     keys += [op.strength] if op.strength else []
     keys += ["dose"] if op.linear else []
     keys += [op.kind_key] if op.kinds else []
@@ -118,15 +147,10 @@ class EditReader(AxisReader):
         where = op.places[0]
         if "where" in body:
             where = self.choice(body["where"], (*path, "where"), op.places)
-        elif where != "weights":
+        elif where == "output":
             self.wrong(path, f"`where: output` is missing; `{name}` edits what modules give")
-        modules = self.or_ref(body.get("modules"))
-        if "modules" not in body:
-            self.wrong(path, '`modules` is missing; `"*"` selects all')
-        elif not isinstance(modules, Ref):
-            place = (*path, "modules")
-            blocks = body.get("where", "weights") != "weights"
-            modules = self.selector(modules, place, component, blocks=blocks)
+        if where == "image":
+            return EditSpec(name, where=where, text=self._words(body, path))
         params = None
         if "params" in body:
             params = self.choice(body["params"], (*path, "params"), PARAMS)
@@ -135,7 +159,7 @@ class EditReader(AxisReader):
         strength, dose = self._strength(op, body, path, where)
         return EditSpec(
             name,
-            modules or "*",
+            self._modules(body, path, component),
             strength,
             params,
             self._kind(op, body, path),
@@ -146,7 +170,71 @@ class EditReader(AxisReader):
             dose,
             self._partner(op, body, path, component),
             self._over(body.get("over", {}), (*path, "over")),
+            self._units(body["units"], (*path, "units")) if "units" in body else None,
         )
+
+    def _modules(
+        self, body: dict[str, Any], path: KeyPath, component: str | None
+    ) -> Selector | Ref | None:
+        """A selector or an axis; None where a study tells which modules."""
+        if "units" in body:
+            for key in ("modules", "unit"):
+                if key in body:
+                    self.wrong((*path, key), "stands beside `units`, which tell modules and unit;"
+                               " keep one of the two")  # fmt: skip
+            return None
+        if "modules" not in body:
+            self.wrong(path, '`modules` is missing; `"*"` selects all')
+            return "*"
+        modules = self.or_ref(body["modules"])
+        if isinstance(modules, Ref):
+            return modules
+        blocks = body.get("where", "weights") != "weights"
+        return self.selector(modules, (*path, "modules"), component, blocks=blocks)
+
+    def _units(self, value: Any, path: KeyPath) -> UnitsSpec:
+        body = self.mapping(value, path, CHOSEN)
+        if isinstance(value, dict):
+            if "run" not in body:
+                self.wrong(path, "`run` is missing: the folder of a study of units")
+            sizes = [key for key in ("fraction", "count") if key in body]
+            if len(sizes) != 1:
+                has = "both" if sizes else "neither"
+                self.wrong(path, f"must have one of fraction, count; this has {has}")
+        found: dict[str, Any] = {}
+        for key in OF_AXES:
+            if key in body:
+                given = self.or_ref(body[key])
+                is_ref = isinstance(given, Ref)
+                found[key] = given if is_ref else self.ranked(key, given, (*path, key))
+        if "seed" in body and found.get("order", "most") in ("most", "least"):
+            self.wrong((*path, "seed"), "`seed` goes with `order: random`")
+        chosen = self.or_ref(body.get("modules"))
+        if "modules" in body and not isinstance(chosen, Ref):
+            found["modules"] = chosen if self.is_selector(chosen, (*path, "modules")) else "*"
+        return UnitsSpec(self.text(body.get("run", ""), (*path, "run")), **found)
+
+    def ranked(self, key: str, value: Any, path: KeyPath) -> Any:
+        """A setting of `units`."""
+        match key:
+            case "order":
+                return self.choice(value, path, RANKED)
+            case "concept":
+                return self.text(value, path)
+            case "fraction":
+                share = float(self.number(value, path))
+                if not 0 <= share <= 1:
+                    self.wrong(path, f"must lie between 0 and 1, not {share:g}")
+                return share
+        return self.integer(value, path)
+
+    def _words(self, body: dict[str, Any], path: KeyPath) -> str | Ref:
+        """What is written."""
+        if "text" not in body:
+            self.wrong(path, "`text` is missing: what is written, or an axis (`$name`)")
+            return ""
+        given = self.or_ref(body["text"])
+        return given if isinstance(given, Ref) else self.text(given, (*path, "text"))
 
     def _strength(
         self, op: Op, body: dict[str, Any], path: KeyPath, where: str

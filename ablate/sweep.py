@@ -10,14 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ablate.axes import CONDITION_AXES, UNIT_FORMS, Axis
-from ablate.catalog import Selector, SelectorError, groups, select
+from ablate.catalog import Selector, SelectorError, did_you_mean, groups, select
 from ablate.document import Problem
 from ablate.embeddings import Point, between, drawn, on_plane
 from ablate.modules import Catalog, ModuleInfo
 from ablate.recipe import Recipe, RecipeError
 from ablate.scope import Phase, Unit, When, phase_of
 from ablate.spaces import Ref, Space
+from ablate.specs import UnitsSpec
+from ablate.units.statistics import Layer, Statistics, StatisticsError
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,122 @@ def _by_drift(axis: Axis, paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(paths, key=lambda p: mean.get(p, float("inf"))))
 
 
+# ------------------------------------------------------------ what a study of units found
+
+
+class Studied:
+    """The units of a study that an edit may ask for.
+
+    `asked`: as the recipe has it. `component`: whose they are, None for the one that is edited;
+    `blocks`: whether blocks can be edited. `key`: where it stands in the recipe. Raises
+    `RecipeError` for a study that is not there, or is of another network.
+    """
+
+    def __init__(
+        self, asked: UnitsSpec, networks: Networks, component: str | None, blocks: bool, key: str
+    ) -> None:
+        try:
+            self.study = Statistics.load(Path(asked.run) / "activations.npz")
+        except StatisticsError as error:
+            raise RecipeError([Problem(str(error), f"{key}.run")]) from error
+        self.layers = self._layers(asked, component or networks.name, key)
+        catalog = networks.of(component)
+        if asked.modules is not None:
+            self.layers = _narrowed(self.layers, asked, catalog, f"{key}.modules")
+        for layer in self.layers:
+            wrong = _unlike(layer, catalog, blocks)
+            if wrong is not None:
+                raise RecipeError([Problem(f"{asked.run}: {wrong}", f"{key}.run")])
+        self._kept: dict[tuple[Any, ...], tuple[tuple[str, Unit], ...]] = {}
+
+    def _layers(self, asked: UnitsSpec, name: str, key: str) -> list[Layer]:
+        found = [layer for layer in self.study.layers if layer.component == name]
+        if not found:
+            others = sorted({layer.component for layer in self.study.layers} - {"clip"})
+            told = (f"{asked.run} has units of {', '.join(others)}, not of {name}; `component:"
+                    f" {others[0]}` edits those" if others else
+                    f"{asked.run} has only units of the CLIP model that reads images, which no"
+                    " recipe edits: it takes no part in making them")  # fmt: skip
+            raise RecipeError([Problem(told, f"{key}.run")])
+        return found
+
+    def chosen(self, asked: UnitsSpec, places: Mapping[str, str]) -> tuple[tuple[str, Unit], ...]:
+        """The units that are asked for, by module path, without modules that none is of.
+
+        Of equal ones the first. What is drawn hangs on the seed and the module path alone. `asked`
+        has no references left; `places`: where each of its settings stands.
+        """
+        known = (asked.order, asked.concept, asked.fraction, asked.count, asked.seed)
+        if known not in self._kept:
+            self._kept[known] = self._chosen(asked, places)
+        return self._kept[known]
+
+    def _chosen(self, asked: UnitsSpec, places: Mapping[str, str]) -> tuple[tuple[str, Unit], ...]:
+        scores = self._scores(asked, places["concept"])
+        ranks = np.argsort(np.concatenate(scores), kind="stable")
+        count = asked.count if isinstance(asked.count, int) else 0
+        if count > len(ranks):
+            told = f"asks for {count} units; there are {len(ranks)}"
+            raise RecipeError([Problem(told, places["count"])])
+        wanted = np.zeros(len(ranks), bool)
+        wanted[ranks[:count]] = True
+        found, start = [], 0
+        for layer, own in zip(self.layers, scores, strict=True):
+            mask = wanted[start : start + layer.units]
+            start += layer.units
+            if isinstance(asked.fraction, int | float):
+                mask[np.argsort(own, kind="stable")[: round(asked.fraction * layer.units)]] = True
+            if mask.any():
+                found.append((layer.path, Unit(layer.kind, tuple(np.flatnonzero(mask).tolist()))))
+        return tuple(found)
+
+    def _scores(self, asked: UnitsSpec, place: str) -> list[np.ndarray]:
+        """A number for each unit of each layer; the smallest come first."""
+        if asked.order == "random":
+            drawn = [random.Random(f"{asked.seed}/{layer.path}") for layer in self.layers]
+            return [
+                np.array([generator.random() for _ in range(layer.units)])
+                for generator, layer in zip(drawn, self.layers, strict=True)
+            ]
+        known = self.study.concepts
+        if asked.concept is None:
+            values = self.study.selectivity()
+        elif asked.concept in known:
+            values = self.study.contrast()[known.index(asked.concept)]
+        else:
+            hint = did_you_mean(str(asked.concept), known) or f"; it has {', '.join(known[:8])}"
+            told = f"{asked.run} has no concept `{asked.concept}`{hint}"
+            raise RecipeError([Problem(told, place)])
+        values = values if asked.order == "least" else -values
+        return [values[self.study.slice_of(layer)] for layer in self.layers]
+
+
+def _narrowed(layers: Sequence[Layer], asked: UnitsSpec, catalog: Catalog, key: str) -> list[Layer]:
+    """The layers that the recipe's selector names."""
+    paths = paths_of(asked.modules or "*", catalog, key, blocks=True)
+    found = [layer for layer in layers if layer.path in paths]
+    if not found:
+        told = f"{asked.run} has units of none of these; it has those of `{layers[0].path}`"
+        told += f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        raise RecipeError([Problem(told, key)])
+    return found
+
+
+def _unlike(layer: Layer, catalog: Catalog, blocks: bool) -> str | None:
+    """Why the units of a layer cannot be edited in a network; None where they can."""
+    info = next((m for m in (*catalog, *catalog.blocks) if m.path == layer.path), None)
+    if info is None:
+        hint = did_you_mean(layer.path, [m.path for m in (*catalog, *catalog.blocks)])
+        return f"`{layer.path}` is no module of this model{hint or '; was it of another one?'}"
+    if info in catalog.blocks and not blocks:
+        return f"`{layer.path}` is a block, without weights of its own; add `where: output`"
+    there = getattr(info, layer.kind)
+    if there != layer.units and (there or layer.kind == "heads"):
+        return (f"`{layer.path}` has {layer.units} {layer.kind} there and {there} in this model;"
+                " was it of another one?")  # fmt: skip
+    return None
+
+
 def assignments(recipe: Recipe, axes: Sequence[PlanAxis]) -> Iterator[dict[str, Any]]:
     """Axis values by name: the product of the axes, those that are zipped counting as one."""
     by_name = {axis.name: axis for axis in axes}
@@ -277,4 +397,4 @@ def selected(
 
 def label_of(value: Any) -> str:
     """How a value of an axis is written."""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value) or "no text"

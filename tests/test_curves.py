@@ -105,6 +105,30 @@ def test_many_lines_are_many_small_plots_of_one_scale(tmp_path: Path) -> None:
     assert len(heights) == 1
 
 
+def test_orders_with_names_are_no_draws_to_be_averaged(tmp_path: Path) -> None:
+    axes = {"order": ["most", "least"], "amount": AMOUNTS, "seed": [0, 1, 2]}
+    root = parsed(curves.svg(make_run(tmp_path, axes, painted, own=nothing), "rmse"))
+    assert len(lines(root)) == len(bands(root)) == 2
+    assert {"most", "least"} <= set(words(root))
+    assert not any("mean of 2 orders" in text for text in words(root))
+
+
+def test_prompts_are_taken_together_where_there_are_many_lines(tmp_path: Path) -> None:
+    prompts = ["red", "green", "blue", "gray", "white"]
+    axes = {
+        "prompt": prompts,
+        "order": ["most", "least"],
+        "amount": AMOUNTS,
+        "seed": [0, 1],
+    }
+    root = parsed(curves.svg(make_run(tmp_path, axes, painted, own=nothing), "rmse"))
+    inside(root)
+    assert len(lines(root)) == len(bands(root)) == 2
+    assert any("Mean of 2 seeds for each of 5 prompts" in text for text in words(root))
+    assert any("interval over prompts and seeds" in text for text in words(root))
+    assert not [e for e in root.iter(f"{SVG}path") if e.get("opacity") == "0.35"]
+
+
 def test_several_orders_have_their_mean(tmp_path: Path) -> None:
     def path(v: Mapping[str, Any]) -> Color:
         return 255 - v["zeroed"] * (10 + 5 * v["order"]), 128, 128

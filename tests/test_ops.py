@@ -329,10 +329,10 @@ def test_ops_say_where_they_apply_and_what_they_hang_on() -> None:
     placed: dict[str, tuple[str, ...]] = dict.fromkeys(
         ("zero", "scale", "mix_noise"), ("weights", "output")
     )
-    placed |= dict.fromkeys(("mean", "resample", "identity"), ("output",))
+    placed |= dict.fromkeys(("mean", "resample", "identity"), ("output",)) | {"write": ("image",)}
     assert {n: o.places for n, o in table.items() if o.places != ("weights",)} == placed
     assert {n for n, o in table.items() if o.whole} == {"shuffle", "prune", "quantize", "low_rank"}
-    sure = {"zero", "scale", "quantize", "low_rank", "blend", "swap", "mean", "identity"}
+    sure = {"zero", "scale", "quantize", "low_rank", "blend", "swap", "mean", "identity", "write"}
     assert {n for n, o in table.items() if not o.is_random} == sure
     assert [table["prune"].is_random_by(k) for k in (None, "magnitude", "random")] == [0, 0, 1]
     keys = {n: (o.kind_key, o.kinds) for n, o in table.items() if o.kinds}

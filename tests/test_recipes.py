@@ -5,21 +5,38 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ablate import lab
+from ablate.models import load_catalog
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
+from ablate.sources import Source
+from ablate.units.statistics import Layer, Statistics
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes").glob("*.yaml"))
 SD15 = "sd15-random"
 
 
+def studied(file: Path, model: str, folder: Path) -> dict[str, str]:
+    """What a recipe that goes on from a study has to be told: a study of the model, made up here;
+    the one that it names is made first by whoever runs it."""
+    if file.stem != "selective-units":
+        return {}
+    found = [m for m in load_catalog(Source(model)) if m.kind == "Conv2d"]
+    study = Statistics([Layer("unet", m.path, "channels", m.channels) for m in found], ("a", "b"))
+    study.count[:] = 2
+    study.mean[:] = np.random.default_rng(0).random(study.mean.shape)
+    study.save(folder / model / "activations.npz")
+    return {"edits.0.zero.units.run": str(folder / model)}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_is_right_for_the_bundled_model_and_stable_diffusion_1(file: Path) -> None:
+def test_is_right_for_the_bundled_model_and_stable_diffusion_1(file: Path, tmp_path: Path) -> None:
     for model in ("bundled", SD15):
-        recipe = lab.load(file, {"model": model})
+        recipe = lab.load(file, {"model": model, **studied(file, model, tmp_path)})
         assert recipe.name == file.stem
         assert recipe.about
         planned = lab.resolve(recipe)
@@ -31,11 +48,12 @@ def test_is_right_for_the_bundled_model_and_stable_diffusion_1(file: Path) -> No
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_runs_small(file: Path, bundled_pipeline: Pipeline, tmp_path: Path) -> None:
     steps = {"film-strip": 20, "when-it-matters": 5}.get(file.stem, 1)
-    recipe = lab.load(file, {"sampling.num_inference_steps": steps, "dtype": "float32"})
-    result = lab.run(recipe, tmp_path, pipeline=bundled_pipeline, limit=4)
-    assert len(list((tmp_path / "cells").iterdir())) == 4
+    told = {"sampling.num_inference_steps": steps, "dtype": "float32"}
+    recipe = lab.load(file, told | studied(file, "bundled", tmp_path / "studies"))
+    result = lab.run(recipe, tmp_path / "run", pipeline=bundled_pipeline, limit=4)
+    assert len(list((tmp_path / "run" / "cells").iterdir())) == 4
     assert result.summary.computed == 4
-    assert (tmp_path / "sheet.png").exists()
+    assert (tmp_path / "run" / "sheet.png").exists()
 
 
 def test_zeroing_each_module_counts_them_all() -> None:

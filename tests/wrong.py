@@ -98,7 +98,7 @@ WRONG = [
         "edit without a mapping",
         HEAD + "edits:\n  - scale: 3\n",
         "r.yaml:4: edits[0].scale: must be a mapping with modules, component, where, params, when,"
-        " unit, factor, not `3`",
+        " unit, units, factor, not `3`",
         True,
     ),
     Wrong(
@@ -330,7 +330,7 @@ EDITS = [
     ("neither dose nor amount", "add_noise", 'modules: "*"',
      ": `amount` is missing; `add_noise` needs it, a number or an axis (`$name`)", True),
     ("dose of an op without one", "zero", 'modules: "*", dose: 0.1',
-     ".dose: unknown key; known here: modules, component, where, params, when, unit", True),
+     ".dose: unknown key; known here: modules, component, where, params, when, unit, units", True),
     ("dose below 0", "mix_noise", 'modules: "*", dose: -0.1', ".dose: must not be below 0", True),
     ("dose of outputs", "mix_noise", 'modules: "*", dose: 0.1, where: output',
      ".dose: is of weights; outputs have none", True),
@@ -426,9 +426,10 @@ AXES = [
 
 EDITS += [
     ("two mistakes in one: unknown and out of place", "scale", 'modules: "*", factor: 1, dose: 0.1',
-     ".dose: unknown key; known here: modules, component, where, params, when, unit, factor", True),
+     ".dose: unknown key; known here: modules, component, where, params, when, unit, units, factor",
+     True),
     ("references of an op without any", "zero", 'modules: "*", over: {seed: [1]}',
-     ".over: unknown key; known here: modules, component, where, params, when, unit", True),
+     ".over: unknown key; known here: modules, component, where, params, when, unit, units", True),
     ("bits as text", "quantize", 'modules: "*", bits: x', ".bits: must be a number, not `x`", True),
     ("fraction to text", "zero", 'modules: "*", when: {fraction: [0, x]}',
      ".when.fraction[1]: must be a number, not `x`", True),

@@ -1,7 +1,8 @@
 """Drift curves: how far images move as an edit grows, with confidence bands over seeds.
 
-One line for each value of the other axes; where these are many, one small plot for each. Several
-orders of the same modules (the HAL experiment) also have their mean.
+One line for each value of the other axes; where these are many, prompts are taken together, and
+else there is one small plot for each. Several drawn orders of the same modules (the HAL experiment)
+also have their mean.
 """
 
 from __future__ import annotations
@@ -56,13 +57,15 @@ def svg(run: Run, metric: str | None = None) -> str | None:
 
 @dataclass(frozen=True)
 class _Line:
-    """Drift along the strength: `seeds` has a row a seed, NaN where it is not known."""
+    """Drift along the strength: `seeds` has a row a seed, NaN where it is not known; a row a prompt
+    and seed where the line is of all `prompts`."""
 
     label: str
     strengths: np.ndarray
     seeds: np.ndarray  # (seeds, strengths)
     keys: Sequence[str | None]  # of the cells of the first seed
     is_mean: bool = False  # of the other lines
+    prompts: int = 1
 
     @property
     def mean(self) -> np.ndarray:
@@ -89,11 +92,17 @@ def _lines(
     others = [n for n in axes if n not in (name, "seed")]
     told = [n for n in others if len({repr(c.axes[n]) for c in cells if n in c.axes}) > 1]
     strengths = sorted(set(axes[name].values))
-    found: dict[tuple[int, ...], dict[int, dict[float, MeasuredCell]]] = {}
+    count = math.prod(len({repr(c.axes[n]) for c in cells if n in c.axes}) for n in told)
+    pooled = len(told) > 1 and "prompt" in told and count > MOST
+    if pooled:
+        told.remove("prompt")
+    prompts = list(dict.fromkeys(cell.prompt for cell in cells)) if pooled else []
+    found: dict[tuple[int, ...], dict[tuple[int, int], dict[float, MeasuredCell]]] = {}
     for cell in cells:
         if name in cell.axes and all(n in cell.axes for n in others):
             which = tuple(axes[n].values.index(cell.axes[n]) for n in told)
-            found.setdefault(which, {}).setdefault(cell.seed, {})[cell.axes[name]] = cell
+            row = (prompts.index(cell.prompt) if pooled else 0, cell.seed)
+            found.setdefault(which, {}).setdefault(row, {})[cell.axes[name]] = cell
     lines = []
     for which in sorted(found):
         by_seed = found[which]
@@ -106,10 +115,11 @@ def _lines(
         texts = [
             measuring.caption(axes[n], axes[n].values[i]) for n, i in zip(told, which, strict=True)
         ]
-        lines.append(
-            _Line(" · ".join(texts), np.array(strengths, float), np.array(rows, float), keys)
-        )
-    if told == ["order"] and len(lines) > 1:
+        line = _Line(" · ".join(texts), np.array(strengths, float), np.array(rows, float), keys)
+        lines.append(replace(line, prompts=len({prompt for prompt, _ in by_seed})))
+    # Orders that are numbers are drawn; those that have names are each another one.
+    orders = axes["order"].values if told == ["order"] else ()
+    if len(lines) > 1 and orders and all(isinstance(order, int | float) for order in orders):
         means = np.array([line.mean for line in lines])
         together = f"mean of {len(lines)} orders"
         lines.append(_Line(together, lines[0].strengths, means, lines[0].keys, is_mean=True))
@@ -269,6 +279,9 @@ def _draw(
 
 
 def _highest(line: _Line) -> float:
+    band = line.band() if line.prompts > 1 else None
+    if band is not None:
+        return float(np.nanmax(np.append(band[1], line.mean)))
     return float(np.nanmax(np.where(np.isfinite(line.seeds), line.seeds, 0)))
 
 
@@ -282,10 +295,12 @@ def _color(lines: Sequence[_Line], line: _Line) -> Color:
 
 def _note(own: Sequence[_Line], lines: Sequence[_Line]) -> str:
     seeds = max(len(line.seeds) for line in own)
-    facts = [f"mean of {seeds} seeds" if seeds > 1 else "one seed"]
-    if seeds > 1 and not FEW < len(lines) <= MOST:
+    prompts = own[0].prompts
+    each = f" for each of {prompts} prompts" if prompts > 1 else ""
+    facts = [f"mean of {seeds // prompts} seeds{each}" if seeds > 1 else "one seed"]
+    if seeds > 1 and prompts == 1 and not FEW < len(lines) <= MOST:
         facts = [f"{facts[0]}, each drawn faintly"]
-    over = "orders" if lines[-1].is_mean else "seeds"
+    over = "orders" if lines[-1].is_mean else "prompts and seeds" if prompts > 1 else "seeds"
     if any(line.band() for line in lines):
         facts.append(f"band: 95 % bootstrap interval over {over}")
     return _capital("; ".join(facts)) + "."
@@ -296,7 +311,7 @@ def _together(
 ) -> tuple[list[str], float, float]:
     """All lines in one plot, named at their ends; its width, and where it ends."""
     drawn = [frame.axes(17, measure.in_floors)]
-    few = len(lines) <= FEW
+    few = len(lines) <= FEW and lines[0].prompts == 1
     drawn += [
         frame.line(line, _color(lines, line), 3.5 if line.is_mean else 2.2, few) for line in lines
     ]
@@ -331,7 +346,8 @@ def _apart(
         x, y = frame.x + i % across * (wide + 90), frame.y + 30 + i // across * (tall + 110)
         plot = replace(frame, x=x, y=y, width=wide, height=tall)
         drawn.append(plot.axes(14, measure.in_floors))
-        drawn.append(plot.line(line, INK if line.is_mean else LINES[0], 2.2, True))
+        color = INK if line.is_mean else LINES[0]
+        drawn.append(plot.line(line, color, 2.2, line.prompts == 1))
         label = drawing.ending(line.label, 17, wide)
         drawn.append(drawing.text(x, y - 16, label, 17, bold=True))
     rows = math.ceil(len(lines) / across)

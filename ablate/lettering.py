@@ -1,0 +1,97 @@
+"""Words in pictures: a label on a finished one, and a picture of a word alone.
+
+The typographic attack of Goh et al. 2021, "Multimodal neurons in artificial neural networks"
+(distill.pub/2021/multimodal-neurons): what a picture shows is read as the word that stands on it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ablate.page import INK, clean, typeface, wrap
+
+PAPER = (255, 255, 255)
+WIDE, TALL = 0.92, 0.3  # of the picture's sides, at most
+EDGE = 0.03  # of its height, between the label and the lower border
+LEAD = 1.12  # height of a line, in heights of the type
+INSIDE = 0.3  # between the letters and the label's sides, in heights of the type
+MOST = 3  # lines
+Picture = TypeVar("Picture", np.ndarray, Image.Image)
+SMALLEST = 5  # pixels of type; words that are longer still are cut off
+
+
+def lettered(image: Picture, text: str) -> Picture:
+    """The picture with the text on a light label in its lower part, as large as fits.
+
+    `image`: floats in [0, 1], shape (height, width, 3), or a picture of Pillow's; the result is of
+    the same kind, and a copy. Without a word in `text` nothing is written.
+    """
+    if isinstance(image, Image.Image):
+        pixels = np.asarray(image.convert("RGB")) / np.float32(255)
+        return Image.fromarray((_written(pixels, text) * 255).round().astype("uint8"))
+    return _written(image, text)
+
+
+def _written(image: np.ndarray, text: str) -> np.ndarray:
+    letters = label(text, image.shape[1], image.shape[0])
+    return np.where(np.isnan(letters), image, letters).astype(image.dtype)
+
+
+@lru_cache(maxsize=256)
+def label(text: str, width: int, height: int) -> np.ndarray:
+    """A label as it lies on a picture of that size: float32 in [0, 1], shape (height, width, 3),
+    NaN beside it. Read-only, for it is kept.
+    """
+    found = np.full((height, width, 3), np.nan, np.float32)
+    words = clean(text)
+    if words:
+        card = _card(words, max(1, round(WIDE * width)), max(1, round(TALL * height)))
+        bottom = height - round(EDGE * height)
+        top, left = max(0, bottom - card.height), (width - card.width) // 2
+        found[top:bottom, left : left + card.width] = np.asarray(card, np.float32) / 255
+    found.flags.writeable = False
+    return found
+
+
+def word(text: str, side: int) -> Image.Image:
+    """A white square with the text in dark letters, as wide as they can be; side in pixels."""
+    paper = Image.new("RGB", (side, side), PAPER)
+    words = clean(text)
+    if words:
+        card = _card(words, side, side)
+        paper.paste(card, ((side - card.width) // 2, (side - card.height) // 2))
+    return paper
+
+
+def _card(words: str, width: int, height: int) -> Image.Image:
+    """A label around the words, no larger than that, its letters as large as they can be."""
+    font, lines = _set(words, width, height)
+    lead, inside = round(LEAD * font.size), round(INSIDE * font.size)
+    across = max(font.getlength(line) for line in lines)
+    size = (min(width, round(across) + 2 * inside), min(height, len(lines) * lead + inside))
+    card = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(card)
+    for i, line in enumerate(lines):
+        # By its middle from the base line to the height of capitals.
+        middle = size[1] / 2 + (i - (len(lines) - 1) / 2) * lead + 0.36 * font.size
+        draw.text((size[0] / 2, round(middle)), line, fill=INK, font=font, anchor="ms")
+    return card
+
+
+def _set(words: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont, list[str]]:
+    """The largest type in which so many words fit, no word torn, and their lines."""
+    size = max(SMALLEST, height)
+    while True:
+        font, inside = typeface(size, bold=True), 2 * round(INSIDE * size)
+        lines = wrap(words, font, width - inside, MOST)
+        whole = " ".join(lines) == words
+        fits = len(lines) * round(LEAD * size) + inside / 2 <= height
+        if whole and fits:
+            return font, lines
+        if size <= SMALLEST:  # torn where need be, as far as there is room
+            return font, wrap(words, font, width - inside)[: max(1, int(height / (LEAD * size)))]
+        size -= max(1, size // 25)
