@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +21,12 @@ from ablate.exits import (
     overrides,
     run_told,
 )
+from ablate.progress import Reporter, clock
+from ablate.studies import units
 from ablate.viewing import COMMANDS, report_drift
 
 if TYPE_CHECKING:
-    from ablate.engine import Progress, Summary
+    from ablate.engine import Summary
 
 PACKAGE = Path(__file__).parent
 # In a wheel recipes lie inside the package, in a checkout beside it.
@@ -66,7 +66,7 @@ def main() -> None:
     """A lab for taking a text-to-image diffusion network apart."""
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, units):
     main.add_command(command)
 
 
@@ -100,7 +100,7 @@ def run(
     with model_told():
         changes = _with(overrides, model=model, dtype=dtype)
         loaded = lab.load(_found(recipe), changes, allow_code=allow_code)
-        reporter = _Reporter()
+        reporter = Reporter()
         result = lab.run(
             loaded,
             out,
@@ -120,7 +120,7 @@ def run(
         click.echo(f"{summary.not_finite} images hold NaN or infinity; they are drawn as such")
     click.echo(
         f"{summary.computed} images computed, {summary.reused} reused, of {summary.total},"
-        f" in {_clock(summary.seconds)}"
+        f" in {clock(summary.seconds)}"
     )
     report_drift(result.store)
     for page in [
@@ -207,7 +207,7 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None, allow_code:
     seconds = rows * effort.flops / effort.rate
     click.echo(
         f"estimate  {rows:,} denoiser rows of {effort.flops / 1e9:,.1f} GFLOP;"
-        f" roughly {_clock(seconds)} on this {effort.device}"
+        f" roughly {clock(seconds)} on this {effort.device}"
     )
 
 
@@ -372,44 +372,6 @@ def schema() -> None:
     from ablate.schema import schema as made
 
     click.echo(json.dumps(made(), indent=2))
-
-
-# ---------------------------------------------------------------- progress
-
-
-class _Reporter:
-    """A bar with an ETA in a terminal; a plain line every few seconds in a log."""
-
-    EVERY = 5.0  # seconds between lines in a log
-
-    def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
-        self.last = 0.0
-        self.wrote = False
-
-    def __call__(self, now: Progress) -> None:
-        left = f", {_clock(now.left)} left"
-        count = f"{now.done}/{now.total} images"
-        if self.terminal:
-            width = 28
-            full = round(width * now.done / now.total)
-            bar = "█" * full + "·" * (width - full)
-            click.echo(f"\r\x1b[K{bar} {count}, {_clock(now.seconds)}{left}", err=True, nl=False)
-            self.wrote = True
-        elif now.done == now.total or time.monotonic() - self.last >= self.EVERY:
-            self.last = time.monotonic()
-            click.echo(f"{count} ({now.computed} computed), {_clock(now.seconds)}{left}", err=True)
-
-    def close(self) -> None:
-        if self.wrote:
-            click.echo("", err=True)
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
 def _quieten() -> None:

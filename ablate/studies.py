@@ -1,0 +1,389 @@
+"""Commands of `ablate units`: studies of channels, neurons and heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ablate.exits import INTERRUPTED, WRONG, Exit, model_told, overrides, run_told
+from ablate.progress import Reporter
+
+if TYPE_CHECKING:
+    from ablate.scope import When
+    from ablate.units.statistics import Statistics
+    from ablate.units.study import Setup, Study
+
+
+@click.group()
+def units() -> None:
+    """Look into single units: channels, neurons, attention heads."""
+
+
+# ---------------------------------------------------------------- what they share
+
+
+@contextmanager
+def _told(again: str = "run the same command again to go on") -> Iterator[None]:
+    """What may be wrong with a study becomes a message and an exit code."""
+    import logging
+
+    from ablate.catalog import SelectorError
+    from ablate.sampling import Stopped
+    from ablate.units.objectives import ObjectiveError
+    from ablate.units.statistics import StatisticsError
+    from ablate.units.study import StudyError
+
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    try:
+        with run_told(), model_told():
+            yield
+    except SelectorError as error:
+        raise Exit(f"--select: {error}", WRONG) from None
+    except (StudyError, StatisticsError, ObjectiveError) as error:
+        raise Exit(str(error), WRONG) from None
+    except Stopped:
+        raise Exit(f"interrupted; {again}", INTERRUPTED) from None
+
+
+def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What is shown to which network."""
+    for option in reversed((
+        click.option("--model", default="bundled", help="`bundled`, a hub id or a folder."),
+        click.option("--component", help="`clip` (what reads images), `text_encoder` ...;"
+                     " default: the denoiser."),
+        click.option("--concepts", metavar="A,B,...|FILE", help="Default: the CLIP model's words."),
+        click.option("--template", "templates", multiple=True, metavar="TEXT",
+                     help="A prompt with `{}` in the place of the concept; several are allowed."),
+        click.option("--seeds", default="0-7", show_default=True, metavar="A-B,C"),
+        click.option("--when", metavar="WINDOW", help="Moments of the sampling, as in"
+                     " --when '{t: [1, 0.5]}'. Default: all."),
+        click.option("--clip", help="What reads the images: a CLIP model's hub id or folder."),
+        click.option("--set", "keys", multiple=True, metavar="KEY=VALUE", callback=overrides,
+                     help="A key of recipes, as in --set sampling.num_inference_steps=10."),
+        click.option("--dtype", help="`float32`, `float16`, `bfloat16`. Default: `auto`."),
+        click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there"
+                     " is."),
+        click.option("--fresh", is_flag=True, help="Forget what lies in the folder."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _setup(
+    *,
+    model: str,
+    component: str | None,
+    concepts: str | None,
+    templates: Sequence[str],
+    seeds: str,
+    when: str | None,
+    clip: str | None,
+    keys: dict[str, Any],
+    dtype: str | None,
+    modules: Any,
+    heads: bool = False,
+) -> Setup:
+    """A setup from what options say."""
+    from ablate.units.stimuli import TEMPLATES, Stimuli
+    from ablate.units.study import Setup, default_concepts
+
+    given = {"model": model, "dtype": dtype, "clip": clip}
+    told = keys | {key: value for key, value in given.items() if value is not None}
+    words = _words(concepts) if concepts else default_concepts(model, clip)
+    try:
+        stimuli = Stimuli(tuple(words), tuple(templates) or TEMPLATES, _numbers(seeds))
+    except ValueError as error:
+        raise Exit(str(error), WRONG) from None
+    kind = "heads" if heads else "channels"
+    return Setup(stimuli, told, component, modules, kind, _window(when) if when else None)
+
+
+def _words(given: str) -> list[str]:
+    """Concepts: a list with commas, or the lines of a file."""
+    path = Path(given)
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else given.split(",")
+    return [word.strip() for word in lines if word.strip()]
+
+
+def _numbers(given: str) -> tuple[int, ...]:
+    """Seeds, as in `0-7,11`."""
+    found: list[int] = []
+    for part in given.split(","):
+        low, dash, high = part.strip().partition("-")
+        ends = (low, high) if dash else (low, low)
+        if not all(end.isdecimal() and len(end) < 20 for end in ends):
+            raise Exit(f"--seeds: `{part.strip()}` is no number nor a range such as `0-7`", WRONG)
+        if int(ends[1]) - int(ends[0]) > 1_000_000:
+            raise Exit(f"--seeds: `{part.strip()}` are more seeds than anyone waits for", WRONG)
+        found += range(int(ends[0]), int(ends[1]) + 1)
+    return tuple(found)
+
+
+def _window(given: str) -> When:
+    """A window of the sampling, as recipes write it."""
+    import yaml
+
+    from ablate.scope import BY, When
+
+    try:
+        return When.from_json(yaml.safe_load(given))
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError):
+        known = ", ".join(BY)
+        raise Exit(
+            f"--when: `{given}` is no window; write one of {known}, as in `{{t: [1, 0.5]}}`", WRONG
+        ) from None
+
+
+def _selector(given: str | None) -> Any:
+    """A selector; what begins like a list or mapping is YAML."""
+    import yaml
+
+    if given is None or not given.startswith(("[", "{")):
+        return given
+    try:
+        return yaml.safe_load(given)
+    except yaml.YAMLError:
+        raise Exit(f"--select: `{given}` is not valid YAML", WRONG) from None
+
+
+def _present(folder: Path) -> None:
+    """Write the pictures and the page of a study, and name them."""
+    from ablate import folio
+
+    for path in folio.present(folder):
+        if path.parent == folder and path.suffix != ".svg":
+            click.echo(str(path))
+
+
+# ---------------------------------------------------------------- selectivity
+
+
+@units.command()
+@_study_options
+@click.option("--select", "modules", metavar="SELECTOR",
+              help="Layers. Default: the hidden units of ResNets and MLPs.")  # fmt: skip
+@click.option("--heads", is_flag=True, help="Attention heads in the place of channels.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("outputs/units-selectivity"),
+              show_default=True)  # fmt: skip
+def selectivity(
+    out: Path, fresh: bool, device: str | None, modules: str | None, heads: bool, **asked: Any
+) -> None:
+    """Record which units answer to which concepts, and to how few.
+
+    Shows concepts × templates × seeds to a network, and computes each unit's class selectivity
+    index. Run it again to go on where it stopped.
+    """
+    from ablate.units.selectivity import record
+    from ablate.units.study import Study
+
+    with _told():
+        setup = _setup(**asked, modules=_selector(modules), heads=heads)
+        study = Study.load(setup, out, device=device)
+        study.begin("selectivity", fresh)
+        reporter = Reporter("samples")
+        try:
+            found = record(study, reporter)
+        finally:
+            reporter.close()
+        _tell_layers(study, found)
+        _present(out)
+
+
+def _tell_layers(study: Study, found: Statistics) -> None:
+    """Median and largest index of every layer, beside what it is by chance."""
+    import numpy as np
+
+    index, chance = found.selectivity(), found.by_chance()
+    rows: list[tuple[str, ...]] = [("layer", "units", "median", "largest", "by chance")]
+    for layer in found.layers:
+        own = found.slice_of(layer)
+        figures = (np.median(index[own]), index[own].max(), np.median(chance[own]))
+        rows.append((layer.path, str(layer.units), *(f"{figure:.3f}" for figure in figures)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths,
+                 strict=True))]  # fmt: skip
+        click.echo("  ".join(cells))
+    click.echo(
+        f"{found.units:,} units of {len(found.layers)} layers, {found.done:,} samples of"
+        f" {len(found.concepts)} concepts"
+    )
+
+
+# ---------------------------------------------------------------- concepts and cards
+
+
+@units.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("what", metavar="CONCEPT|PATH#UNIT", required=False)
+def search(study: Path, what: str | None) -> None:
+    """Search a study: the units of a concept, or of all; or the concepts of a unit."""
+    from ablate.units import search as searching
+    from ablate.units.selectivity import FILE
+    from ablate.units.statistics import Statistics
+
+    with _told():
+        statistics = Statistics.load(study / FILE)
+        if what is not None and "#" in what:
+            found = searching.find(statistics, *_unit(what))
+            click.echo(f"{what}: selectivity {found['selectivity']:.3f}")
+            for concept, contrast in (*found["concepts"], *found["against"]):
+                click.echo(f"{contrast:9.2f}  {concept}")
+            return
+        least = searching.threshold(statistics)
+        for row in searching.search(statistics, what):
+            if not row["units"]:
+                click.echo(f"{row['concept']}: no unit stands for it (none above {least:.2f})")
+            for unit in row["units"]:
+                click.echo(
+                    f"{row['concept']:16} {unit['contrast']:9.2f}  {unit['module']}#{unit['unit']}"
+                )
+
+
+def _unit(given: str) -> tuple[str, int]:
+    """A unit, as in `conv_in#3`."""
+    path, _, number = given.rpartition("#")
+    if not path or not number.isdecimal():
+        raise Exit(f"`{given}` is no unit; write a module's path and a number, `conv_in#3`", WRONG)
+    return path, int(number)
+
+
+@units.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("units", nargs=-1, metavar="[PATH#UNIT]...")
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True,
+              help="Without units named, so many that stand out.")  # fmt: skip
+@click.option("--seeds", default="0-3", show_default=True, metavar="A-B,C",
+              help="Of the pictures that effects are measured on.")  # fmt: skip
+@click.option("--no-visualization", "plain", is_flag=True,
+              help="Make no inputs that drive the units most.")  # fmt: skip
+@click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
+def cards(
+    study: Path,
+    units: tuple[str, ...],
+    count: int,
+    seeds: str,
+    plain: bool,
+    device: str | None,
+) -> None:
+    """Make unit cards: what drives a unit, what it stands for, what it is needed for.
+
+    STUDY is the folder that `ablate units selectivity` wrote.
+    """
+    from ablate.units import cards as making
+    from ablate.units.study import Study
+
+    named, numbers = [_unit(unit) for unit in units], _numbers(seeds)
+    with _told():
+        opened = Study.open(study, device=device)
+        reporter = Reporter("steps")
+        try:
+            made = named or None
+            making.make(opened, made, count, numbers, visualized=not plain, watch=reporter)
+        finally:
+            reporter.close()
+        _present(study)
+    from json import loads
+
+    told = loads((study / making.FILE).read_text(encoding="utf-8"))
+    for card in told["cards"]:
+        click.echo(f"{card['module']}#{card['unit']}: {card['sentence'] or card['concept']}")
+    for note in told["notes"]:
+        click.echo(note)
+
+
+# ---------------------------------------------------------------- visualization
+
+
+@units.command()
+@click.argument("objectives", nargs=-1, required=True, metavar="OBJECTIVE...")
+@click.option("--model", default="bundled", help="`bundled`, a hub id or a folder.")
+@click.option("--input", "kind", type=click.Choice(["image", "latent", "prompt"]),
+              default="image", show_default=True,
+              help="What is optimized: an image that the CLIP model reads, or the denoiser's latent"
+              " or prompt embedding.")  # fmt: skip
+@click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Dream on this picture (DeepDream).")  # fmt: skip
+@click.option("--t", type=click.FloatRange(0, 1, min_open=True), default=0.8, show_default=True,
+              help="Noise level of latents, 1 is noise alone.")  # fmt: skip
+@click.option("--prompt", default="", help="Of the denoiser; where an embedding starts from.")
+@click.option("--seeds", default="0", show_default=True, metavar="A-B,C",
+              help="A picture for each; of embeddings, the latents they must do for.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), help="Of the optimization.")
+@click.option("--clip", help="What reads the images: a CLIP model's hub id or folder.")
+@click.option("--dtype", help="`float32`, `float16`, `bfloat16`. Default: `auto`.")
+@click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("outputs/units-visualize"),
+              show_default=True)  # fmt: skip
+def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -> None:
+    """Optimize an input to drive a unit, a channel, a direction.
+
+    OBJECTIVE is PATH#12 for a channel, or a sum of such, as in "conv_in#3 - 0.5 * conv_in#7"; also
+    neuron, head, direction, deepdream, text and more, called with a module path. A picture that
+    lies in the folder with the same settings is not made again.
+    """
+    from ablate.units.gallery import present, ratio_of, written
+
+    seeds = _numbers(asked.pop("seeds"))
+    with _told():
+        if asked["start"] is not None and kind != "image":
+            raise Exit("--start: only images are dreamed on", WRONG)
+        reporter = Reporter("pictures")
+        try:
+            files = _visualized(objectives, kind, out, seeds, reporter, **asked)
+        finally:
+            reporter.close()
+        found = written(out)
+        for told in (found[path] for path in files):
+            times = f"{ratio_of(told):.1f} times"
+            click.echo(
+                f"{told['start']:9.4g} → {told['end']:<9.4g} {times:>12}, typically"
+                f" {told['typical']:<9.4g} {told['name']}"
+            )
+        for path in present(out):
+            click.echo(str(path))
+        if (out / "study.json").exists():
+            _present(out)
+
+
+def _visualized(
+    objectives: Sequence[str],
+    kind: str,
+    out: Path,
+    seeds: tuple[int, ...],
+    watch: Reporter,
+    *,
+    model: str,
+    start: Path | None,
+    t: float,
+    prompt: str,
+    steps: int | None,
+    clip: str | None,
+    dtype: str | None,
+    device: str | None,
+) -> list[Path]:
+    """Load what is asked for, and have pictures made that are not there yet."""
+    from PIL import Image
+
+    from ablate.concepts import Reader
+    from ablate.pipeline import Pipeline
+    from ablate.units import wanted
+    from ablate.units.objectives import parse
+
+    reader = Reader.of(model, clip, device)
+    found = [parse(text, reader.texts if reader is not None else None) for text in objectives]
+    if kind == "image":
+        if reader is None:
+            raise Exit(f"`{model}` has no CLIP model beside it; `--clip` names one", WRONG)
+        if start is None:
+            return wanted.images(reader, found, out, seeds, steps=steps, watch=watch)
+        with Image.open(start) as image:
+            picture = image.convert("RGB")
+        return wanted.dreams(reader, found, picture, out, seeds, steps=steps, watch=watch)
+    pipeline = Pipeline.load(model, device=device, dtype=dtype or "auto")
+    make = wanted.latents if kind == "latent" else wanted.prompts
+    return make(pipeline, found, out, seeds, t=t, prompt=prompt, steps=steps, watch=watch)

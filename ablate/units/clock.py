@@ -1,0 +1,25 @@
+"""How far a study is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ablate.engine import Progress
+
+Watch = Callable[[Progress], None]
+
+
+class Clock:
+    """Tells how far a stream is. `done`: samples of an earlier time."""
+
+    def __init__(self, total: int, done: int, watch: Watch | None) -> None:
+        self.total, self.before, self.watch = total, done, watch
+        self.began = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        if self.watch is None:
+            return
+        seconds, own = time.monotonic() - self.began, done - self.before
+        left = seconds / own * (self.total - done) if own else 0.0
+        self.watch(Progress(done, self.total, own, seconds, left))

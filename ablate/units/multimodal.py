@@ -1,0 +1,285 @@
+"""Multimodal units: those of a CLIP model that answer to pictures of a concept and to its word.
+
+As Goh et al. 2021, Multimodal neurons in artificial neural networks: one unit of the image encoder
+answers to pictures of a thing and to pictures of its name in letters. Beside these, dimensions of
+the space that pictures and texts share: what they are for pictures, and for prompts.
+
+A unit is multimodal for a concept that comes first in both, with both contrasts above what chance
+gives. In a network that has never learned to read, every word looks like something as well, and
+that is the right concept for one unit in as many as there are concepts. How many that comes to is
+known by dealing the words to other concepts, and units are named only as far down as this accounts
+for `RATE` of them: the false discovery rate of Tusher, Tibshirani and Chu 2001, Significance
+analysis of microarrays.
+
+    multimodal.csv   a row a unit
+    multimodal/      statistics of words in letters, and of the shared space
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops
+from torch import Tensor
+
+from ablate import engine
+from ablate.concepts import Reader
+from ablate.lettering import word
+from ablate.sampling import Stopped
+from ablate.store import Run
+from ablate.units.clock import Clock, Watch
+from ablate.units.layers import listening, strength
+from ablate.units.recording import READ
+from ablate.units.search import threshold
+from ablate.units.statistics import Layer, Statistics, StatisticsError
+from ablate.units.stimuli import shuffled
+from ablate.units.study import CLIP, Study
+
+TABLE, FOLDER = "multimodal.csv", "multimodal"
+HEADS = ("module", "unit", "by", "concept", "picture", "word")
+PICTURE, TEXT = "visual_projection", "text_projection"  # into the shared space
+RATE = 0.05  # of the units that are named may be there by chance
+# How a word is shown: its size, as a part of the picture's side; where in what is free beside it,
+# from the top and from the left; the paper's color. These are to words what templates are to
+# concepts: a unit that answers to a word answers to it in all of them.
+LOOKS = (
+    (1.0, 0.0, 0.0, (255, 255, 255)),
+    (1.0, 0.0, 0.0, (205, 205, 205)),
+    (0.8, 0.5, 0.5, (255, 240, 170)),
+    (0.8, 0.0, 0.0, (190, 215, 255)),
+    (0.8, 1.0, 1.0, (200, 240, 200)),
+    (0.65, 0.0, 1.0, (255, 205, 205)),
+    (0.65, 1.0, 0.0, (255, 255, 255)),
+    (0.65, 0.5, 0.5, (220, 200, 170)),
+)
+
+
+@dataclass(frozen=True)
+class Both:
+    """Units that answer to pictures and to words, as `cards.json` has them, and what there is to
+    say of them. `by`: `letters` in pictures, or `prompts`."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find(study: Study, statistics: Statistics, watch: Watch | None = None) -> Both:
+    """The multimodal units of a study of the CLIP model's image encoder, and of the shared space;
+    of any other study none. Writes `multimodal.csv`. Raises `Stopped` after Ctrl-C."""
+    if study.component != CLIP or study.texts or study.reader is None:
+        return Both()
+    reader = study.reader
+    letters = _kept(study, "words", statistics.layers, len(statistics.concepts) * len(LOOKS),
+                    lambda: _of_letters(study, reader, statistics.layers, watch))  # fmt: skip
+    pictures = _kept(study, "pictures", None, len(study.samples),
+                     lambda: _of_pictures(study, reader, watch))  # fmt: skip
+    prompts = _kept(study, "prompts", None, len(study.setup.stimuli.prompts),
+                    lambda: _of_prompts(study, reader, watch))  # fmt: skip
+    found = Both()
+    for by, shown, told in (("letters", statistics, letters), ("prompts", pictures, prompts)):
+        pairs = paired(shown, told)
+        found.rows.extend(_row(by, shown, told, unit) for unit in pairs.units)
+        found.notes.append(_note(by, shown.units, pairs))
+    Run(study.folder).write_text(TABLE, table(found.rows))
+    return found
+
+
+# ---------------------------------------------------------------- which units
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Units that are named, the strongest first; how many have one concept first in both, above
+    chance in each; and how many would if the words were dealt to other concepts, on average."""
+
+    units: tuple[int, ...]
+    alike: int
+    expected: float
+
+
+def paired(pictures: Statistics, words: Statistics) -> Pairs:
+    """The units that stand for one concept in both, beyond what coincidence gives."""
+    seen, read = pictures.contrast(), words.contrast()
+    least = threshold(pictures), threshold(words)
+    own = _scores(seen, read, least)
+    dealt = [_scores(seen, np.roll(read, n, 0), least) for n in range(1, len(read))]
+    ranked = np.argsort(-own, kind="stable")[: int((own > 0).sum())]
+    most = 0
+    for rank, unit in enumerate(ranked, 1):
+        by_chance = np.mean([(scores >= own[unit]).sum() for scores in dealt]) if dealt else rank
+        if by_chance <= RATE * rank:
+            most = rank
+    expected = float(np.mean([(scores > 0).sum() for scores in dealt])) if dealt else 0.0
+    return Pairs(tuple(ranked[:most].tolist()), len(ranked), expected)
+
+
+def _scores(seen: np.ndarray, read: np.ndarray, least: tuple[float, float]) -> np.ndarray:
+    """How far units (U,) are above chance in both contrasts (C, U), in the lesser of the two; 0 for
+    those that are not, or whose first concepts differ."""
+    first, units = seen.argmax(0), np.arange(seen.shape[1])
+    shares = (
+        contrast[first, units] / max(low, 1e-9)
+        for contrast, low in zip((seen, read), least, strict=True)
+    )
+    score = np.minimum(*shares)
+    return np.where((read.argmax(0) == first) & (score > 1), score, 0)
+
+
+def _row(by: str, pictures: Statistics, words: Statistics, unit: int) -> dict[str, Any]:
+    layer, number = pictures.place_of(unit)
+    seen, read = pictures.contrast()[:, unit], words.contrast()[:, unit]
+    concept = int(seen.argmax())
+    return {
+        "module": layer.path,
+        "unit": number,
+        "by": by,
+        "concept": pictures.concepts[concept],
+        "picture": float(seen[concept]),
+        "word": float(read[concept]),
+    }
+
+
+def _note(by: str, units: int, pairs: Pairs) -> str:
+    """What was found, and what chance alone would give."""
+    what = {
+        "letters": ("units of the image encoder", "pictures of its word in letters"),
+        "prompts": ("dimensions of the shared space", "prompts with its word"),
+    }[by]
+    named = f"{len(pairs.units)} of them are" if pairs.units else "None of them is"
+    return (
+        f"Of {units:,} {what[0]}, {pairs.alike} answer to pictures of a concept and to {what[1]}"
+        f" before all others; with the words dealt to other concepts {pairs.expected:.1f} would."
+        f" {named} multimodal beyond chance."
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row a unit, as CSV."""
+    lines = io.StringIO()
+    written = csv.writer(lines, lineterminator="\n")
+    written.writerow(HEADS)
+    for row in rows:
+        figures = (f"{row[name]:.6g}" for name in ("picture", "word"))
+        written.writerow([*(row[name] for name in HEADS[:4]), *figures])
+    return lines.getvalue()
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def picture(concept: str, look: int, side: int) -> Image.Image:
+    """A concept's word in one of the `LOOKS`, RGB, side in pixels."""
+    share, top, left, color = LOOKS[look]
+    own = round(share * side)
+    paper = Image.new("RGB", (side, side), (255, 255, 255))
+    paper.paste(word(concept, own), (round(left * (side - own)), round(top * (side - own))))
+    return ImageChops.multiply(paper, Image.new("RGB", (side, side), color))
+
+
+def _of_letters(
+    study: Study, reader: Reader, layers: Sequence[Layer], watch: Watch | None
+) -> Statistics:
+    concepts, side = study.setup.stimuli.concepts, reader.preparation.side
+    samples = [(c, look) for c in range(len(concepts)) for look in range(len(LOOKS))]
+
+    def show(some: Sequence[int]) -> None:
+        reader.images([picture(concepts[samples[n][0]], samples[n][1], side) for n in some])
+
+    paths = [layer.path for layer in layers]
+    labels = [concept for concept, _ in samples]
+    return _heard(study, reader, paths, study.setup.kind, labels, show, READ, watch)
+
+
+def _of_pictures(study: Study, reader: Reader, watch: Watch | None) -> Statistics:
+    if engine.run(study.plan, study.pipeline, study.pictures).interrupted:
+        raise Stopped
+    shots = engine.shots_of(study.samples, study.pipeline)
+
+    def show(some: Sequence[int]) -> None:
+        images = []
+        for n in some:
+            with Image.open(study.pictures.path(shots[n].key)) as image:
+                images.append(image.convert("RGB"))
+        reader.images(images)
+
+    return _heard(study, reader, [PICTURE], "channels", study.concepts, show, READ, watch)
+
+
+def _of_prompts(study: Study, reader: Reader, watch: Watch | None) -> Statistics:
+    stimuli = study.setup.stimuli
+    labels = [stimuli.concept_of(prompt) for prompt in stimuli.prompts]
+
+    def show(some: Sequence[int]) -> None:
+        reader.texts([stimuli.prompts[n] for n in some])
+
+    # One by one: texts of a batch are filled up to one length.
+    return _heard(study, reader, [TEXT], "channels", labels, show, 1, watch)
+
+
+def _heard(
+    study: Study,
+    reader: Reader,
+    paths: Sequence[str],
+    kind: str,
+    labels: Sequence[int],
+    show: Callable[[Sequence[int]], None],
+    most: int,
+    watch: Watch | None,
+) -> Statistics:
+    """Statistics by concept of some layers of the CLIP model. `labels`: the concept of every
+    sample; `show`: has it read the samples of these numbers, `most` at once."""
+    own, dealt = np.array(labels), np.array(shuffled(labels))
+    found: Statistics | None = None
+    clock = Clock(len(labels), 0, watch)
+    with engine.stoppable(study.pipeline):
+        for first in range(0, len(labels), most):
+            some = list(range(first, min(first + most, len(labels))))
+            values: dict[str, Tensor] = {}
+
+            def hear(path: str, given: Tensor, values: dict[str, Tensor] = values) -> None:
+                values[path] = strength(given, kind).mean(-1)
+
+            with listening(reader.network, paths, kind, hear):
+                show(some)
+            if found is None:
+                layers = [Layer(CLIP, path, kind, values[path].shape[1]) for path in paths]
+                found = Statistics(layers, study.setup.stimuli.concepts)
+            rows = torch.cat([values[path] for path in paths], 1).cpu().numpy()
+            found.add(own[some], rows, None, dealt[some])
+            clock(found.done)
+            if study.pipeline.stop():
+                raise Stopped
+    assert found is not None
+    return found
+
+
+def _kept(
+    study: Study,
+    name: str,
+    layers: Sequence[Layer] | None,
+    samples: int,
+    record: Callable[[], Statistics],
+) -> Statistics:
+    """Statistics as an earlier time left them, if they are these; else they are recorded."""
+    path: Path = study.folder / FOLDER / f"{name}.npz"
+    try:
+        found = Statistics.load(path)
+    except StatisticsError:
+        found = None
+    paths = None if layers is None else [layer.path for layer in layers]
+    if (
+        found is None
+        or found.done != samples
+        or found.concepts != study.setup.stimuli.concepts
+        or (paths is not None and paths != [layer.path for layer in found.layers])
+    ):
+        found = record()
+        found.save(path)
+    return found

@@ -1,0 +1,284 @@
+"""A study: what is shown to which layers of which network, and the folder that holds what was
+found.
+
+    outputs/units-selectivity/
+      study.json        setup, model, versions
+      pictures/         a run of its own: the images of all stimuli, made by the network as it is
+      activations.npz   running statistics (ablate.units.statistics)
+      units.csv, cards.json, atlas.json, *.svg, *.png, report.html
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ablate import lab
+from ablate.catalog import Catalog, Selector, catalog, did_you_mean
+from ablate.concepts import Reader
+from ablate.models import versions
+from ablate.modules import ModuleInfo
+from ablate.pipeline import Pipeline
+from ablate.plan import Cell, Plan
+from ablate.recipe import Recipe, parse
+from ablate.scope import When, phase_of
+from ablate.sources import Source
+from ablate.store import Run
+from ablate.units.clock import Watch as Watch
+from ablate.units.layers import chosen
+from ablate.units.stimuli import Stimuli
+
+FORMAT = 1
+CLIP = "clip"  # the component that reads images
+SEEDS = tuple(range(8))
+
+
+class StudyError(Exception):
+    """A study that cannot be made or read; the message says why."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What determines a study.
+
+    `keys`: those of a recipe that tell of model and sampling, dotted ones too. `component`: a
+    network of the pipeline, None for its denoiser, `clip` for the CLIP model that reads images.
+    `modules`: which layers, None for hidden units (`ablate.units.layers.chosen`). `kind`:
+    `channels` or `heads`. `when`: the moments of the sampling that count, None for all.
+    """
+
+    stimuli: Stimuli
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    component: str | None = None
+    modules: Selector | None = None
+    kind: str = "channels"
+    when: When | None = None
+
+    def recipe(self, edits: Sequence[Any] = (), name: str = "stimuli") -> Recipe:
+        """The recipe of the stimuli's images, with these edits beside the baseline."""
+        told = {
+            "version": 1,
+            "name": name,
+            "about": "What the units of a network were shown.",
+            "axes": {"prompt": {"values": list(self.stimuli.prompts)}},
+            "seeds": list(self.stimuli.seeds),
+            **({"edits": list(edits)} if edits else {}),
+        }
+        return parse(json.dumps(told), None, self.keys).get()  # JSON is YAML
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain objects, for `study.json`."""
+        return {
+            "concepts": list(self.stimuli.concepts),
+            "templates": list(self.stimuli.templates),
+            "seeds": list(self.stimuli.seeds),
+            "keys": dict(self.keys),
+            "component": self.component,
+            "modules": self.modules,
+            "kind": self.kind,
+            "when": self.when.as_json() if self.when else None,
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Setup:
+        """The setup that `as_json` told of. Raises `KeyError`, `TypeError` or `ValueError`."""
+        return cls(
+            Stimuli(tuple(told["concepts"]), tuple(told["templates"]), tuple(told["seeds"])),
+            dict(told["keys"]),
+            told["component"],
+            told["modules"],
+            told["kind"],
+            When.from_json(told["when"]) if told["when"] else None,
+        )
+
+
+class Study:
+    """A setup with its networks loaded, and its folder. Nothing is written before `begin`."""
+
+    def __init__(
+        self, setup: Setup, folder: str | Path, pipeline: Pipeline, reader: Reader | None
+    ) -> None:
+        self.setup = setup
+        self.folder = Path(folder)
+        self.reader = reader
+        self.pipeline = pipeline
+        self.plan: Plan = lab.resolve(setup.recipe())
+        self.pictures = Run(self.folder / "pictures")
+        if setup.component == CLIP and reader is None:
+            raise StudyError(
+                f"`{pipeline.model}` has no CLIP model beside it; `--clip` names one, such as"
+                " `openai/clip-vit-large-patch14`"
+            )
+        self.component = setup.component or pipeline.denoiser_name
+        if self.component != CLIP and self.component not in pipeline.networks:
+            known = [*pipeline.networks, CLIP]
+            raise StudyError(
+                f"there is no component `{self.component}`{did_you_mean(self.component, known)};"
+                f" there are {', '.join(known)}"
+            )
+        if self.component != CLIP and phase_of(self.component) == "decoding":
+            raise StudyError(f"units of `{self.component}` cannot be recorded")
+
+    @classmethod
+    def load(
+        cls,
+        setup: Setup,
+        folder: str | Path,
+        *,
+        pipeline: Pipeline | None = None,
+        device: str | None = None,
+    ) -> Study:
+        """Load what a setup asks for. Raises `RecipeError` or `ModelError`."""
+        recipe = setup.recipe()
+        if pipeline is None:
+            source = Source.of(recipe)
+            pipeline = Pipeline.load(source, device=device, dtype=recipe.dtype)
+        reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
+        return cls(setup, folder, pipeline, reader)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, device: str | None = None) -> Study:
+        """The study that lies in a folder, with its networks loaded. Raises `StudyError`."""
+        told = read(Path(folder))
+        try:
+            setup = Setup.from_json(told["setup"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StudyError(f"{folder}/study.json cannot be read: {error}") from error
+        return cls.load(setup, folder, device=device)
+
+    # ------------------------------------------------------------ what is recorded
+
+    @property
+    def network(self) -> nn.Module:
+        """The network whose units are recorded."""
+        if self.component != CLIP:
+            return self.pipeline.networks[self.component]
+        assert self.reader is not None
+        network: nn.Module = self.reader.network
+        return network
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Its modules and blocks."""
+        if self.component != CLIP:
+            return self.pipeline.catalog_of(self.component)
+        return catalog(self.network)
+
+    @cached_property
+    def layers(self) -> tuple[ModuleInfo, ...]:
+        """The modules and blocks whose units are recorded, in forward order."""
+        selector = self.setup.modules
+        if selector is None and self.component == CLIP and self.setup.kind == "channels":
+            selector = "vision_model.*.mlp.fc1"
+        return chosen(self.catalog, selector, self.setup.kind)
+
+    @cached_property
+    def texts(self) -> bool:
+        """Whether what is recorded reads texts, whatever the seed."""
+        if self.component != CLIP:
+            return phase_of(self.component) == "encoding"
+        reads = {module.path.startswith("text_") for module in self.layers}
+        if len(reads) > 1:
+            raise StudyError("layers that read images and layers that read texts are two studies")
+        return reads.pop()
+
+    @cached_property
+    def samples(self) -> tuple[Cell, ...]:
+        """The stimuli in their order; of what reads texts each prompt once."""
+        return self.samples_of(self.plan)
+
+    def samples_of(self, plan: Plan) -> tuple[Cell, ...]:
+        """The cells of a plan that are samples: where it edits, those of its one variant."""
+        first = self.setup.stimuli.seeds[0]
+        return tuple(
+            cell
+            for cell in plan.cells
+            if cell.variant.is_baseline == (not plan.recipe.edits)
+            and (not self.texts or cell.condition.seed == first)
+        )
+
+    def planned(self, edits: Sequence[Any]) -> Plan:
+        """The plan of the stimuli with edits, as a recipe writes them; baselines are in it.
+
+        Raises `RecipeError`, and `StudyError` where nothing is edited.
+        """
+        plan = lab.resolve(self.setup.recipe(edits))
+        if len(plan.variants) != 2:
+            raise StudyError("the edits leave the network as it is")
+        return plan
+
+    @cached_property
+    def concepts(self) -> list[int]:
+        """The number of each sample's concept."""
+        stimuli = self.setup.stimuli
+        numbers = {prompt: stimuli.concept_of(prompt) for prompt in stimuli.prompts}
+        return [numbers[cell.condition.prompt] for cell in self.samples]
+
+    # ------------------------------------------------------------ its folder
+
+    def begin(self, kind: str, fresh: bool = False) -> None:
+        """Make the folder, or go on with what lies there. Raises `StudyError` where that is of
+        another setup."""
+        told = {
+            "format": FORMAT,
+            "kind": kind,
+            "setup": self.setup.as_json(),
+            "model": self.pipeline.identity,
+            "component": self.component,
+            "clip": self.reader.id if self.reader is not None else None,
+            "dtype": str(self.pipeline.dtype).removeprefix("torch."),
+            "device": str(self.pipeline.device),
+            "sampling": self.plan.recipe.sampling.__dict__,
+            "versions": versions(),
+            "samples": len(self.samples),
+        }
+        if fresh and (self.folder / "study.json").exists():
+            shutil.rmtree(self.folder)
+        elif (self.folder / "study.json").exists():
+            self._continue(told)
+        told = json.loads(json.dumps(told, default=str))
+        Run(self.folder).write_text("study.json", json.dumps(told, indent=1) + "\n")
+        Run(self.folder).sweep_temporaries()
+
+    def _continue(self, told: Mapping[str, Any]) -> None:
+        before = read(self.folder)
+        setups = before.get("setup", {}), json.loads(json.dumps(told["setup"]))
+        differing = [key for key in setups[1] if setups[0].get(key) != setups[1][key]]
+        if before.get("kind") != told["kind"]:
+            differing.insert(0, "kind of study")
+        if before.get("model") != json.loads(json.dumps(told["model"])):
+            differing.append("model")
+        if differing:
+            raise StudyError(
+                f"{self.folder} holds another study (of other {', '.join(differing)});"
+                " `--out` names another folder, `--fresh` begins anew"
+            )
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """`study.json` of a folder. Raises `StudyError` when there is none or it cannot be read."""
+    path = folder / "study.json"
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"{folder} is no study of units: it has no study.json") from None
+    except ValueError as error:
+        raise StudyError(f"{path} cannot be read: {error}") from error
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        raise StudyError(f"{path} is of a format that this version does not read")
+    return told
+
+
+def default_concepts(model: str, clip: str | None, device: str | None = None) -> tuple[str, ...]:
+    """The vocabulary of the CLIP model that reads a model's images. Raises `StudyError`."""
+    reader = Reader.of(model, clip, device)
+    if reader is None:
+        raise StudyError(f"`{model}` names no concepts by itself; `--concepts` names them")
+    return reader.vocabulary

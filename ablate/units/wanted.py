@@ -1,0 +1,128 @@
+"""Visualizations that are wanted in a folder: those that are not there yet are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from ablate.concepts import Reader
+from ablate.pipeline import Pipeline
+from ablate.units.ascent import Told, Visualized, records
+from ablate.units.clock import Watch
+from ablate.units.gallery import fill
+from ablate.units.objectives import Objective, check
+from ablate.units.visualize import (
+    DENOISER,
+    IMAGE,
+    LEVEL,
+    PROMPT,
+    dream,
+    dreamed,
+    of_image,
+    of_latent,
+    of_prompt,
+)
+
+GUIDANCE = 5.0  # of the images that optimized embeddings are shown by
+
+
+def images(
+    reader: Reader,
+    objectives: Sequence[Objective],
+    folder: Path,
+    seeds: Sequence[int] = (0,),
+    *,
+    steps: int | None = None,
+    watch: Watch | None = None,
+) -> list[Path]:
+    """Images that the CLIP model's image encoder responds to most, a file for each objective and
+    seed (`ablate.units.visualize.of_image`)."""
+    check(objectives, reader.network)
+    ascent = replace(IMAGE, steps=steps or IMAGE.steps)
+
+    def make(some: Sequence[Objective], tell: Told) -> Visualized:
+        return of_image(reader, some, seeds, ascent, on_step=tell)
+
+    return fill(
+        folder, "image", objectives, seeds,
+        lambda some: records("image", reader.id, some, seeds, ascent), make, watch, ascent.batch,
+    )  # fmt: skip
+
+
+def dreams(
+    reader: Reader,
+    objectives: Sequence[Objective],
+    picture: Image.Image,
+    folder: Path,
+    seeds: Sequence[int] = (0,),
+    *,
+    steps: int | None = None,
+    watch: Watch | None = None,
+) -> list[Path]:
+    """What the objectives see in a picture, drawn into it (`ablate.units.visualize.dream`)."""
+    check(objectives, reader.network)
+    count = steps or 12
+
+    def make(some: Sequence[Objective], tell: Told) -> Visualized:
+        return dream(reader, some, picture, seeds, steps=count, on_step=tell)
+
+    return fill(
+        folder, "dream", objectives, seeds,
+        lambda some: dreamed(reader, some, picture, seeds, count), make, watch, 1,
+    )  # fmt: skip
+
+
+def latents(
+    pipeline: Pipeline,
+    objectives: Sequence[Objective],
+    folder: Path,
+    seeds: Sequence[int] = (0,),
+    *,
+    t: float = LEVEL,
+    prompt: str = "",
+    steps: int | None = None,
+    watch: Watch | None = None,
+) -> list[Path]:
+    """Latents at noise level `t` that the denoiser responds to most
+    (`ablate.units.visualize.of_latent`)."""
+    check(objectives, pipeline.denoiser)
+    ascent = replace(DENOISER, steps=steps or DENOISER.steps)
+
+    def tell(some: Sequence[Objective]) -> list[dict[str, object]]:
+        more = {"t": t, "prompt": prompt, "size": None}
+        return records("latent", pipeline.fingerprint, some, seeds, ascent, **more)
+
+    def make(some: Sequence[Objective], told: Told) -> Visualized:
+        return of_latent(pipeline, some, t, prompt, seeds, ascent, on_step=told)
+
+    return fill(folder, "latent", objectives, seeds, tell, make, watch, ascent.batch)
+
+
+def prompts(
+    pipeline: Pipeline,
+    objectives: Sequence[Objective],
+    folder: Path,
+    seeds: Sequence[int] = (0, 1),
+    *,
+    t: float = LEVEL,
+    prompt: str = "",
+    steps: int | None = None,
+    watch: Watch | None = None,
+) -> list[Path]:
+    """Embeddings of prompts that the denoiser responds to most at noise level `t`, over the latents
+    of all seeds (`ablate.units.visualize.of_prompt`)."""
+    check(objectives, pipeline.denoiser)
+    ascent = replace(PROMPT, steps=steps or PROMPT.steps)
+
+    def tell(some: Sequence[Objective]) -> list[dict[str, object]]:
+        more = {"t": t, "prompt": prompt, "guidance": GUIDANCE, "latents": list(seeds),
+                "size": None}  # fmt: skip
+        return records("prompt", pipeline.fingerprint, some, seeds[:1], ascent, **more)
+
+    def make(some: Sequence[Objective], told: Told) -> Visualized:
+        return of_prompt(pipeline, some, t, prompt, seeds, ascent, GUIDANCE, on_step=told)
+
+    return fill(folder, "prompt", objectives, seeds[:1], tell, make, watch, ascent.batch)

@@ -1,0 +1,226 @@
+"""Objectives: their arithmetic against sums by hand, their text, and what is said when wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ablate.units.objectives import (
+    Objective,
+    ObjectiveError,
+    channel,
+    check,
+    cosine,
+    deepdream,
+    direction,
+    diversity,
+    head,
+    hearing,
+    neuron,
+    parse,
+    signed,
+    text,
+)
+
+A = torch.randn(3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+B = torch.randn(3, 7, 17, generator=torch.Generator().manual_seed(1))
+OUTPUTS = {"a": A, "b.2.fc1": B, "pooled": B[..., 0]}
+PATCHED = B[:, 3, 1:].reshape(3, 4, 4)  # after a class token
+ACTIVE = A.relu().mean((2, 3)), B.relu().mean(2)
+
+
+def cosines(values: Tensor, vector: Tensor) -> Tensor:
+    return (values * vector).sum(-1) / values.norm(dim=-1) / vector.norm(dim=-1)
+
+
+V = torch.tensor([1.0, -2.0, 0.5, 0.0, 1.0])
+MEAN = A.mean((2, 3))
+GRAM = F.normalize((A.flatten(2) @ A.flatten(2).mT).flatten(1), dim=1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (channel("a", 3), ACTIVE[0][:, 3]),
+        (channel("pooled", 2), B[:, 2, 0].relu()),
+        (signed("b.2.fc1", 6), B[:, 6].mean(1)),
+        (channel("a", 3) - 0.1 * channel("b.2.fc1", 5), ACTIVE[0][:, 3] - 0.1 * ACTIVE[1][:, 5]),
+        (-(channel("a", 3) + 2) / 4, -(ACTIVE[0][:, 3] + 2) / 4),
+        (3 - channel("a", 0), 3 - ACTIVE[0][:, 0]),
+        (sum([signed("a", 0), signed("a", 1)]), MEAN[:, 0] + MEAN[:, 1]),
+        (channel("a", 1) - (signed("a", 2) - signed("a", 3)) * 2,
+         ACTIVE[0][:, 1] - (MEAN[:, 2] - MEAN[:, 3]) * 2),
+        (neuron("a", 4), A[:, 4, 2, 3]),
+        (neuron("a", 4, 0, 5), A[:, 4, 0, 5]),
+        (neuron("b.2.fc1", 3), PATCHED[:, 2, 2]),
+        (neuron("b.2.fc1", 3, 0, 1), PATCHED[:, 0, 1]),
+        (neuron("b.2.fc1", 3, 0), B[:, 3, 0]),
+        (deepdream("a"), A.square().mean((1, 2, 3))),
+        (direction("a", V, power=2), MEAN @ V * cosines(MEAN, V).clamp_min(0.1) ** 2),
+        (direction("a", torch.stack([V, -V, V]), power=0),
+         (MEAN * torch.stack([V, -V, V])).sum(1)),
+        (cosine("a", V), cosines(MEAN, V)),
+        (diversity("a"), -((GRAM @ GRAM.T).sum(1) - 1) / 2),
+    ],
+)  # fmt: skip
+def test_values_are_those_by_hand(objective: Objective, expected: Tensor) -> None:
+    found = objective(OUTPUTS)
+    assert found.shape == (3,)
+    torch.testing.assert_close(found, expected)
+    if not any(word in objective.text for word in ("direction", "cosine")):
+        torch.testing.assert_close(parse(objective.text)(OUTPUTS), expected)
+
+
+def test_a_silent_channel_can_be_woken() -> None:
+    values = torch.full((1, 1, 2, 2), -1.0, requires_grad=True)
+    found = channel("a", 0)({"a": values})
+    found.sum().backward()
+    assert found.item() == 0
+    assert values.grad is not None
+    assert (values.grad > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("a#3", "a#3"),
+        ("b.2.fc1#12 - 0.5 * b.2.fc1#3", "b.2.fc1#12 - 0.5 * b.2.fc1#3"),
+        ("-a#1", "-1 * a#1"),
+        ("2*(a#1 + neuron('x#1', n=2, y=3))/4", "0.25 * (2 * (a#1 + neuron('x#1', 2, 3)))"),
+        ("a#1 - (a#2 - 1)", "a#1 - (a#2 - 1)"),
+        ("head(\"attn.to_q\", 1)", "head('attn.to_q', 1)"),
+    ],
+)  # fmt: skip
+def test_text_is_read(written: str, text: str) -> None:
+    found = parse(written)
+    assert found.text == text
+    assert parse(found.text).text == text
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("", "an objective is needed, such as `conv_in#3`; this one is empty"),
+        ("a#", "`a` alone is no objective; write `a#3`"),
+        ("-" * 5000 + "a#1", "is no objective"),
+        ("a#1 -", "`a#1 -` is no objective; write `PATH#3"),
+        ("nuron('a', 1)", "there is no `nuron`, did you mean `neuron`"),
+        ("a.b", "`a.b` alone is no objective; write `a.b#3` for unit 3"),
+        ("3 + 4", "`3 \\+ 4` is a number, where an objective is needed"),
+        ("a#1 * a#2", "`channel\\('a', 1\\) \\* channel\\('a', 2\\)` cannot stand"),
+        ("a#1 / 0", "cannot stand in an objective"),
+        ("a#1 ** 2", "cannot stand in an objective"),
+        ("__import__('os')", "there is no `__import__`"),
+        ("channel(open('x'), 1)", "is not how `channel` is called; write `channel\\('PATH', 3\\)`"),
+        ("channel('a')", "is not how `channel` is called"),
+        ("channel('a', 1.5)", "is not how `channel` is called"),
+        ("text('a cat')", "`text` needs a CLIP model"),
+    ],
+)
+def test_what_cannot_be_read_is_said(written: str, said: str) -> None:
+    with pytest.raises(ObjectiveError, match=said):
+        parse(written)
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (channel("a", 5), "`a` has 5 units, numbered 0 to 4; there is no 5"),
+        (channel("c", 5), "`c` did not run"),
+        (neuron("a", 0, 4, 0), "`a` has 4 × 6 positions; there is none in row 4, column 0"),
+        (cosine("a", V) + direction("a", V[:3]), "a direction of 3 units cannot be one of `a`"),
+    ],
+)
+def test_what_a_network_did_not_give_is_said(objective: Objective, said: str) -> None:
+    with pytest.raises(ObjectiveError, match=said):
+        objective(OUTPUTS)
+
+
+def test_directions_come_apart_a_row_each() -> None:
+    vectors = torch.stack([V, -V])
+    objective = 2 * direction("a", vectors) + channel("a", 0)
+    assert objective.rows == 2
+    assert len({one.text for one in objective.apart()}) == 2
+    for one, vector in zip(objective.apart(), vectors, strict=True):
+        expected = 2 * direction("a", vector) + channel("a", 0)
+        torch.testing.assert_close(one(OUTPUTS), expected(OUTPUTS))
+    assert channel("a", 0).apart()[0].text == "a#0"
+    with pytest.raises(ObjectiveError, match=r"has 2 rows and .* 3: they cannot be added"):
+        _ = direction("a", vectors) + direction("a", torch.stack([V] * 3))
+
+
+def test_words_are_read_by_a_clip_model() -> None:
+    asked: list[str] = []
+
+    def read(words: object) -> np.ndarray:
+        asked.extend(words)  # type: ignore[arg-type, call-overload]
+        return np.ones((1, 5), np.float32)
+
+    found = parse("text('a cat')", read)
+    assert (asked, found.text) == (["a cat"], "text('a cat')")
+    expected = cosines(MEAN, torch.ones(5))
+    torch.testing.assert_close(found({"visual_projection": MEAN}), expected)
+    assert text("a cat", read).paths == ("visual_projection",)
+
+
+# ---------------------------------------------------------------- networks
+
+
+class Small(nn.Module):
+    """Two layers, an attention projection with two heads among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 2
+        self.to_q = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 3)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.last(self.to_q(x))
+        self.calls += 1
+        return found
+
+
+def test_modules_that_are_not_there_are_named() -> None:
+    with pytest.raises(ObjectiveError, match="there is no module `lst`, did you mean `last`"):
+        check([parse("lst#1")], Small())
+    with pytest.raises(
+        ObjectiveError, match="there are no attention heads to tell apart in `last`"
+    ):
+        check([head("last", 0)], Small())
+    check([parse("last#1")], Small())
+
+
+def test_hearing_stops_where_all_is_heard_and_leaves_no_hooks() -> None:
+    network, x = Small(), torch.randn(2, 5, 4, requires_grad=True)
+    outputs: dict[str, Tensor] = {}
+    with hearing(network, ["to_q"], outputs):
+        network(x)
+    assert network.calls == 0
+    torch.testing.assert_close(outputs["to_q"], network.to_q(x).movedim(2, 1))
+    assert outputs["to_q"].requires_grad
+    with pytest.raises(ZeroDivisionError), hearing(network, ["last"], {}):
+        _ = 1 / 0
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_heads_are_told_apart() -> None:
+    from transformers.models.clip.modeling_clip import CLIPAttention, CLIPVisionConfig
+
+    config = CLIPVisionConfig(hidden_size=8, num_attention_heads=2, attn_implementation="eager")
+    network = nn.Sequential(CLIPAttention(config))
+    x = torch.randn(2, 5, 8)
+    inner: list[Tensor] = []
+    handle = network[0].out_proj.register_forward_pre_hook(lambda _, args: inner.append(args[0]))
+    outputs: dict[str, Tensor] = {}
+    objective = head("0.out_proj", 1)
+    check([objective], network)
+    with hearing(network, objective.paths, outputs):
+        network(x)
+    handle.remove()
+    expected = inner[0][..., 4:].square().mean(-1).sqrt().mean(1)
+    torch.testing.assert_close(objective(outputs), expected)

@@ -1,0 +1,329 @@
+"""Feature visualization: what rises, what is left as it was, and what lies on disk."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ablate.concepts import Preparation, Reader
+from ablate.models import ModelError
+from ablate.pipeline import Pipeline
+from ablate.store import StoreError, read_record
+from ablate.units import canvas, visualize
+from ablate.units.ascent import Ascent, records
+from ablate.units.calls import capture
+from ablate.units.objectives import (
+    ObjectiveError,
+    channel,
+    direction,
+    diversity,
+    hearing,
+    parse,
+    signed,
+)
+from ablate.units.visualize import of_image, of_latent, of_prompt, present, save, waiting
+
+FC = "vision_model.encoder.layers.1.mlp.fc1"
+SHORT = Ascent(steps=12, rate=0.2)
+SIZE = (32, 32)
+LATENT = replace(visualize.DENOISER, steps=8)
+WORDS = replace(visualize.PROMPT, steps=4)
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    """A CLIP model of random weights that reads images of 32 × 32 pixels."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 2}  # fmt: skip
+    text = sizes | {"vocab_size": 20, "max_position_embeddings": 8}
+    vision = sizes | {"image_size": 32, "patch_size": 8}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    return Reader("small", CLIPModel(config), None, Preparation(32, 32), ["cat"])
+
+
+def state(network: nn.Module) -> list[object]:
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()]
+    wanted = [p.requires_grad for p in network.parameters()]
+    weights = [p.detach().clone() for p in network.parameters()]
+    assert all(p.grad is None for p in network.parameters())
+    return [hooks, wanted, weights, network.training]
+
+
+def unchanged(network: nn.Module, before: list[object]) -> bool:
+    hooks, wanted, weights, training = state(network)
+    same = all(map(torch.equal, weights, before[2]))  # type: ignore[call-overload]
+    return same and [hooks, wanted, training] == [before[0], before[1], before[3]]
+
+
+# ---------------------------------------------------------------- the basis
+
+
+@pytest.mark.parametrize(("size", "colors"), [((16, 16), True), ((9, 14), False)])
+def test_the_basis_goes_there_and_back(size: tuple[int, int], colors: bool) -> None:
+    basis = canvas.Fourier(*size, decay=1.25, colors=colors)
+    maps = torch.randn(2, 3, *size)
+    found = basis.coefficients(maps)
+    assert found.shape == basis.shape(2, 3)
+    torch.testing.assert_close(basis.map(found), maps, atol=1e-4, rtol=1e-4)
+
+
+def test_independent_coefficients_make_forms_and_colors_of_nature() -> None:
+    basis = canvas.Fourier(32, 32, decay=1.0, colors=True)
+    maps = basis.map(canvas.drawn(basis.shape(400, 3), range(400)))
+    colors = torch.cov(maps.permute(1, 0, 2, 3).flatten(1))
+    expected = basis.mixing @ basis.mixing.T  # type: ignore[union-attr]
+    torch.testing.assert_close(colors, expected, atol=0.08, rtol=0.08)
+    plain = canvas.Fourier(32, 32, decay=1.0)
+    power = torch.fft.fft2(plain.map(canvas.drawn(plain.shape(400, 1), range(400)))).abs() ** 2
+    falls = power.mean((0, 1))
+    assert math.isclose(falls[2, 0] / falls[8, 0], 16, rel_tol=0.2)  # amplitude 1 / f
+    white = plain.coefficients(torch.randn(400, 1, 32, 32))
+    assert white[:, :, 8, 3].std() > 3 * white[:, :, 2, 1].std()
+
+
+def test_motions_are_each_rows_own_and_fade() -> None:
+    both, one = canvas.motions(5, [1, 2]), canvas.motions(5, [2])
+    torch.testing.assert_close(both[:, 1:], one)
+    assert (both[:, 0] != both[:, 1]).any()
+    still = torch.eye(2, 3).expand(5, 2, 2, 3)
+    torch.testing.assert_close(canvas.motions(5, [1, 2], 0.0), still)
+    maps = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(canvas.moved(maps, still[0]), maps)
+
+
+# ---------------------------------------------------------------- images
+
+
+def test_objectives_rise_and_the_network_is_as_it_was(reader: Reader) -> None:
+    reader.network.text_model.requires_grad_(False)
+    before = state(reader.network)
+    steps: list[tuple[int, int]] = []
+    objectives = [channel(FC, 3), signed(FC, 5) - signed(FC, 6), parse("visual_projection#2")]
+    with torch.inference_mode():  # as callers may be
+        found = of_image(reader, objectives, (0, 1), replace(SHORT, batch=4),
+                         on_step=lambda *done: steps.append(done))  # fmt: skip
+    assert found.objectives[2:4] == (f"signed('{FC}', 5) - signed('{FC}', 6)",) * 2
+    assert found.seeds == (0, 1) * 3
+    assert found.images.shape == (6, 32, 32, 3)
+    assert found.images.dtype == np.float32
+    assert ((found.images >= 0) & (found.images <= 1)).all()
+    assert (found.end > found.start).all()
+    assert np.median(found.end - found.start) > 0.2
+    assert (found.start <= found.typical).all()
+    assert found.curve.shape == (12, 6)
+    assert steps == [(i + 1, 24) for i in range(24)]
+    assert unchanged(reader.network, before)
+
+
+def test_start_and_end_are_those_of_the_pictures(reader: Reader) -> None:
+    found = of_image(reader, [signed("visual_projection", 4)], ascent=SHORT)
+    seen = reader.network.get_image_features(pixel_values=_pixels(reader, found.images))
+    values = getattr(seen, "pooler_output", seen)
+    assert values[0, 4].item() == pytest.approx(found.end[0], abs=1e-4)
+
+
+def _pixels(reader: Reader, images: np.ndarray) -> Tensor:
+    mean, deviation = reader.preparation.mean, reader.preparation.std
+    prepared = (images - np.float32(mean)) / np.float32(deviation)
+    return torch.from_numpy(prepared).permute(0, 3, 1, 2)
+
+
+def test_a_row_does_not_depend_on_its_batch(reader: Reader) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3, 32))
+    together = of_image(reader, [direction(FC, vectors), channel(FC, 1)], ascent=SHORT)
+    alone = of_image(reader, [channel(FC, 1)], ascent=SHORT)
+    assert len(together.images) == 4
+    assert len(set(together.objectives)) == 4
+    assert together.end[3] == pytest.approx(alone.end[0], rel=1e-2)
+    np.testing.assert_allclose(together.images[3], alone.images[0], atol=0.05)
+    single = of_image(reader, [direction(FC, vectors[1])], ascent=SHORT)
+    assert together.end[1] == pytest.approx(single.end[0], rel=1e-2)
+
+
+def test_diverse_rows_differ_more(reader: Reader) -> None:
+    apart = diversity(FC)
+    found = []
+    for objective in (channel(FC, 3), channel(FC, 3) + 3 * apart):
+        images = of_image(reader, [objective], (0, 1), SHORT).images
+        outputs: dict[str, Tensor] = {}
+        with torch.no_grad(), hearing(reader.network, [FC], outputs):
+            reader.network.get_image_features(pixel_values=_pixels(reader, images))
+        found.append(apart(outputs)[0].item())
+    assert found[1] > found[0] + 0.01
+
+
+def test_what_cannot_be_visualized_is_said(reader: Reader) -> None:
+    before = state(reader.network)
+    with pytest.raises(ObjectiveError, match=r"no module `vision_model.*fc3`, did you mean"):
+        of_image(reader, [channel(FC.replace("fc1", "fc3"), 0)])
+    with pytest.raises(ObjectiveError, match="has 32 units, numbered 0 to 31; there is no 32"):
+        of_image(reader, [channel(FC, 32)])
+    with pytest.raises(ObjectiveError, match="did not run"):
+        of_image(reader, [channel("text_projection", 0)])
+    with pytest.raises(ObjectiveError, match="no objective was given"):
+        of_image(reader, [])
+    assert unchanged(reader.network, before)
+
+
+def test_a_dream_keeps_its_size_and_changes_the_picture(reader: Reader) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize((70, 50))
+    before = state(reader.network)
+    found = of_image(reader, [parse(f"deepdream('{FC}')")], start=picture)
+    assert found.images.shape == (1, 50, 70, 3)
+    change = np.abs(found.images[0] - pixels / 255)
+    assert 0.02 < change.mean() < 0.4
+    assert found.end[0] > found.start[0]
+    assert unchanged(reader.network, before)
+
+
+# ---------------------------------------------------------------- latents and prompts
+
+CHOSEN = {
+    "tiny": "mid_block.resnets.0.norm2#3",
+    "flux": "single_transformer_blocks.0.proj_mlp#3",
+    "z-image": "layers.0.feed_forward.w1#3",
+}
+
+
+@pytest.fixture(scope="module", params=CHOSEN)
+def family(
+    request: pytest.FixtureRequest, tiny: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Pipeline, str]:
+    name = request.param
+    if name == "tiny":
+        return tiny, CHOSEN[name]
+    folder = families.save(name, tmp_path_factory.mktemp("families"))
+    return Pipeline.load(str(folder), device="cpu", dtype="float32"), CHOSEN[name]
+
+
+def test_latents_and_prompts_of_every_family(family: tuple[Pipeline, str]) -> None:
+    pipeline, written = family
+    objective = parse(written)
+    before, scheduler = state(pipeline.denoiser), pipeline.pipe.scheduler
+    latent = of_latent(pipeline, [objective], 0.8, "a cat", (0, 1), LATENT, SIZE)
+    assert len(latent.images) == 2
+    assert (latent.end > latent.start).all()
+    assert latent.finished is not None
+    assert latent.finished.shape == latent.images.shape
+    assert latent.inputs is not None
+    given = capture(pipeline, "a cat", (0, 1), 0.8, SIZE)
+    spread = given.map.flatten(1).std(1).numpy()
+    np.testing.assert_allclose(latent.inputs.reshape(2, -1).std(1), spread, rtol=0.05)
+    prompt = of_prompt(pipeline, [objective], 0.8, "a cat", (0, 1), WORDS, size=SIZE)
+    assert (prompt.end > prompt.start).all()
+    assert prompt.inputs is not None
+    start = given.words.numpy()[0]
+    lengths = [
+        np.linalg.norm(v - v.mean(-1, keepdims=True), axis=-1) for v in (start, prompt.inputs[0])
+    ]
+    np.testing.assert_allclose(*lengths, rtol=1e-2, atol=1e-3)
+    assert np.isfinite(prompt.images).all()
+    assert unchanged(pipeline.denoiser, before)
+    assert pipeline.pipe.scheduler is scheduler
+    assert not {"step", "set_timesteps"} & vars(scheduler).keys()
+    assert not {"prepare_latents", "encode_prompt"} & vars(pipeline.pipe).keys()
+
+
+def test_pictures_of_an_unchanged_embedding_are_those_of_its_prompt(tiny: Pipeline) -> None:
+    from ablate.sampling import Request
+    from ablate.units.calls import sampled_with, settings_of
+
+    call, settings = capture(tiny, "a cat", [0], 0.8), settings_of(tiny, 5.0)
+    (plain,) = tiny.sample([Request("a cat", 3)], settings).images
+    (found,) = sampled_with(tiny, call, call.words, [3], settings).images
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+    other = sampled_with(tiny, call, call.words.flip(2), [3], settings).images[0]
+    assert np.abs(other - plain).max() > 1e-4
+    again = tiny.sample([Request("a cat", 3)], settings).images[0]
+    np.testing.assert_allclose(again, plain, atol=1e-6)
+
+
+def test_latents_that_are_put_back_come_to_the_same_image(tiny: Pipeline) -> None:
+    from ablate.sampling import Request
+    from ablate.units.calls import drawn_from, settings_of
+
+    for level in (1.0, 0.5):
+        call = capture(tiny, "a cat", [4], level)
+        assert call.level == pytest.approx(level, abs=0.06)
+        _, finished = drawn_from(tiny, call, call.map)
+        plain = tiny.sample([Request("a cat", 4)], settings_of(tiny)).images
+        np.testing.assert_allclose(finished, plain, atol=1e-3)
+
+
+def test_half_precision_is_optimized_in_float32(tiny_folder: Path) -> None:
+    pipeline = Pipeline.load(str(tiny_folder), device="cpu", dtype="bfloat16")
+    found = of_latent(pipeline, [parse(CHOSEN["tiny"])], ascent=LATENT)
+    assert found.end[0] > found.start[0]
+    assert pipeline.dtype == torch.bfloat16
+
+
+def test_nearest_phrases_begin_with_ones_own(tiny: Pipeline) -> None:
+    words = capture(tiny, "a dog", [0], 1.0).words.numpy()
+    phrases = ["a cat", "a dog", "a red car"]
+    (near,) = visualize.nearest(tiny, words, phrases, 2)
+    assert near[0] == ("a dog", pytest.approx(1, abs=1e-4))
+    assert len(near) == 2
+
+
+def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
+    with pytest.raises(ModelError, match=r"lies above 0 and is at most 1; 1.5 does not"):
+        of_latent(tiny, [parse(CHOSEN["tiny"])], 1.5)
+    with pytest.raises(ObjectiveError, match="there is no module"):
+        of_prompt(tiny, [channel("nowhere", 1)])
+
+
+# ---------------------------------------------------------------- on disk
+
+
+def test_what_is_on_disk_is_not_made_again(reader: Reader, tmp_path: Path) -> None:
+    objectives, names = [channel(FC, 3), channel(FC, 4)], ["fc1#3", "fc1/4"]
+    told = records("image", reader.id, objectives, (0,), SHORT)
+    assert waiting(tmp_path, names, told) == [0, 1]
+    found = of_image(reader, objectives, ascent=SHORT)
+    assert list(found.records) == told
+    paths = save(found, names, tmp_path)
+    assert [path.name for path in paths] == ["fc1-3.png", "fc1-4.png"]
+    assert waiting(tmp_path, names, told) == []
+    longer = records("image", reader.id, objectives, (0,), replace(SHORT, steps=13))
+    assert waiting(tmp_path, names, longer) == [0, 1]
+    assert waiting(tmp_path, names, told[::-1]) == [0, 1]
+    batched = records("image", reader.id, objectives, (0,), replace(SHORT, batch=1))
+    assert waiting(tmp_path, names, batched) == []
+    paths[1].write_bytes(b"half a picture")
+    assert waiting(tmp_path, names, told) == [1]
+    record = read_record(paths[0])
+    assert record["end"] == pytest.approx(float(found.end[0]))
+    with Image.open(paths[0]) as image:
+        shown = np.asarray(image) / 255
+    np.testing.assert_allclose(shown, found.images[0], atol=0.003)
+
+
+def test_the_table_and_the_sheet_are_made_of_the_pictures(reader: Reader, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="has no visualizations"):
+        present(tmp_path)
+    found = of_image(reader, [channel(FC, 3), channel(FC, 4)], ascent=SHORT)
+    with pytest.raises(StoreError, match="2 pictures need as many names, all different"):
+        save(found, ["a#1", "a-1"], tmp_path)
+    save(found, ["three", "four"], tmp_path)
+    table, sheet = present(tmp_path)
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [row["name"] for row in rows] == ["four", "three"]
+    assert rows[1]["objective"] == f"{FC}#3"
+    assert float(rows[1]["end"]) == pytest.approx(float(found.end[0]), rel=1e-4)
+    assert float(rows[1]["ratio"]) == pytest.approx(float(found.ratio[0]), rel=1e-3)
+    with Image.open(sheet) as page:
+        assert page.width > 300
+    assert [path.name for path in present(tmp_path)] == ["visualizations.csv", "sheet.png"]
