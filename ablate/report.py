@@ -10,40 +10,24 @@ scripts put it there as text, never as markup, and a content security policy hol
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 import math
 import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ablate import drift, effects
+from ablate import drift, effects, webpage
 from ablate.modules import ModuleInfo
 from ablate.store import Run, StoredCell, spans
 
-TEMPLATES = Path(__file__).parent / "templates"
-FONTS = Path(__file__).parent / "fonts"
 SCRIPTS = (  # in the order in which they build on each other
     "elements", "sweep", "figures", "filters", "pictures", "rows", "card", "enlargement",
     "grid", "menus", "sliders", "toolbar", "effects", "settings", "report",
 )  # fmt: skip
-SVG = "http://www.w3.org/2000/svg"
-DRAWING = {
-    "svg", "g", "defs", "title", "desc", "path", "rect", "circle", "ellipse", "line", "polyline",
-    "polygon", "text", "tspan", "textPath", "image", "clipPath", "mask", "pattern", "style",
-    "linearGradient", "radialGradient", "stop", "marker", "symbol", "use", "a",
-}  # fmt: skip
 INTERVAL = ("mean", "floor", "drift", "low", "high")  # figures of an effect
-FITTED = (  # style of a picture: as wide as the page, unless that is too small or all is asked for
-    "svg{display:block;max-width:max(100%,1200px);height:auto}"
-    ":host([data-full]) svg{max-width:none}"
-    "[data-cell],[data-module]{cursor:pointer}"
-)
 NO_PICTURES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -58,62 +42,24 @@ def save(run: Run, pictures: Mapping[str, str] = NO_PICTURES) -> Path:
     `StoreError` when the folder is no run.
     """
     data = _data(run)
-    drawn = {title: _drawing(title, svg) for title, svg in pictures.items()}
-    css = _faces() + _template("report.css")
-    script = "\n".join(_template(f"{name}.js") for name in SCRIPTS)
-    filled = {
-        "policy": _policy(script, css, drawn.values()),
+    drawn = {title: webpage.drawing(title, svg) for title, svg in pictures.items()}
+    css = webpage.faces() + webpage.template("report.css")
+    script = "\n".join(webpage.template(f"{name}.js") for name in SCRIPTS)
+    text = webpage.filled("report.html", {
+        "policy": webpage.policy(script, css, drawn.values()),
         "title": html.escape(f"{data['name']} · ablate"),
         "css": css,
         "data": _json(data),
-        "pictures": "".join(_picture(title, svg) for title, svg in drawn.items()),
+        "pictures": "".join(webpage.picture(title, svg) for title, svg in drawn.items()),
         "script": script,
-    }
-    # In one pass, so that nothing filled in is taken for a place to fill.
-    text = re.sub(r"\{\{(\w+)\}\}", lambda place: filled[place[1]], _template("report.html"))
+    })  # fmt: skip
     return run.write_text("report.html", text)
-
-
-def _template(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _faces() -> str:
-    """Inter, inlined: drawings are laid out by its widths, and not everyone has it."""
-    faces = []
-    for name, weight in (("Regular", 400), ("SemiBold", 600)):
-        font = base64.b64encode((FONTS / f"Inter-{name}.otf").read_bytes()).decode()
-        faces.append(
-            f"@font-face{{font-family:Inter;font-weight:{weight};"
-            f"src:url(data:font/otf;base64,{font})}}\n"
-        )
-    return "".join(faces)
 
 
 def _json(data: Any) -> str:
     """JSON that can stand in a page: it ends no element, begins none, and breaks no line."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", text)
-
-
-def _policy(script: str, css: str, pictures: Iterable[ElementTree.Element]) -> str:
-    """A content security policy: nothing from outside, no script or style but those of the page."""
-
-    def digest(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-    parts = [part for picture in pictures for part in picture.iter()]
-    styles = [css, FITTED, *(part.text or "" for part in parts if part.tag == "style")]
-    rules = [
-        "default-src 'none'",
-        "img-src 'self' data: file:",
-        "font-src data:",
-        f"script-src {digest(script)}",
-        f"style-src {' '.join(dict.fromkeys(map(digest, styles)))}",
-    ]
-    if any("style" in part.attrib for part in parts):
-        rules.append("style-src-attr 'unsafe-inline'")
-    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
 
 
 # ------------------------------------------------------------ what the page knows
@@ -261,7 +207,7 @@ def _edit(part: Mapping[str, Any], numbers: Mapping[str, int]) -> dict[str, Any]
     return {
         "op": str(part["op"]),
         "modules": spans(sorted({numbers[path] for path in part["modules"]})),
-        "with": {key: _told(v) for key, v in part.items() if key not in ("op", "modules")},
+        "with": {key: webpage.told(v) for key, v in part.items() if key not in ("op", "modules")},
     }
 
 
@@ -287,73 +233,10 @@ def _settings(manifest: Mapping[str, Any]) -> list[list[str]]:
         [name, value]
         for key, part in manifest.items()
         if key not in listed
-        for name, value in _pairs(key, part)
+        for name, value in webpage.pairs(key, part)
     ]
-
-
-def _pairs(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _pairs(f"{name}.{key}", part)
-    elif value not in (None, "", []):
-        yield name, _told(value)
-
-
-def _told(value: Any) -> str:
-    """A value as a reader would write it."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_told, value))
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _recipe(run: Run) -> str:
     path = run.folder / "recipe.yaml"
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-# ------------------------------------------------------------ pictures
-
-
-def _drawing(title: str, svg: str) -> ElementTree.Element:
-    """An SVG document that is a drawing and nothing else: it runs nothing and asks for nothing."""
-
-    def refuse(why: str) -> ValueError:
-        return ValueError(f"the picture `{title}` {why}")
-
-    try:
-        root = ElementTree.fromstring(svg)
-    except ElementTree.ParseError as error:
-        raise refuse(f"is not well-formed XML: {error}") from error
-    if root.tag != f"{{{SVG}}}svg":
-        raise refuse(f"is no SVG document: its root is `{root.tag}`, not `svg` of {SVG}")
-    for part in root.iter():
-        space, _, name = str(part.tag).rpartition("}")
-        if space != f"{{{SVG}" or name not in DRAWING:
-            raise refuse(f"holds `{name}`, which is no element of a drawing")
-        if name == "style" and re.search(r"@import|url\(", part.text or "", re.IGNORECASE):
-            raise refuse("has a style that asks for a file")
-        for full, value in part.attrib.items():
-            attribute = full.rpartition("}")[2]
-            if attribute.lower().startswith("on"):
-                raise refuse(f"has `{attribute}`, which would run a script")
-            link = attribute.lower() in ("href", "src") and not value.startswith("#")
-            inline = name == "image" and re.match(r"data:image/(png|jpeg|webp);base64,", value)
-            if link and not inline and not re.fullmatch(r"cells/\w+\.png", value):
-                raise refuse(f"links to `{value[:60]}`, which lies outside of it")
-            if re.search(r"url\(\s*['\"]?\s*[^'\"\s#]", value, re.IGNORECASE):
-                raise refuse(f"asks for a file in `{attribute}`")
-    for part in root.iter():  # HTML knows these elements without a namespace
-        part.tag = str(part.tag).rpartition("}")[2]
-        for full in [name for name in part.attrib if name.startswith("{")]:
-            value = part.attrib.pop(full)
-            part.set(full.rpartition("}")[2], value)
-    return root
-
-
-def _picture(title: str, svg: ElementTree.Element) -> str:
-    """A section of the page. A shadow root keeps the picture's names and styles to itself."""
-    drawn = ElementTree.tostring(svg, encoding="unicode", short_empty_elements=False)
-    return (
-        f'<div class="picture" data-title="{html.escape(title)}">'
-        f'<template shadowrootmode="open"><style>{FITTED}</style>{drawn}</template></div>'
-    )

@@ -13,20 +13,40 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ablate"
 FILES = {
     str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): path
-    for path in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("pictures/*.py")])
+    for path in sorted(
+        [*PACKAGE.glob("*.py"), *PACKAGE.glob("pictures/*.py"), *PACKAGE.glob("units/*.py")]
+    )
 }
+FOLDERS = ("pictures", "units")
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 BELOW = [
     "ops", "code", "modules", "catalog", "inputs", "skeletons", "scope", "document", "embeddings",
     "spaces", "axes", "specs", "references", "recipe", "schema", "rowmap", "outputs", "edits",
     "rows", "sweep", "plan", "store", "models", "weights", "estimates", "sampling", "pipeline",
-    "batches", "phases", "processes", "engine", "metrics", "effects", "looks", "drift", "classes",
-    "concepts", "page", "sheets", "report", "replay", "export", "matching", "compare", "sources",
-    "loading",
+    "batches", "lettering", "phases", "processes", "engine", "metrics", "effects", "looks",
+    "drift", "classes", "concepts", "page", "sheets", "report", "replay", "export", "matching",
+    "compare", "sources", "loading",
 ]  # fmt: skip
 # What pictures are drawn from: a run's folder and what was measured of it.
 PICTURED = ["modules", "store", "drift", "page"]
 DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
+
+# What studies of units are made of, and what commands call of them.
+STUDIED = [
+    "store",
+    *(
+        f"units.{name}"
+        for name in (
+            "clock",
+            "layers",
+            "recording",
+            "statistics",
+            "stimuli",
+            "study",
+        )
+    ),
+]
+STUDIES = ("atlas", "cards", "gallery", "objectives", "search", "selectivity", "wanted")
 
 # What each file may import of the package. "ablate": the package itself, for its version.
 LAYERS: dict[str, list[str]] = {
@@ -53,7 +73,10 @@ LAYERS: dict[str, list[str]] = {
     "outputs": ["ops", "rowmap", "scope"],
     "edits": ["ops", "catalog", "outputs", "rowmap", "scope"],
     "rows": ["edits", "outputs", "rowmap", "scope"],
-    "sweep": ["axes", "catalog", "document", "embeddings", "modules", "recipe", "scope", "spaces"],
+    "sweep": [
+        "axes", "catalog", "document", "embeddings", "modules", "recipe", "scope", "spaces",
+        "specs", "units.statistics",
+    ],
     "plan": [
         "axes", "catalog", "document", "edits", "embeddings", "modules", "ops", "recipe", "scope",
         "spaces", "specs", "sweep",
@@ -69,10 +92,13 @@ LAYERS: dict[str, list[str]] = {
     ],
     "batches": ["catalog", "edits", "pipeline", "plan", "scope"],
     "processes": [],
-    "phases": ["batches", "edits", "pipeline", "rowmap", "rows", "sampling", "scope"],
+    "lettering": ["page"],
+    "phases": [
+        "batches", "edits", "lettering", "ops", "pipeline", "rowmap", "rows", "sampling", "scope",
+    ],
     "engine": [
         "plan", "edits", "rows", "rowmap", "scope", "models", "modules", "sampling", "pipeline",
-        "batches", "phases", "processes", "store",
+        "batches", "lettering", "phases", "processes", "store",
     ],
     "replay": [
         "axes", "edits", "embeddings", "engine", "pipeline", "plan", "scope", "sources", "store",
@@ -110,15 +136,83 @@ LAYERS: dict[str, list[str]] = {
     "pictures.maps": [*PICTURED, "pictures.svg", "pictures.measures"],
     "pictures.curves": [*PICTURED, "pictures.svg", "pictures.measures"],
     "pictures.animations": [*PICTURED, "pictures.svg", "pictures.measures"],
-    "report": ["modules", "store", "drift", "effects"],
+    "webpage": [],
+    "report": ["modules", "store", "drift", "effects", "webpage"],
+    # What was found of units, drawn from a study's folder.
+    "pictures.facts": ["pictures.svg"],
+    "pictures.intervals": ["page", "pictures.svg"],
+    "pictures.distributions": ["page", "pictures.svg", "pictures.facts"],
+    "pictures.unitcards": [
+        "effects", "page", "pictures.svg", "pictures.facts", "pictures.intervals",
+    ],
+    "pictures.atlases": ["page", "pictures.svg", "pictures.facts"],
+    "folio": [
+        "page", "webpage", "pictures.svg", "pictures.facts", "pictures.distributions",
+        "pictures.unitcards", "pictures.atlases",
+    ],
     "lab": [*BELOW, *DRAWN],
     "exits": ["code", "recipe", "scope", "models", "sheets", "store", "pictures.svg"],
     "viewing": [*BELOW, *DRAWN, "exits", "lab"],
+    "progress": ["engine"],
+    # Studies of units, on top of all that makes images.
+    "units.__init__": [],
+    "units.clock": ["engine"],
+    "units.statistics": [],
+    "units.stimuli": [],
+    "units.layers": ["catalog", "scope"],
+    "units.study": [
+        "catalog", "concepts", "lab", "models", "modules", "pipeline", "plan", "recipe", "scope",
+        "sources", "store", "units.clock", "units.layers", "units.stimuli",
+    ],
+    "units.recording": [
+        "batches", "edits", "engine", "phases", "pipeline", "plan", "rows", "sampling", "scope",
+        "units.layers", "units.study",
+    ],
+    "units.selectivity": STUDIED,
+    "units.search": ["catalog", *STUDIED],
+    "units.need": [
+        "concepts", "drift", "edits", "effects", "engine", "looks", "plan", "sampling", "scope",
+        "sweep", *STUDIED,
+    ],
+    "units.multimodal": [
+        "concepts", "engine", "lettering", "sampling", "units.search", *STUDIED,
+    ],
+    "units.cards": [
+        "batches", "engine", "sampling", "units.gallery", "units.multimodal", "units.need",
+        "units.objectives", "units.search", "units.selectivity", "units.wanted", *STUDIED,
+    ],
+    # Feature visualization.
+    "units.objectives": ["catalog", "scope"],
+    "units.canvas": [],
+    "units.ascent": ["units.objectives"],
+    "units.calls": ["models", "pipeline", "sampling", "scope"],
+    "units.visualize": [
+        "concepts", "pipeline", "units.ascent", "units.calls", "units.canvas", "units.gallery",
+        "units.objectives",
+    ],
+    "units.gallery": ["page", "store", "units.ascent", "units.clock", "units.objectives"],
+    "units.wanted": [
+        "concepts", "pipeline", "units.ascent", "units.clock", "units.gallery", "units.objectives",
+        "units.visualize",
+    ],
+    # The activation atlas.
+    "units.layout": [],
+    "units.vectors": ["catalog", *STUDIED],
+    "units.bins": ["units.layout", "units.vectors"],
+    "units.atlas": [
+        "engine", "sampling", "units.bins", "units.layout", "units.objectives", "units.vectors",
+        "units.visualize", *STUDIED,
+    ],
+    "studies": [
+        *BELOW, "exits", "folio", "progress", *(f"units.{name}" for name in STUDIES), *STUDIED,
+    ],
     "bench": [
         "edits", "plan", "recipe", "store", "loading", "models", "pipeline", "sampling", "sweep",
         "engine",
     ],
-    "cli": [*BELOW, "lab", "bench", "bundled", "exits", "viewing", "ablate"],
+    "cli": [
+        *BELOW, "lab", "bench", "bundled", "exits", "viewing", "studies", "progress", "ablate",
+    ],
 }  # fmt: skip
 
 
@@ -138,9 +232,9 @@ def ours(tree: ast.AST) -> set[str]:
     found = set()
     for name in imports(tree):
         _, _, inner = name.partition("ablate.")
-        if name.startswith("ablate.") and inner != "pictures":
+        if name.startswith("ablate.") and inner not in FOLDERS:
             parts = inner.split(".")
-            home = ".".join(parts[: 2 if parts[0] == "pictures" else 1])
+            home = ".".join(parts[: 2 if parts[0] in FOLDERS else 1])
             found.add(home if home in FILES or home == "bundled" else "ablate")
     return found
 
@@ -189,8 +283,12 @@ def test_heavy_libraries_have_boundaries(library: str, homes: list[str]) -> None
 
 
 @pytest.mark.parametrize(
-    "module", ["sheets", "report", "classes", "cli", *(n for n in FILES if n[:9] == "pictures.")]
-)
+    "module",
+    [
+        "sheets", "report", "folio", "classes", "cli", "studies", "units.statistics",
+        *(n for n in FILES if n[:9] == "pictures."),
+    ],
+)  # fmt: skip
 def test_presentation_needs_no_torch(module: str) -> None:
     program = f"import sys, ablate.{module}; print('torch' in sys.modules)"
     assert python("-c", program) == "False"
