@@ -225,7 +225,10 @@ class Study:
 
     def begin(self, kind: str, fresh: bool = False) -> None:
         """Make the folder, or go on with what lies there. Raises `StudyError` where that is of
-        another setup."""
+        another setup, and, before anything is written, `SelectorError` or `ScopeError` where the
+        setup names no layers."""
+        if kind == "selectivity" and len(self.setup.stimuli.concepts) < 2:
+            raise StudyError("one concept has nothing to be told apart from; name several")
         told = {
             "format": FORMAT,
             "kind": kind,
@@ -237,6 +240,7 @@ class Study:
             "device": str(self.pipeline.device),
             "sampling": self.plan.recipe.sampling.__dict__,
             "versions": versions(),
+            "layers": [module.path for module in self.layers],
             "samples": len(self.samples),
         }
         if fresh and (self.folder / "study.json").exists():
