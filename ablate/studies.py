@@ -33,6 +33,7 @@ def _told(again: str = "run the same command again to go on") -> Iterator[None]:
 
     from ablate.catalog import SelectorError
     from ablate.sampling import Stopped
+    from ablate.units.layout import LayoutError
     from ablate.units.objectives import ObjectiveError
     from ablate.units.statistics import StatisticsError
     from ablate.units.study import StudyError
@@ -43,7 +44,7 @@ def _told(again: str = "run the same command again to go on") -> Iterator[None]:
             yield
     except SelectorError as error:
         raise Exit(f"--select: {error}", WRONG) from None
-    except (StudyError, StatisticsError, ObjectiveError) as error:
+    except (StudyError, StatisticsError, ObjectiveError, LayoutError) as error:
         raise Exit(str(error), WRONG) from None
     except Stopped:
         raise Exit(f"interrupted; {again}", INTERRUPTED) from None
@@ -387,3 +388,75 @@ def _visualized(
     pipeline = Pipeline.load(model, device=device, dtype=dtype or "auto")
     make = wanted.latents if kind == "latent" else wanted.prompts
     return make(pipeline, found, out, seeds, t=t, prompt=prompt, steps=steps, watch=watch)
+
+
+# ---------------------------------------------------------------- atlas
+
+
+@units.command()
+@click.argument("module")
+@_study_options
+@click.option("--rows", type=click.IntRange(2, 40), default=20, show_default=True)
+@click.option("--columns", type=click.IntRange(2, 40), default=20, show_default=True)
+@click.option("--method", type=click.Choice(["som", "pca", "umap"]), default="som",
+              show_default=True, help="How vectors are laid out: a self-organizing map, principal"
+              " components, or UMAP (pip install 'ablate[umap]').")  # fmt: skip
+@click.option("--edit", "edits", multiple=True, metavar="EDIT",
+              help="Compare with a variant, as in '{zero: {modules: conv_in}}'.")  # fmt: skip
+@click.option("--no-visualization", "plain", is_flag=True,
+              help="Draw bins by image patches alone.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("outputs/units-atlas"),
+              show_default=True)  # fmt: skip
+def atlas(
+    module: str,
+    out: Path,
+    fresh: bool,
+    device: str | None,
+    rows: int,
+    columns: int,
+    method: str,
+    edits: tuple[str, ...],
+    plain: bool,
+    **asked: Any,
+) -> None:
+    """Make an activation atlas: all that a module gives, on one map.
+
+    MODULE is a path of a module or block. Vectors of many samples, positions and steps are laid out
+    in two dimensions; each bin of the map is drawn and named. Run it again to go on, or with --edit
+    to see what goes dark.
+    """
+    from ablate.units.atlas import make
+    from ablate.units.study import Study
+
+    given = [_edit(edit) for edit in edits]
+    with _told():
+        study = Study.load(_setup(**asked, modules=module), out, device=device)
+        if given:  # which may be wrong, and nothing is made then
+            study.planned(given)
+        study.begin("atlas", fresh)
+        reporter = Reporter("steps")
+        try:
+            made = make(
+                study, module, rows=rows, columns=columns, method=method,
+                visualized=not plain, edits=given, watch=reporter,
+            )  # fmt: skip
+        finally:
+            reporter.close()
+        _present(out)
+    click.echo(f"{made['vectors']:,} vectors in {len(made['bins'])} of {rows * columns} bins")
+    for dark in made.get("dark", []):
+        click.echo(f"{dark['concept']:16} {dark['before']:6} → {dark['after']:<6} in its own bins")
+
+
+def _edit(given: str) -> Any:
+    """An edit, as recipes write it."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(given)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+        example = "{zero: {modules: conv_in}}"
+        raise Exit(f"--edit: `{given}` is no edit; write it as in a recipe, `{example}`", WRONG)
+    return found

@@ -46,7 +46,9 @@ STUDIED = [
         )
     ),
 ]
-STUDIES = ("atlas", "cards", "gallery", "objectives", "search", "selectivity", "wanted")
+STUDIES = (
+    "atlas", "cards", "gallery", "layout", "objectives", "search", "selectivity", "wanted",
+)  # fmt: skip
 
 # What each file may import of the package. "ablate": the package itself, for its version.
 LAYERS: dict[str, list[str]] = {

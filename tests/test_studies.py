@@ -126,6 +126,25 @@ def test_a_picture_is_dreamed_on(tmp_path: Path) -> None:
         assert len(dreamed.getcolors(10_000) or []) > 100
 
 
+def test_an_atlas_and_what_went_dark(tmp_path: Path, tiny_folder: Path) -> None:
+    given = ("atlas", "mid_block.resnets.0", "--model", tiny_folder, "--concepts", "cat,dog",
+             "--seeds", "0-1", "--rows", "4", "--columns", "5", "--no-visualization",
+             "--clip", "bundled", *SHORT, "--out", tmp_path / "atlas")  # fmt: skip
+    done = units(*given)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "atlas/atlas.json").read_text(encoding="utf-8"))
+    assert (found["rows"], found["columns"], found["variant"]) == (4, 5, None)
+    assert f"{found['vectors']:,} vectors in {len(found['bins'])} of 20 bins" in done.output
+    assert all((tmp_path / "atlas" / one["patch"]).exists() for one in found["bins"])
+    assert (tmp_path / "atlas/atlas-patches.png").exists()
+    done = units(*given, "--edit", "{zero: {modules: conv_in}}")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "atlas/atlas.json").read_text(encoding="utf-8"))
+    assert found["variant"] == "zero conv_in"
+    assert sum(one["variant"] for one in found["bins"]) <= found["variant_vectors"]
+    assert (tmp_path / "atlas/atlas-compared.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -144,6 +163,9 @@ def test_a_picture_is_dreamed_on(tmp_path: Path) -> None:
         (("search", "nowhere"), "there is no nowhere/activations.npz"),
         (("cards", "nowhere"), "nowhere is no study of units"),
         (("cards", "STUDY", "conv_on#3"), "no units of `conv_on`"),
+        (("atlas", "mid_blok"), "`mid_blok` matches no module"),
+        (("atlas", "conv_in", "--edit", "zero"), "--edit: `zero` is no edit; write it as in a"),
+        (("atlas", "conv_in", "--edit", "{zro: {modules: conv_in}}"), "unknown op, did you mean"),
         (("visualize", "conv_in#3 +"), "is no objective"),
         (("visualize", "visual_projektion#3"), "did you mean `visual_projection`"),
         (("visualize", "conv_in#3", "--input", "latent", "--start", "FILE"), "only images"),
@@ -155,7 +177,9 @@ def test_what_cannot_be_is_told(
     (tmp_path / "file.png").write_bytes(b"")
     places = {"STUDY": recorded, "FILE": tmp_path / "file.png"}
     given = [places.get(argument, argument) for argument in arguments]
-    out = ["--out", tmp_path / "out"] if arguments[0] in ("selectivity", "visualize") else []
+    out = (
+        ["--out", tmp_path / "out"] if arguments[0] in ("selectivity", "visualize", "atlas") else []
+    )
     done = units(*given, *out)
     assert done.exit_code == 2, done.output
     assert message in done.output

@@ -20,7 +20,7 @@ from ablate.effects import COVERED
 from ablate.page import ACCENT, HAIRLINE, INK, MUTED, PAGE, VACANT
 from ablate.pictures import facts
 from ablate.pictures import svg as drawing
-from ablate.pictures.intervals import Change, changes
+from ablate.pictures.intervals import TELLING, Effect, effects
 
 Card = Mapping[str, Any]
 
@@ -32,7 +32,9 @@ RIGHT = 470  # of its right column, with effects
 GAP = 44  # between columns
 TOPS = 4  # pictures in a line
 TILE = (WIDE - SIDE - RIGHT - 2 * GAP - 3 * 12) / TOPS
-TRIPLE = 10, 26  # gaps within and between triples
+WITHIN = 10, 26  # gaps within and between examples
+SHOTS = ("baseline", "ablated", "amplified", "reversed")  # of an example, in order
+SEEN = 200.0  # side of a feature visualization at least
 SHOWN = 8  # pictures, and concepts for
 AGAINST = 3
 EXAMPLES = 3
@@ -42,10 +44,14 @@ COLUMNS = 4  # units of a concept in the table
 SIDE_OF_TABLE = 190  # its column of concepts
 BETWEEN = 56  # cards of a sheet
 LIGHT, STRONG = drawing.ramp(0.3), drawing.ramp(0.62)
-NOTE = (
+CALLED = {"reversed": "× −4"}  # captions of examples that are not their keys
+NOTES = (
     "Contrast: a concept's mean less that of the others, in standard deviations within concepts."
-    "  Framed: where in the picture the unit answers most."
-    f"  Changes: mean with its {100 * COVERED:.0f} % bootstrap interval."
+    "  Framed: where in the picture the unit answers most.",
+    "Probability: of each concept for its own pictures after the edit; red tick: before; line: the"
+    f" {100 * COVERED:.0f} % bootstrap interval of the change; × 4 is drawn where it changes one by"
+    f" {100 * TELLING:.0f} points.  Drift: cosine distance of pictures before and after, on a log"
+    " axis.",
 )
 
 
@@ -72,10 +78,11 @@ def svg(card: Card, folder: Path) -> str:
     Raises `PictureError` where a picture of it lies outside of the folder.
     """
     drawn = _draw(card, folder)
-    note = drawing.text(MARGIN, MARGIN + drawn.height + 34, NOTE, 13, MUTED)
+    foot = MARGIN + drawn.height + 34
+    notes = [drawing.text(MARGIN, foot + 20 * i, line, 13, MUTED) for i, line in enumerate(NOTES)]
     return drawing.document(
-        WIDE + 2 * MARGIN, drawn.height + 2 * MARGIN + 34,
-        drawing.element("g", drawn.svg, transform=f"translate({MARGIN} {MARGIN})"), note,
+        WIDE + 2 * MARGIN, foot + 20 * (len(NOTES) - 1) + MARGIN,
+        drawing.element("g", drawn.svg, transform=f"translate({MARGIN} {MARGIN})"), *notes,
         label=f"Card of {name(card)}",
     )  # fmt: skip
 
@@ -105,7 +112,7 @@ def _page(study: facts.Study, some: Sequence[Card], folder: Path, number: str) -
         )
         y += BETWEEN / 2
     width = across * (WIDE + BETWEEN) - BETWEEN + 2 * MARGIN
-    lines = facts.footer([*study.facts, *([number] if number else [])], [NOTE])
+    lines = facts.footer([*study.facts, *([number] if number else [])], NOTES)
     foot = [drawing.text(MARGIN, y + 12 + 24 * i, line, 15, MUTED) for i, line in enumerate(lines)]
     title = drawing.header(study.name, study.about, MARGIN, width - 2 * MARGIN)
     height = y + 24 * len(lines) + MARGIN
@@ -192,11 +199,11 @@ def _draw(card: Card, folder: Path) -> _Drawn:
     top = 92.0
     bars = _bars(card, 0, top)
     pictures = _pictures(card, folder, SIDE + GAP, top)
-    effects = changes(_panels(card), WIDE - RIGHT, top, RIGHT)
-    bottom = top + max(bars.height, pictures.height, effects.height) + 30
+    edits = effects(_effects(card), WIDE - RIGHT, top, RIGHT)
+    bottom = top + max(bars.height, pictures.height, edits.height) + 30
     below = _below(card, folder, bottom)
     return _Drawn(
-        head + bars.svg + pictures.svg + effects.svg + below.svg,
+        head + bars.svg + pictures.svg + edits.svg + below.svg,
         bottom + below.height if below.height else bottom - 30,
     )
 
@@ -312,52 +319,54 @@ def _pictures(card: Card, folder: Path, x: float, y: float) -> _Drawn:
 
 
 def _below(card: Card, folder: Path, y: float) -> _Drawn:
-    """The feature visualization, and what the unit's removal and amplification do to pictures."""
+    """The feature visualization, and what edits of the unit do to pictures; then below, across,
+    those of its concept's strongest units together."""
+    together = card.get("together") or {}
+    concept, count = str(card["concept"]), len(together.get("units", []))
     seen = facts.image(folder, card.get("visualization"))
-    left = SIDE + GAP if seen else 0
-    drawn, tall = _triples(card, folder, left, y)
+    drawn, bottom = _examples(
+        card, concept, "Without it, and with four times as much of it",
+        str(card.get("sentence") or ""), folder, SIDE + GAP if seen else 0, y,
+    )  # fmt: skip
     if seen is not None:
-        side = min(float(SIDE), max(tall - 46, 232.0))
+        side = min(float(SIDE), max(bottom - y - 16, SEEN))
         drawn += _title(0, y, "Feature visualization")
         drawn += drawing.picture(seen, 0, y + 16, side, side)
         drawn += drawing.frame(0, y + 16, side, side, HAIRLINE, 1)
-        tall = max(tall, 16 + side)
-    return _Drawn(drawn, tall)
+        bottom = max(bottom, y + 16 + side)
+    gap = 38 if bottom > y else 0
+    title = f"The same of the {count} units that stand most for {concept}"
+    turned = any("reversed" in example for example in together.get("examples") or [])
+    sentences = [str(sentence) for sentence in together.get("sentences") or []]
+    below, end = _examples(
+        together, concept, title + (", and all of them turned around" if turned else ""),
+        sentences[-1] if sentences else "", folder, 0, bottom + gap,
+    )  # fmt: skip
+    return _Drawn(drawn + below, (end if below else bottom) - y)
 
 
-def _triples(card: Card, folder: Path, left: float, y: float) -> tuple[str, float]:
-    """Pictures without the unit and with more of it, then of its concept's strongest units
-    together, right of `left`; and how high they are."""
-    together = card.get("together") or {}
-    count, concept = len(together.get("units", [])), card["concept"]
-    drawn, top = "", y
-    for title, told in (
-        ("Without it, and with four times as much of it", card),
-        (f"The same of the {count} units that stand most for {concept}", together),
-    ):
-        examples = _ordered(told.get("examples") or [], str(concept))[:EXAMPLES]
-        if examples:
-            drawn += _title(left, y, title)
-            sentence = str(told.get("sentence") or "")
-            for line in drawing.fit(sentence, 14, WIDE - left, 1):
-                y += 22
-                drawn += drawing.text(left, y, line, 14, MUTED)
-            made, y = _line(examples, folder, left, y + 16)
-            drawn += made
-    return drawn, max(y - top - 18, 0)
-
-
-def _line(
-    examples: Sequence[Mapping[str, Any]], folder: Path, left: float, y: float
-) -> tuple[str, float]:
-    """Triples side by side; and where what follows begins."""
-    within, between = TRIPLE
+def _examples(
+    told: Mapping[str, Any], concept: str, title: str, sentence: str, folder: Path,
+    left: float, y: float,
+) -> tuple[str, float]:  # fmt: skip
+    """Examples of edits side by side below a title and a sentence; and where they end."""
+    examples = _ordered(told.get("examples") or [], concept)[:EXAMPLES]
+    if not examples and not sentence:
+        return "", y
+    drawn = _title(left, y, title)
+    if sentence:
+        words, y = drawing.paragraph(left, y + 22, sentence, 14, WIDE - left)
+        drawn += words
+        y -= 22
+    if not examples:
+        return drawn, y
+    within, between = WITHIN
     room = (WIDE - left - (EXAMPLES - 1) * between) / EXAMPLES
-    side = min((room - 2 * within) / 3, LARGE)
-    drawn = ""
+    many = max(sum(key in example for key in SHOTS) for example in examples)
+    side = min((room - (many - 1) * within) / many, LARGE)
     for i, example in enumerate(examples):
-        drawn += _triple(example, folder, left + i * (room + between), y, side)
-    return drawn, y + side + 64
+        drawn += _example(example, folder, left + i * (room + between), y + 16, side)
+    return drawn, y + 16 + side + 34
 
 
 def _ordered(examples: Sequence[Mapping[str, Any]], concept: str) -> list[Mapping[str, Any]]:
@@ -366,10 +375,10 @@ def _ordered(examples: Sequence[Mapping[str, Any]], concept: str) -> list[Mappin
     return sorted(examples, key=lambda e: not own.search(str(e["prompt"])))
 
 
-def _triple(example: Mapping[str, Any], folder: Path, x: float, y: float, side: float) -> str:
+def _example(example: Mapping[str, Any], folder: Path, x: float, y: float, side: float) -> str:
     drawn = [drawing.tooltip(f"“{example['prompt']}”, seed {example['seed']}")]
-    for i, key in enumerate(("baseline", "ablated", "amplified")):
-        at = x + i * (side + TRIPLE[0])
+    for i, key in enumerate(key for key in SHOTS if key in example):
+        at = x + i * (side + WITHIN[0])
         inset = 4 if key == "baseline" else 0  # its frame stays within the tile
         path = facts.image(folder, example.get(key))
         drawn.append(_tile(path, at + inset, y + inset, side - 2 * inset))
@@ -377,24 +386,27 @@ def _triple(example: Mapping[str, Any], folder: Path, x: float, y: float, side: 
             box = at + inset, y + inset, side - 2 * inset, side - 2 * inset
             drawn.append(drawing.frame(*box, ACCENT, 2.5))
         color = ACCENT if inset else MUTED
-        drawn.append(drawing.text(at, y + side + 16, key, 12, color, bold=bool(inset)))
+        caption = CALLED.get(key, key)
+        drawn.append(drawing.text(at, y + side + 16, caption, 12, color, bold=bool(inset)))
     (words,) = drawing.fit(f"“{example['prompt']}”, seed {example['seed']}", 12, 3 * side) or [""]
     drawn.append(drawing.text(x, y + side + 32, words, 12, INK))
     return drawing.element("g", *drawn)
 
 
-def _panels(card: Card) -> dict[str, list[Change]]:
-    """Changes by how many units are edited: the unit alone, and its concept's strongest together.
+def _effects(card: Card) -> list[Effect]:
+    """What edits of the unit, and of its concept's strongest together, do.
 
     Of each once: where a layer has a single unit both are the same.
     """
-    found: dict[int, dict[tuple[float, str], Change]] = {}
-    for e in card.get("effects") or []:
-        place = float(e["factor"]), str(e["concept"])
-        figures = (float(e[name]) for name in ("change", "low", "high"))
-        change = Change(place[1], bool(e["own"]), place[0], *figures)
-        found.setdefault(int(e.get("units") or 1), {}).setdefault(place, change)
-    return {
-        "this unit" if count == 1 else f"{count} units together": list(found[count].values())
-        for count in sorted(found)
-    }
+    turned = (card.get("together") or {}).get("reversed") or []
+    found: dict[tuple[int, float, str], Effect] = {}
+    for e in [*(card.get("effects") or []), *turned]:
+        place = int(e.get("units") or 1), float(e["factor"]), str(e["concept"])
+        before, after, low, high = (float(e[name]) for name in ("before", "after", "low", "high"))
+        drift = None if e.get("drift") is None else float(e["drift"])
+        units, factor, concept = place
+        found.setdefault(
+            place,
+            Effect(concept, bool(e["own"]), units, factor, before, after, low, high, drift),
+        )
+    return list(found.values())

@@ -33,6 +33,7 @@ from ablate.units.study import CLIP, Study, StudyError
 FILE = "cards.json"
 TOPS, ALIKE = 8, 2  # samples shown that drive a unit most, and of one prompt
 SEEDS = tuple(range(4))  # of the pictures that effects are measured on
+OPEN = 0.95  # noise level of latents that drive a unit: nothing is decided by then
 TOGETHER = 5  # strongest units of a concept that are edited at once
 FINEST = 1024  # rows or columns of a layer's grid, at most
 
@@ -198,7 +199,7 @@ def _visualized(
             assert study.reader is not None
             files = wanted.images(study.reader, driven, folder, watch=watch)
         else:
-            files = wanted.latents(study.pipeline, driven, folder, watch=watch)
+            files = wanted.latents(study.pipeline, driven, folder, t=OPEN, watch=watch)
     except objectives.ObjectiveError as error:
         return {}, [f"Nothing was visualized: {error}."]
     gallery.present(folder)

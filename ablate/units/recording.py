@@ -25,7 +25,6 @@ from ablate.plan import Cell, Plan
 from ablate.rows import Applied
 from ablate.sampling import Context, Moments, Request, Stopped, UnevenError
 from ablate.scope import ScopeError
-from ablate.units.clock import Clock as Clock
 from ablate.units.layers import listening
 from ablate.units.study import CLIP, Study
 

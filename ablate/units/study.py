@@ -31,7 +31,6 @@ from ablate.recipe import Recipe, parse
 from ablate.scope import When, phase_of
 from ablate.sources import Source
 from ablate.store import Run
-from ablate.units.clock import Watch as Watch
 from ablate.units.layers import chosen
 from ablate.units.stimuli import Stimuli
 
