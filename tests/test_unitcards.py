@@ -52,17 +52,22 @@ def test_a_card_tells_what_the_unit_is(study: Path) -> None:
     assert f"class selectivity {card['selectivity']:.2f}" in found
     assert [c for c, _ in card["concepts"]] == [w for w in found if w in CONCEPTS][1:9]
     assert {"6.5", "−0.4", "−1.0"} <= set(found)
-    assert card["sentence"] in found
+    # Sentences stand in full, on lines of their own.
+    whole = " ".join(found)
+    assert card["sentence"] in whole
+    assert card["together"]["sentences"][1] in whole
+    assert card["together"]["sentences"][0] not in whole
 
 
 def test_pictures_are_those_of_the_card(study: Path) -> None:
     card, root = unitcards.cards(study)[0], drawn(study)
     images = list(root.iter("image"))
-    # Those that drive it most; triples of it, and of five units; the visualization.
-    assert len(images) == 8 + 9 + 9 + 1
+    # Those that drive it most; three of each example of it, four of five units; what drives it.
+    assert len(images) == 8 + 9 + 12 + 1
     assert {image.attrib["style"] for image in images} == {"image-rendering:pixelated"}
-    labels = [w for w in words(root) if w in ("baseline", "ablated", "amplified")]
-    assert labels == ["baseline", "ablated", "amplified"] * 6
+    labels = [w for w in words(root) if w in ("baseline", "ablated", "amplified", "× −4")]
+    triple = ["baseline", "ablated", "amplified"]
+    assert labels == [*triple * 3, *[*triple, "× −4"] * 3]
     frames = [r for r in root.iter("rect") if r.attrib.get("stroke") == color(ACCENT)]
     assert len(frames) == 6  # baselines, and nothing else
     own = [w for w in words(root) if w.startswith(f"“a {card['concept']}”")]
@@ -86,21 +91,92 @@ def test_the_place_is_framed_along_the_pictures_own_pixels(study: Path, tmp_path
     assert box == pytest.approx(expected, abs=0.02)
 
 
-def test_changes_are_dots_within_their_intervals(study: Path) -> None:
+def marked(root: Node, edit: str) -> list[Node]:
+    """What is drawn of an edit's effects, a group a concept."""
+    return [g for g in root.iter("g") if f", {edit}: " in (g.findtext("title") or "")]
+
+
+def middles(group: Node) -> list[float]:
+    """Where the marks of a group are, from left to right."""
+    found = [float(dot.attrib["cx"]) for dot in group.iter("circle")]
+    sides = [(float(r.attrib["x"]), float(r.attrib["width"])) for r in group.iter("rect")]
+    return sorted(found + [x + wide / 2 for x, wide in sides])
+
+
+def test_effects_are_dots_within_their_intervals(study: Path) -> None:
     card, root = unitcards.cards(study)[0], drawn(study)
-    found = [g for g in root.iter("g") if ", × " in (g.findtext("title") or "")]
-    assert len(found) == len(card["effects"]) == 32
-    for group in found:
-        line, dot = group.find("path"), group.find("circle")
-        assert line is not None
-        assert dot is not None
-        ends = [float(part.split(" ")[0]) for part in line.attrib["d"][1:].split("L")]
-        assert ends[0] < float(dot.attrib["cx"]) < ends[1]
-        assert 0 < ends[0] < ends[1] < float(root.attrib["width"])
-    told = [group.findtext("title") or "" for group in found]
-    assert told[0].startswith(f"{card['concept']}, × 0: -31.0 points (")
-    assert {"this unit", "5 units together", "removed", "amplified × 4"} <= set(words(root))
+    rows = {(e["units"], e["factor"], e["concept"]): e for e in card["effects"]}
+    rows |= {(e["units"], e["factor"], e["concept"]): e for e in card["together"]["reversed"]}
+    scale: list[tuple[float, float]] = []
+    drifts: list[tuple[float, float]] = []
+    for edit, key in (("unit removed", (1, 0)), ("5 units removed", (5, 0)),
+                      ("5 units × −4", (5, -4))):  # fmt: skip
+        groups = marked(root, edit)
+        assert len(groups) == 8
+        assert edit in words(root)
+        for group in groups:
+            row = rows[(*key, (group.findtext("title") or "").split(",")[0])]
+            at, drift = middles(group)
+            scale.append((row["after"], at))
+            drifts.append((row["drift"], drift))
+            paths = [p.attrib["d"][1:].split("L") for p in group.iter("path")]
+            ends = next(p for p in paths if p[0].split(" ")[1] == p[1].split(" ")[1])
+            low, high = (float(end.split(" ")[0]) for end in ends)
+            assert low < at < high < drift < float(root.attrib["width"])
+    # Both axes keep the order of what they show.
+    for axis in (scale, drifts):
+        assert [at for _, at in sorted(axis)] == pytest.approx(sorted(at for _, at in axis))
+    ticks = [p for p in root.iter("path") if p.attrib["stroke"] == color(ACCENT)]
+    assert len(ticks) == 8  # one a concept: before
     assert any("95 % bootstrap interval" in line for line in words(root))
+
+
+def test_figures_compare_the_own_concept_with_others(study: Path, tmp_path: Path) -> None:
+    def even(told: dict[str, Any]) -> None:
+        for row in told["cards"][0]["together"]["reversed"]:
+            own = row["own"]
+            row |= {"before": 0.999, "after": 0.427 if own else 0.998,
+                    "drift": 0.46 if own else 0.002}  # fmt: skip
+
+    found = words(drawn(changed(study, tmp_path / "study", even)))
+    assert {"99.9 → 42.7 %", "0.46 · 230 × others"} <= set(found)
+
+
+def test_an_amplification_is_drawn_only_where_it_tells_something(
+    study: Path, tmp_path: Path
+) -> None:
+    def raise_one(told: dict[str, Any]) -> None:
+        rows = [e for e in told["cards"][0]["effects"] if e["factor"] == 4]
+        rows[3]["after"] = rows[3]["before"] - 0.06
+        rows[11]["after"] = rows[11]["before"] - 0.08
+
+    assert not marked(drawn(study), "unit × 4") + marked(drawn(study), "5 units × 4")
+    root = drawn(changed(study, tmp_path / "study", raise_one))
+    assert len(marked(root, "5 units × 4")) == 8
+    assert not marked(root, "unit × 4")
+
+
+def test_drift_that_is_unknown_is_left_out_and_nought_stands_at_the_edge(
+    study: Path, tmp_path: Path
+) -> None:
+    def lose(told: dict[str, Any]) -> None:
+        for i, row in enumerate(told["cards"][0]["effects"]):
+            row["drift"] = None if i % 2 else 0.0
+
+    groups = marked(drawn(changed(study, tmp_path / "study", lose)), "unit removed")
+    assert [len(middles(group)) for group in groups] == [2, 1] * 4
+    assert len({middles(group)[1] for group in groups[::2]}) == 1
+
+
+def test_sentences_stand_where_no_pictures_were_made_anew(study: Path, tmp_path: Path) -> None:
+    def unmake(told: dict[str, Any]) -> None:
+        told["cards"][0]["examples"] = told["cards"][0]["together"]["examples"] = []
+
+    root = drawn(changed(study, tmp_path / "study", unmake))
+    whole, card = " ".join(words(root)), unitcards.cards(study)[0]
+    assert card["sentence"] in whole
+    assert card["together"]["sentences"][1] in whole
+    assert "ablated" not in words(root)
 
 
 def test_a_card_of_which_little_is_known(study: Path, tmp_path: Path) -> None:

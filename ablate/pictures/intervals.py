@@ -14,8 +14,8 @@ SIZE = 14
 NAMED = 128  # width of the column of names
 BETWEEN = 22  # panels
 INSET = 12  # of an axis within its panel
-# Of the concept's own row, and of others: the pitch of marks, their radius, air below.
-OWN, OTHER = (11.5, 4.4, 10.0), (7.2, 2.9, 7.0)
+OWN, OTHER = 46.0, 29.0  # heights of the concept's own row, and of others
+AIR = 9.0  # of them above and below the marks together
 STRONG, MILD = drawing.ramp(0.78), drawing.ramp(0.4)
 TELLING = 0.05  # change of a probability that an amplification is drawn from
 FINEST = -5  # power of ten of the least drift that is told apart
@@ -88,13 +88,12 @@ def effects(every: Sequence[Effect], x: float, y: float, width: float) -> Drawn:
     rows, at = {}, top
     for concept in concepts:
         own = any(e.own for e in every if e.concept == concept)
-        pitch, _, air = OWN if own else OTHER
+        high = OWN if own else OTHER
         rows[concept] = at
-        middle, high = at + (pitch * len(edits) + air) / 2, pitch * len(edits) + air
         if own:
-            drawn.append(drawing.rect(x - 8, at, width + 16, high, VACANT))
+            drawn.append(drawing.rect(x - 8, at, width + 8, high, VACANT))
         (word,) = drawing.fit(concept, SIZE, NAMED - 14) or [""]
-        drawn.append(drawing.text(x, middle + 5, word, SIZE, INK, bold=own))
+        drawn.append(drawing.text(x, at + high / 2 + 5, word, SIZE, INK, bold=own))
         at += high
     drawn += [_axis(odds, _PERCENT, top, at), _axis(drift, _POWERS, top, at)]
     for effect in every:
@@ -139,7 +138,7 @@ def _panels(
 def _heads(starts: tuple[float, float], y: float) -> str:
     return "".join(
         drawing.text(at, y, words, 13, INK)
-        for at, words in zip(starts, ("Probability after", "Embedding drift"), strict=True)
+        for at, words in zip(starts, ("Probability", "Embedding drift"), strict=True)
     )
 
 
@@ -169,7 +168,7 @@ def _summary(
             words = _plain(own.drift)
             mean = sum(others) / len(others) if others else 0
             if mean > 0 and own.drift > 0:
-                words += f", {_times(own.drift / mean)} × others"
+                words += f"  ·  {_times(own.drift / mean)} × others"
             drawn += drawing.text(starts[1], line, drawing.fit(words, 13, wide + 12)[0], 13, INK)
     return drawn
 
@@ -188,12 +187,15 @@ def _plain(value: float) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
 _PERCENT = ((0.0, "0"), (0.5, "50"), (1.0, "100 %"))
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_POWERS = [(10.0**n, f"10{str(n).translate(_RAISED)}" if n else "1") for n in range(FINEST, 1)]
+_POWERS = [
+    (10.0**n, f"{'≤ ' * (n == FINEST)}10{str(n).translate(_RAISED)}" if n % 2 else "")
+    for n in range(FINEST, 1)
+]
 
 
 def _axis(panel: _Panel, ticks: Sequence[tuple[float, str]], top: float, bottom: float) -> str:
@@ -207,19 +209,20 @@ def _axis(panel: _Panel, ticks: Sequence[tuple[float, str]], top: float, bottom:
 
 def _marks(effect: Effect, number: int, count: int, top: float, odds: _Panel, drift: _Panel) -> str:
     """An effect in both panels; with the first of a row the tick of the baseline."""
-    pitch, radius, air = OWN if effect.own else OTHER
-    color = STRONG if effect.own else MILD
-    y = top + air / 2 + pitch * (number + 0.5)
-    low, high = (odds.at(effect.before + change) for change in (effect.low, effect.high))
+    high, color = (OWN, STRONG) if effect.own else (OTHER, MILD)
+    pitch = (high - AIR) / count
+    radius = min(max(0.4 * pitch, 2.5), 4.4)
+    y = top + AIR / 2 + pitch * (number + 0.5)
+    interval = [(odds.at(effect.before + end), y) for end in (effect.low, effect.high)]
     told = (
         f"{effect.concept}, {_called(effect.edit)}: {100 * effect.before:.1f} % before,"
         f" {100 * effect.after:.1f} % after (change {100 * effect.low:+.1f} to"
         f" {100 * effect.high:+.1f} points)"
     )
-    drawn = [drawing.line([(low, y), (high, y)], color, 1.8)]
+    drawn = [drawing.line(interval, color, 1.7)]
     if number == 0:
         at = odds.at(effect.before)
-        ends = [(at, top + 2), (at, top + pitch * count + air - 2)]
+        ends = [(at, top + 2), (at, top + high - 2)]
         drawn.insert(0, drawing.line(ends, ACCENT, 2))
     drawn.append(_mark(odds.at(effect.after), y, effect.edit, radius, color))
     if effect.drift is not None:
@@ -232,14 +235,18 @@ def _mark(x: float, y: float, edit: Edit, radius: float, color: Color) -> str:
     """A circle: one unit; a square: several. Hollow: removed; filled: turned around; crossed:
     amplified."""
     units, factor = edit
-    style = {"fill": color if factor < 0 else PAGE, "stroke": color, "stroke_width": 1.7}
+    fill, thick = color if factor < 0 else PAGE, min(0.5 * radius, 1.7)
     if units == 1:
-        shape = drawing.element("circle", cx=x, cy=y, r=radius, **style)
+        shape = drawing.element(
+            "circle", cx=x, cy=y, r=radius, fill=fill, stroke=color, stroke_width=thick
+        )
     else:
-        half = 0.9 * radius
-        shape = drawing.rect(x - half, y - half, 2 * half, 2 * half, **style)
+        side = 1.8 * radius
+        shape = drawing.rect(
+            x - side / 2, y - side / 2, side, side, fill, stroke=color, stroke_width=thick
+        )
     if factor > 0:
         reach = 0.55 * radius
         for ends in ([(x - reach, y), (x + reach, y)], [(x, y - reach), (x, y + reach)]):
-            shape += drawing.line(ends, color, 1.4)
+            shape += drawing.line(ends, color, 0.8 * thick)
     return shape

@@ -48,10 +48,11 @@ CALLED = {"reversed": "× −4"}  # captions of examples that are not their keys
 NOTES = (
     "Contrast: a concept's mean less that of the others, in standard deviations within concepts."
     "  Framed: where in the picture the unit answers most.",
-    "Probability: of each concept for its own pictures after the edit; red tick: before; line: the"
-    f" {100 * COVERED:.0f} % bootstrap interval of the change; × 4 is drawn where it changes one by"
-    f" {100 * TELLING:.0f} points.  Drift: cosine distance of pictures before and after, on a log"
-    " axis.",
+    "Probability: that of each concept for its own pictures; red: before; marks: after the edit;"
+    f" lines: {100 * COVERED:.0f} % bootstrap interval of the change.  Of edits × 4 only that which"
+    f" changes one most is drawn, from {100 * TELLING:.0f} points on.",
+    "Embedding drift: cosine distance between CLIP's embeddings of the pictures before and after,"
+    " on a log axis; × others: compared with the mean of the other concepts.",
 )
 
 
@@ -78,7 +79,7 @@ def svg(card: Card, folder: Path) -> str:
     Raises `PictureError` where a picture of it lies outside of the folder.
     """
     drawn = _draw(card, folder)
-    foot = MARGIN + drawn.height + 34
+    foot = round(MARGIN + drawn.height + 34)
     notes = [drawing.text(MARGIN, foot + 20 * i, line, 13, MUTED) for i, line in enumerate(NOTES)]
     return drawing.document(
         WIDE + 2 * MARGIN, foot + 20 * (len(NOTES) - 1) + MARGIN,
@@ -336,7 +337,7 @@ def _below(card: Card, folder: Path, y: float) -> _Drawn:
         bottom = max(bottom, y + 16 + side)
     gap = 38 if bottom > y else 0
     title = f"The same of the {count} units that stand most for {concept}"
-    turned = any("reversed" in example for example in together.get("examples") or [])
+    turned = bool(together.get("reversed"))
     sentences = [str(sentence) for sentence in together.get("sentences") or []]
     below, end = _examples(
         together, concept, title + (", and all of them turned around" if turned else ""),
@@ -355,7 +356,7 @@ def _examples(
         return "", y
     drawn = _title(left, y, title)
     if sentence:
-        words, y = drawing.paragraph(left, y + 22, sentence, 14, WIDE - left)
+        words, y = drawing.paragraph(left, y + 22, sentence, 14, WIDE - SIDE - GAP)
         drawn += words
         y -= 22
     if not examples:
