@@ -340,7 +340,7 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
             reporter.close()
         found = written(out)
         for told in (found[path] for path in files):
-            times = f"{ratio_of(told):.1f} times"
+            times = f"{ratio_of(told):.1f} times" if told["end"] else "never active"
             click.echo(
                 f"{told['start']:9.4g} → {told['end']:<9.4g} {times:>12}, typically"
                 f" {told['typical']:<9.4g} {told['name']}"

@@ -307,7 +307,10 @@ def test_effects_are_of_the_unit_and_of_the_strongest_five(
         assert around[0]["drift"] > 10 * max(r["drift"] for r in around[1:])
         assert card["together"]["examples"][0]["reversed"].startswith("effects/cells/")
         own = next(r for r in card["effects"] if r["own"] and r["factor"] == 0)
-        assert f"with a probability of {own['after']:.1%} ({own['before']:.1%}" in card["sentence"]
+        assert (
+            f"a probability of {100 * own['after']:.1f} % ({100 * own['before']:.1f} % before"
+            in card["sentence"]
+        )
     cells = list(Run(made.folder / need.FOLDER).cells())
     assert all(cell.done for cell in cells)
     # Five plain prompts: bare, with each of four units twice, with each of four sets three times.

@@ -369,8 +369,8 @@ def sentence(rows: Sequence[Mapping[str, Any]], factor: float = 0.0) -> str:
     how = f"Without {units}" if not factor else f"With {units} times {factor:g}".replace("-", "−")
     words = phrase(own["concept"])
     said = (
-        f"{how} {words} is read as {words} with a probability of {own['after']:.1%}"
-        f" ({own['before']:.1%} before)"
+        f"{how} {words} is read as {words} with a probability of {100 * own['after']:.1f} %"
+        f" ({100 * own['before']:.1f} % before)"
     )
     if others:
         points = 100 * float(np.mean([abs(row["change"]) for row in others]))
@@ -379,6 +379,11 @@ def sentence(rows: Sequence[Mapping[str, Any]], factor: float = 0.0) -> str:
     if own["drift"] is None or not known:
         return f"{said}."
     return (
-        f"{said}. In embedding distance its pictures move by {own['drift']:.2g}, those of others"
-        f" by {float(np.mean(known)):.2g}."
+        f"{said}. In embedding distance its pictures move by {_plain(own['drift'])}, those of"
+        f" others by {_plain(float(np.mean(known)))}."
     )
+
+
+def _plain(value: float) -> str:
+    """Two digits, without an exponent."""
+    return np.format_float_positional(value, 2, fractional=False, trim="-")
