@@ -17,7 +17,13 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel
 
-from ablate.models import ModelError, find_device, folder_of, read_config
+from ablate.models import (
+    ModelError,
+    find_device,
+    fingerprint_of,
+    folder_of,
+    read_config,
+)
 
 BATCH = 32  # images or texts in one forward pass
 # What CLIP was published with; models without a file of their own were trained like it.
@@ -80,12 +86,14 @@ class Reader:
         tokenizer: Any,
         preparation: Preparation,
         vocabulary: Sequence[str],
+        fingerprint: str = "",
     ) -> None:
         self.id = id
         self.network = network.eval()
         self.tokenizer = tokenizer
         self.preparation = preparation
         self.vocabulary = tuple(vocabulary)
+        self.fingerprint = fingerprint
         self.scale = float(network.logit_scale.detach().exp())
 
     @classmethod
@@ -126,6 +134,7 @@ class Reader:
             tokenizer,
             Preparation.of(prepared, network.config.vision_config.image_size),
             _vocabulary(folder),
+            f"commit:{network.config._commit_hash}" if folder is None else fingerprint_of(folder),
         )
 
     @torch.inference_mode()
@@ -186,6 +195,15 @@ def _tokenizer(source: str, folder: Path | None) -> str:
     if not beside.is_dir():
         raise ModelError(f"`{folder}` has no tokenizer: there is none in it, nor {beside}")
     return str(beside)
+
+
+def vocabulary_of(model: str, clip: str | None = None) -> tuple[str, ...] | None:
+    """The words of the CLIP model that `Reader.of` would load, without loading it."""
+    if clip is not None:
+        return tuple(_vocabulary(_folder(clip)))
+    folder = folder_of(model)
+    beside = folder is not None and (folder / "clip").is_dir()
+    return tuple(_vocabulary(_folder(model))) if beside else None
 
 
 def _vocabulary(folder: Path | None) -> list[str]:

@@ -469,7 +469,7 @@ def stoppable(pipeline: Pipeline) -> Iterator[None]:
         yield
         return
     asked = False
-    before = signal.getsignal(signal.SIGINT)
+    before, stop = signal.getsignal(signal.SIGINT), pipeline.stop
 
     def ask(_signal: int, _frame: FrameType | None) -> None:
         nonlocal asked
@@ -477,9 +477,9 @@ def stoppable(pipeline: Pipeline) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, ask)
-    pipeline.stop = lambda: asked
+    pipeline.stop = lambda: asked or stop()
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        pipeline.stop = lambda: False
+        pipeline.stop = stop

@@ -48,13 +48,13 @@ def save(folder: Path, drawn: Mapping[str, str] | None = None) -> Path:
     study, or one of its files cannot be read.
     """
     study = facts.study(folder)
-    found = facts.read(folder / "cards.json") or {}
+    found = facts.cards(folder)
     made = _Sections()
     drawn = dict(drawings(folder)) if drawn is None else drawn
     made.drawing("Selectivity", drawn.get("selectivity"), distributions.BODY)
     made.add("Concepts", _concepts(found))
     reads = found.get("component") == "clip"  # the model whose units may know words and pictures
-    made.cards(unitcards.cards(folder), drawn, "" if reads else _notes(found))
+    made.cards(found.get("cards", []), drawn, "" if reads else _notes(found))
     made.add("Words and pictures", _multimodal(found) if reads else "")
     made.add("Visualizations", _visualizations(folder))
     for name, title in ATLASES.items():
@@ -95,10 +95,10 @@ def drawings(folder: Path) -> Iterator[tuple[str, str]]:
         yield "concepts", table
     for card in unitcards.cards(folder):
         yield f"cards/{unitcards.slug(card)}", unitcards.svg(card, folder)
-    atlas = facts.read(folder / "atlas.json")
+    atlas = facts.atlas(folder)
     if atlas is None:
         return
-    bins = atlas.get("bins", [])
+    bins = atlas["bins"]
     if any(b.get("picture") for b in bins):
         yield "atlas", atlases.svg(folder)
     if any(b.get("patch") for b in bins):
@@ -261,8 +261,11 @@ def _visualizations(folder: Path) -> str:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         return ""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise drawing.PictureError(f"{path} cannot be read as a table: {error}") from error
     shown = []
     for row in rows:
         name = row.get("name") or ""

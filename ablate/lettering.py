@@ -6,13 +6,16 @@ The typographic attack of Goh et al. 2021, "Multimodal neurons in artificial neu
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ablate.page import INK, clean, typeface, wrap
+from ablate.page import INK, clean, typeface
 
 PAPER = (255, 255, 255)
 WIDE, TALL = 0.92, 0.3  # of the picture's sides, at most
@@ -41,10 +44,9 @@ def _written(image: np.ndarray, text: str) -> np.ndarray:
     return np.where(np.isnan(letters), image, letters).astype(image.dtype)
 
 
-@lru_cache(maxsize=256)
 def label(text: str, width: int, height: int) -> np.ndarray:
     """A label as it lies on a picture of that size: float32 in [0, 1], shape (height, width, 3),
-    NaN beside it. Read-only, for it is kept.
+    NaN beside it.
     """
     found = np.full((height, width, 3), np.nan, np.float32)
     words = clean(text)
@@ -53,7 +55,6 @@ def label(text: str, width: int, height: int) -> np.ndarray:
         bottom = height - round(EDGE * height)
         top, left = max(0, bottom - card.height), (width - card.width) // 2
         found[top:bottom, left : left + card.width] = np.asarray(card, np.float32) / 255
-    found.flags.writeable = False
     return found
 
 
@@ -67,6 +68,7 @@ def word(text: str, side: int) -> Image.Image:
     return paper
 
 
+@lru_cache(maxsize=32)  # less than the pictures that they lie on: a megabyte each at 1024 × 1024
 def _card(words: str, width: int, height: int) -> Image.Image:
     """A label around the words, no larger than that, its letters as large as they can be."""
     font, lines = _set(words, width, height)
@@ -84,14 +86,67 @@ def _card(words: str, width: int, height: int) -> Image.Image:
 
 def _set(words: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont, list[str]]:
     """The largest type in which so many words fit, no word torn, and their lines."""
-    size = max(SMALLEST, height)
-    while True:
-        font, inside = typeface(size, bold=True), 2 * round(INSIDE * size)
-        lines = wrap(words, font, width - inside, MOST)
-        whole = " ".join(lines) == words
-        fits = len(lines) * round(LEAD * size) + inside / 2 <= height
-        if whole and fits:
-            return font, lines
-        if size <= SMALLEST:  # torn where need be, as far as there is room
-            return font, wrap(words, font, width - inside)[: max(1, int(height / (LEAD * size)))]
-        size -= max(1, size // 25)
+    sizes = [max(SMALLEST, height)]
+    while sizes[-1] > SMALLEST:
+        sizes.append(max(SMALLEST, sizes[-1] - max(1, sizes[-1] // 25)))
+    sizes.reverse()
+    small = typeface(SMALLEST, bold=True)
+    words = words[: _most(SMALLEST, height) * max(1, width)]  # no letter is narrower than a pixel
+    parts = words.split(" ")
+    fitting = None
+    low, high = 0, len(sizes)
+    while low < high:  # what fits in a type fits in every smaller one
+        middle = (low + high) // 2
+        lines = _whole(parts, sizes[middle], width, height)
+        if lines is None:
+            high = middle
+        else:
+            low, fitting = middle + 1, (typeface(sizes[middle], bold=True), lines)
+    if fitting is None:  # torn where need be, as far as there is room
+        room = width - 2 * round(INSIDE * SMALLEST)
+        return small, _torn(parts, small, room, _most(SMALLEST, height))
+    return fitting
+
+
+def _most(size: int, height: int) -> int:
+    """Lines of a type that there is room for."""
+    return max(1, int(height / (LEAD * size)))
+
+
+def _whole(words: Sequence[str], size: int, width: int, height: int) -> list[str] | None:
+    """The lines of a label in type of a size; None where it does not hold the words whole."""
+    font, inside = typeface(size, bold=True), 2 * round(INSIDE * size)
+    lines: list[str] = []
+    rest = list(words)
+    while rest and len(lines) < MOST:
+        count = _held(rest, " ", font, width - inside)
+        if not count:
+            return None
+        lines.append(" ".join(rest[:count]))
+        del rest[:count]
+    fits = len(lines) * round(LEAD * size) + inside / 2 <= height
+    return lines if fits and not rest else None
+
+
+def _torn(words: Sequence[str], font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    """So many lines of words, those that are wider than a line broken anywhere."""
+    lines: list[str] = []
+    rest = list(words)
+    while rest and len(lines) < most:
+        count = _held(rest, " ", font, width)
+        if count:
+            lines.append(" ".join(rest[:count]))
+            del rest[:count]
+        else:
+            letters = max(1, _held(rest[0], "", font, width))
+            lines.append(rest[0][:letters])
+            rest[0] = rest[0][letters:]
+    return lines
+
+
+def _held(parts: Sequence[str], between: str, font: ImageFont.FreeTypeFont, width: int) -> int:
+    """How many words, or letters, a line holds."""
+    counts = range(1, min(len(parts), max(1, width)) + 1)  # none is narrower than a pixel
+    return bisect_right(
+        counts, width, key=lambda n: math.ceil(font.getlength(between.join(parts[:n])))
+    )

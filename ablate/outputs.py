@@ -65,19 +65,23 @@ def altered(
     """
     handles = []
     try:
-        for path, applying in alterations.items():
+        # From the last on, for each takes its place before those that are there.
+        for path, applying in reversed(list(alterations.items())):
             by_heads = [a for a in applying if a.unit is not None and a.unit.kind == "heads"]
             ends = [p for p in _projections(modules, path) if is_out_projection(p)]
             before = by_heads if ends else []
             after = [a for a in applying if a not in before]
-            for end in ends if before else ():
+            for end in reversed(ends) if before else ():
                 hook = _Hook(path, end, before, rows, references, heads.get(end, 0), ran, changed)
                 handles.append(
-                    modules[end].register_forward_pre_hook(hook.on_input, with_kwargs=True)
+                    modules[end].register_forward_pre_hook(
+                        hook.on_input, with_kwargs=True, prepend=True
+                    )
                 )
             if after:
                 hook = _Hook(path, path, after, rows, references, heads.get(path, 0), ran, changed)
-                # First of all: transformers' models take their hidden states by hooks as well.
+                # First of all: whoever listens, as transformers' models do for their hidden states,
+                # hears what is edited.
                 handles.append(
                     modules[path].register_forward_hook(
                         hook.on_output, with_kwargs=True, prepend=True

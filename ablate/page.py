@@ -86,7 +86,8 @@ class Words:
 def clean(text: str) -> str:
     """One line of what the font can draw; any other character becomes a box."""
     line = " ".join(text.split())
-    return "".join(c if c == " " or typeface(20).getmask(c).getbbox() else "□" for c in line)
+    drawn = {c: c if c == " " or typeface(20).getmask(c).getbbox() else "□" for c in set(line)}
+    return "".join(map(drawn.__getitem__, line))
 
 
 @cache

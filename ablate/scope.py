@@ -81,8 +81,8 @@ class When:
     @classmethod
     def from_json(cls, told: Mapping[str, Sequence[float]]) -> When:
         ((by, (first, last)),) = told.items()
-        if by not in BY:
-            raise ValueError(f"there are no windows by `{by}`")
+        if by not in BY or not all(type(end) in (int, float) for end in (first, last)):
+            raise ValueError(f"there are no windows by `{by}` from {first!r} to {last!r}")
         return cls(next(b for b in BY if b == by), first, last)
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,11 +214,9 @@ class Run:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the run whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
-        temporary = _temporary(path)
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
+        with whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
         return path
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -305,6 +304,19 @@ def spans(numbers: Iterable[int]) -> str:
         else:
             found.append([number, number])
     return ",".join(f"{a}-{b}" if a != b else str(a) for a, b in found)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path beside another to write to, which takes its place afterwards: a file is there whole or
+    not at all. Where something failed nothing is left. Folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

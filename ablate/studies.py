@@ -27,7 +27,7 @@ def units() -> None:
 
 
 @contextmanager
-def _told(again: str = "run the same command again to go on") -> Iterator[None]:
+def _told() -> Iterator[None]:
     """What may be wrong with a study becomes a message and an exit code."""
     import logging
 
@@ -46,8 +46,8 @@ def _told(again: str = "run the same command again to go on") -> Iterator[None]:
         raise Exit(f"--select: {error}", WRONG) from None
     except (StudyError, StatisticsError, ObjectiveError, LayoutError) as error:
         raise Exit(str(error), WRONG) from None
-    except Stopped:
-        raise Exit(f"interrupted; {again}", INTERRUPTED) from None
+    except (Stopped, KeyboardInterrupt):
+        raise Exit("interrupted; run the same command again to go on", INTERRUPTED) from None
 
 
 def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,9 +105,14 @@ def _setup(
 
 def _words(given: str) -> list[str]:
     """Concepts: a list with commas, or the lines of a file."""
-    path = Path(given)
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else given.split(",")
-    return [word.strip() for word in lines if word.strip()]
+    if "," in given or not Path(given).is_file():
+        words = given.split(",")
+    else:
+        try:
+            words = Path(given).read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError:
+            raise Exit(f"--concepts: {given} is no text in UTF-8", WRONG) from None
+    return [word.strip() for word in words if word.strip()]
 
 
 def _numbers(given: str) -> tuple[int, ...]:
@@ -213,6 +218,8 @@ def _tell_layers(study: Study, found: Statistics) -> None:
         f"{found.units:,} units of {len(found.layers)} layers, {found.done:,} samples of"
         f" {len(found.concepts)} concepts"
     )
+    if found.skipped:
+        click.echo(f"{found.skipped:,} samples hold NaN or infinity, and do not count")
 
 
 # ---------------------------------------------------------------- concepts and cards
@@ -224,11 +231,9 @@ def _tell_layers(study: Study, found: Statistics) -> None:
 def search(study: Path, what: str | None) -> None:
     """Search a study: the units of a concept, or of all; or the concepts of a unit."""
     from ablate.units import search as searching
-    from ablate.units.selectivity import FILE
-    from ablate.units.statistics import Statistics
 
     with _told():
-        statistics = Statistics.load(study / FILE)
+        statistics = searching.load(study)
         if what is not None and "#" in what:
             found = searching.find(statistics, *_unit(what))
             click.echo(f"{what}: selectivity {found['selectivity']:.3f}")
@@ -339,7 +344,7 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
         finally:
             reporter.close()
         found = written(out)
-        for told in (found[path] for path in files):
+        for told in (found[path] for path in dict.fromkeys(files)):
             times = f"{ratio_of(told):.1f} times" if told["end"] else "never active"
             click.echo(
                 f"{told['start']:9.4g} → {told['end']:<9.4g} {times:>12}, typically"
@@ -427,12 +432,13 @@ def atlas(
     """
     from ablate.units.atlas import make
     from ablate.units.study import Study
+    from ablate.units.vectors import planned
 
     given = [_edit(edit) for edit in edits]
     with _told():
         study = Study.load(_setup(**asked, modules=module), out, device=device)
         if given:  # which may be wrong, and nothing is made then
-            study.planned(given)
+            planned(study, given)
         study.begin("atlas", fresh)
         reporter = Reporter("steps")
         try:

@@ -245,14 +245,14 @@ class Studied:
 
     `asked`: as the recipe has it. `component`: whose they are, None for the one that is edited;
     `blocks`: whether blocks can be edited. `key`: where it stands in the recipe. Raises
-    `RecipeError` for a study that is not there, or is of another network.
+    `RecipeError` for a study that is not there, is not whole, or is of another network.
     """
 
     def __init__(
         self, asked: UnitsSpec, networks: Networks, component: str | None, blocks: bool, key: str
     ) -> None:
         try:
-            self.study = Statistics.load(Path(asked.run) / "activations.npz")
+            self.study = Statistics.load(Path(asked.run) / "activations.npz", whole=True)
         except StatisticsError as error:
             raise RecipeError([Problem(str(error), f"{key}.run")]) from error
         self.layers = self._layers(asked, component or networks.name, key)

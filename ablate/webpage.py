@@ -10,12 +10,13 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ablate.store import whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 FONTS = Path(__file__).parent / "fonts"
@@ -44,12 +45,9 @@ def filled(name: str, parts: Mapping[str, str]) -> str:
 
 def write(path: Path, text: str) -> Path:
     """Write a page, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as temporary:
+        # What is half a letter alone, as JSON may have it, becomes `?`.
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
     return path
 
 

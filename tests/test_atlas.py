@@ -154,10 +154,10 @@ def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
 
 
 def test_bins_have_counts_means_and_lifts(study: Study) -> None:
-    told = atlas.make(study, PATH, rows=3, columns=2, each=8, visualized=False)
+    told = atlas.make(study, PATH, rows=3, columns=2, method="pca", each=8, visualized=False)
     vectors = collect(study, PATH, 8)
     values, samples = vectors.some(0, len(vectors)), vectors.places()["sample"]
-    layout = fit(vectors.chunks, rows=3, columns=2)
+    layout = fit(vectors.chunks, "pca", rows=3, columns=2)
     of = layout.bins(values, 3, 2)
     bins = binned(layout, vectors, 3, 2)
     assert (told["vectors"], told["outside"], told["method"]) == (96, 0, "pca")
@@ -187,9 +187,9 @@ def test_labels_are_no_chance() -> None:
 
 
 def test_patches_are_cut_where_vectors_lie(study: Study) -> None:
-    told = atlas.make(study, PATH, rows=2, columns=2, each=8, visualized=False)
+    told = atlas.make(study, PATH, rows=2, columns=2, method="pca", each=8, visualized=False)
     vectors = collect(study, PATH, 8)
-    bins = binned(fit(vectors.chunks, rows=2, columns=2), vectors, 2, 2)
+    bins = binned(fit(vectors.chunks, "pca", rows=2, columns=2), vectors, 2, 2)
     shots = engine.shots_of(study.samples, study.pipeline)
     one = told["bins"][0]
     place = vectors.places()[central(vectors, bins)[one["row"] * 2 + one["column"]]]
@@ -246,7 +246,7 @@ def test_inputs_go_toward_bins(study: Study) -> None:
     """The optimized inputs lie farther toward their bins than inputs that nobody chose."""
     path = "mid_block"
     vectors = collect(study, path, 4)
-    layout = fit(vectors.chunks)
+    layout = fit(vectors.chunks, "pca")
     bins = binned(layout, vectors, 2, 2)
     some = bins.shown[:2]
     away = bins.mean[some] - layout.mean
@@ -321,3 +321,54 @@ def test_without_an_atlas_there_is_nothing_to_compare(study: Study) -> None:
 
 def test_places_have_the_size_that_files_say() -> None:
     assert PLACE.itemsize == 16
+
+
+def test_a_variant_is_known_by_what_it_comes_to(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What edits name may change: a study that is recorded anew chooses other units."""
+    units = {"run": "runs/my-study", "order": "most", "concept": "cat", "fraction": 0.1}
+    written = [{"zero": {"units": units, "where": "output"}}]
+    chosen = [0]
+
+    def planned(_edits: Any) -> Any:
+        edit = {"modules": PATH, "where": "output", "unit": {"channels": chosen}}
+        return real([{"zero": edit}])
+
+    real = study.planned
+    monkeypatch.setattr(study, "planned", planned)
+    atlas.make(study, PATH, rows=2, columns=2, method="pca", visualized=False)
+    told = atlas.compare(study, PATH, written)
+    assert told["variant"] == "zero 10 % of units (most for cat; my-study)"
+    first = collect(study, PATH, 4, edits=written)
+    assert (first.some(0, len(first))[:, 0] == 0).all()
+    assert collect(study, PATH, 4, edits=written).folder == first.folder
+    chosen[:] = [1]
+    other = collect(study, PATH, 4, edits=written)
+    assert other.folder != first.folder
+    assert (other.some(0, len(other))[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("units", "named"),
+    [
+        ({"run": "a/b", "count": 3}, "zero 3 units (most selective; b)"),
+        ({"run": "b", "count": 3, "order": "random", "modules": "up*"},
+         "zero 3 units (random; b; up*)"),
+        ({"run": "b", "fraction": 0.25, "order": "least"},
+         "zero 25 % of units (least selective; b)"),
+    ],
+)  # fmt: skip
+def test_edits_of_units_are_named_by_what_they_say(units: dict[str, Any], named: str) -> None:
+    assert atlas.named("zero", {"units": units}) == named
+
+
+@pytest.mark.parametrize("op", ["mean", "resample"])
+def test_what_other_samples_give_is_refused_at_once(study: Study, op: str) -> None:
+    edits = [{op: {"modules": PATH, "where": "output"}}]
+    with pytest.raises(StudyError, match=f"`{op}` takes what a module gives other samples"):
+        atlas.make(study, PATH, visualized=False, edits=edits)
+    assert not (study.folder / "vectors").exists()
+    atlas.make(study, PATH, rows=2, columns=2, visualized=False)
+    with pytest.raises(StudyError, match="do not run along while units are recorded"):
+        atlas.compare(study, PATH, edits)

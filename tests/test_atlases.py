@@ -216,3 +216,29 @@ def test_vectors_outside_of_the_grid_are_counted_too(tmp_path: Path) -> None:
 def test_no_variant_no_comparison(tmp_path: Path) -> None:
     with pytest.raises(svg.PictureError, match="is of no variant beside the baseline"):
         atlases.compared(study_of(tmp_path, [row(9, 0, 0)]))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"columns": 0}, "`columns` must lie between 1 and 200"),
+        ({"rows": 10**9, "columns": 10**9}, "`rows` must lie between 1 and 200"),
+        ({"bins": None}, "`bins` is missing"),
+        ({"bins": [{"row": 0, "column": 20, "count": 1}]}, r"`bins\[0\]`, row 0, column 20, lies"),
+        ({"bins": [{"row": 0, "column": 0, "count": 1}] * 2}, r"`bins\[1\]`.* is told of twice"),
+        ({"bins": [{"row": "x", "column": 0, "count": 1}]},
+         r"`bins\[0\].row` must be a whole number from 0 on, not \"x\""),
+        ({"bins": [{"row": 0, "column": 0, "count": -4}]}, r"`bins\[0\].count` must be a whole"),
+        ({"bins": [{"row": 0, "column": 0, "count": 1, "concepts": [["cat", float("nan")]]}]},
+         r"`bins\[0\].concepts\[0\]\[1\]` must be a finite number, not NaN"),
+        ({"vectors": None}, "`vectors` is missing"),
+        ({"dark": [{"concept": "cat"}]}, r"`dark\[0\].before` is missing"),
+    ],
+)  # fmt: skip
+def test_an_atlas_that_is_none_says_why(tmp_path: Path, told: dict[str, Any], message: str) -> None:
+    folder = study_of(tmp_path, [row(10, 0, 0)])
+    path = folder / "atlas.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | told), "utf-8")
+    for draw in (atlases.svg, atlases.compared):
+        with pytest.raises(svg.PictureError, match=f"atlas.json: {message}"):
+            draw(folder)

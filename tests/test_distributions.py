@@ -162,3 +162,22 @@ def test_nothing_to_draw_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "units.csv").unlink()
     with pytest.raises(svg.PictureError, match=r"has no units\.csv"):
         distributions.svg(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mid.conv,unet", r"units\.csv: line 3 has 2 values for the \d+ columns"),
+        ("mid.conv,unet,channels,0,mid,,zero,0.1,cat,0,0,0", "line 3: `zero` is no number"),
+        ("\x00", r"units\.csv"),
+    ],
+)
+def test_a_table_that_is_broken_says_where(tmp_path: Path, line: str, message: str) -> None:
+    folder = study_of(tmp_path, units("mid.conv", [0.5]))
+    path = folder / "units.csv"
+    path.write_text(path.read_text("utf-8") + line + "\n", "utf-8")
+    with pytest.raises(svg.PictureError, match=message):
+        distributions.svg(folder)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(svg.PictureError, match="cannot be read as a table"):
+        distributions.svg(folder)

@@ -100,6 +100,29 @@ def test_a_folder_that_is_no_study(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_modules_of_one_slug_have_a_card_each(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, layers=1, units=4, cards=2, visualized=False)
+    cards = json.loads((folder / "cards.json").read_text("utf-8"))["cards"]
+    cards[0] |= {"module": "a/b", "unit": 1, "concept": "first"}
+    cards[1] |= {"module": "a-b", "unit": 1, "concept": "\ud800second"}
+    change(folder, "cards.json", {"cards": [*cards, cards[0]], "search": []})
+    text = folio.save(folder).read_text("utf-8")
+    ids = re.findall(r'<article id="(.*?)"', text)
+    assert len(ids) == len(set(ids)) == 2
+    assert text.count(">first</text>") == text.count(">?second</text>") == 1
+
+
+@pytest.mark.parametrize("name", ["cards.json", "atlas.json", "study.json"])
+def test_files_that_are_broken_are_named(tmp_path: Path, name: str) -> None:
+    folder = make_study(tmp_path, layers=1, units=4, cards=1, visualized=False, atlas=2)
+    (folder / name).write_text("[" * 100_000, "utf-8")
+    with pytest.raises(svg.PictureError, match=f"{name} cannot be read as JSON"):
+        folio.save(folder)
+    (folder / name).write_text("[1]", "utf-8")
+    with pytest.raises(svg.PictureError, match=f"{name} should hold an object"):
+        list(folio.present(folder))
+
+
 def test_the_same_study_gives_the_same_page(study: Path) -> None:
     before = page(study)
     folio.save(study)

@@ -128,8 +128,8 @@ def test_what_cannot_be_laid_out_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(LayoutError, match="no layout by `tsne`; choose one of pca, som, umap"):
         fit(parts(values), "tsne")
     with pytest.raises(LayoutError, match="three vectors or more, there are 2"):
-        fit(parts(values[:2]))
-    alone = fit(parts(np.ones((9, 1), np.float32)))  # one unit that never varies
+        fit(parts(values[:2]), "pca")
+    alone = fit(parts(np.ones((9, 1), np.float32)), "pca")  # one unit that never varies
     assert alone.bins(np.ones((2, 1)), 3, 3).min() >= 0
 
 
@@ -142,13 +142,14 @@ def test_a_layout_is_kept(method: str, tmp_path: Path) -> None:
     assert again is not None
     assert (again.bins(values, 4, 4) == found.bins(values, 4, 4)).all()
     assert Layout.load(tmp_path / "layout.npz", "that") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["layout.npz"]
     (tmp_path / "layout.npz").write_bytes(b"PK\x03\x04")
     assert Layout.load(tmp_path / "layout.npz", "this") is None
 
 
 def test_whitened_directions_leave_out_what_always_varies() -> None:
     values = made(2000)
-    found = fit(parts(values))
+    found = fit(parts(values), "pca")
     both = found.basis[0] + found.basis[6]
     white = found.whitened(both[None])[0]
     assert np.linalg.norm(white) == pytest.approx(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from ablate import Edit, lab
 from ablate.cli import main
 from ablate.export import ExportError, export
-from ablate.lettering import lettered, word
+from ablate.lettering import label, lettered, word
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, RecipeError
 from ablate.replay import replay
@@ -85,6 +86,23 @@ def test_pictures_of_pillow_stay_such_and_no_word_changes_nothing() -> None:
         assert lettered(picture, text).tobytes() == picture.tobytes()
     broken = np.full((64, 64, 3), np.nan, np.float32)
     assert np.isnan(lettered(broken, "dog")[0]).all()
+
+
+@pytest.mark.parametrize("text", ["word " * 1000, "w" * 5000, "i li l. " * 700])
+def test_long_texts_are_cut_at_once(text: str) -> None:
+    began = time.monotonic()
+    after = lettered(gray(512, 512), text)
+    assert time.monotonic() - began < 1
+    top, left, bottom, right = box((after != 0.5).any(2))
+    assert 512 * 0.6 < top < bottom <= 512
+    assert right - left > 0.85 * 512
+    assert (after == lettered(gray(512, 512), text + " and more")).mean() > 0.9
+
+
+def test_labels_are_each_callers_own() -> None:
+    found = label("cat", 64, 64)
+    found[:] = 0
+    assert np.nanmax(label("cat", 64, 64)) == 1
 
 
 @pytest.mark.parametrize("text", ["cat", "strawberry", "party hat"])

@@ -224,3 +224,9 @@ def test_heads_are_told_apart() -> None:
     handle.remove()
     expected = inner[0][..., 4:].square().mean(-1).sqrt().mean(1)
     torch.testing.assert_close(objective(outputs), expected)
+
+
+def test_objectives_of_one_text_are_one() -> None:
+    assert parse("a#1 - 0.5 * a#2") == channel("a", 1) - 0.5 * channel("a", 2)
+    assert len({channel("a", 1), channel("a", 1), signed("a", 1)}) == 2
+    assert direction("a", V) != direction("a", -V)

@@ -21,6 +21,7 @@ from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, RecipeError, Sampling
 from ablate.sampling import Request
 from ablate.scope import ScopeError, Unit
+from ablate.units.layers import listening
 
 Build = Callable[..., Recipe]
 RunIt = Callable[..., lab.Result]
@@ -408,3 +409,29 @@ def test_a_blend_is_known_by_the_weights_that_it_blends_with(
     result = run(recipe, pipeline=fresh)
     assert {c.path.stem for c in edited(result)}.isdisjoint({cell.path.stem})
     assert result.summary.computed == 1
+
+
+def test_who_listens_hears_heads_after_edits(tiny: Pipeline) -> None:
+    network, end = tiny.denoiser, f"{ATTENTION}.to_out.0"
+    layer = network.get_submodule(ATTENTION)
+    size = layer.to_out[0].in_features
+    states = torch.randn(2, 5, size, generator=torch.Generator().manual_seed(0))
+    heard: list[Tensor] = []
+
+    def heads(*edits: Edit) -> Tensor:
+        with (
+            listening(network, [end], "heads", lambda _, values: heard.append(values)),
+            applied(network, Variant("v", edits)),
+        ):
+            layer.to_out[0](states)
+        return heard.pop()
+
+    unit = Unit("heads", (1,))
+    zero = Edit("zero", (ATTENTION,), where="output", unit=unit)
+    plain, silent = heads(), heads(zero)
+    assert (plain > 0).all()
+    assert (silent[:, 1] == 0).all()
+    assert torch.equal(silent[:, 0], plain[:, 0])
+    # Edits of one place are made in their order, by whatever path they name it.
+    noise = Edit("mix_noise", (end,), 1.0, where="output", unit=unit)
+    assert (heads(noise, zero)[:, 1] == 0).all()

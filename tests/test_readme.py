@@ -58,5 +58,9 @@ def test_every_recipe_and_command_is_mentioned() -> None:
 
     for file in (ROOT / "recipes").glob("*.yaml"):
         assert file.stem in TEXT
+    from ablate.studies import units
+
     for command in main.commands:
         assert f"ablate {command}" in TEXT
+    for command in units.commands:
+        assert f"ablate units {command}" in TEXT

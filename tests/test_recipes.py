@@ -28,6 +28,7 @@ def studied(file: Path, model: str, folder: Path) -> dict[str, str]:
     found = [m for m in load_catalog(Source(model)) if m.kind == "Conv2d"]
     study = Statistics([Layer("unet", m.path, "channels", m.channels) for m in found], ("a", "b"))
     study.count[:] = 2
+    study.done = 4
     study.mean[:] = np.random.default_rng(0).random(study.mean.shape)
     study.save(folder / model / "activations.npz")
     return {"edits.0.zero.units.run": str(folder / model)}

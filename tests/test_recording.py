@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ablate.pipeline import Pipeline
 from ablate.sampling import Stopped
 from ablate.scope import ScopeError, When
 from ablate.units import recording
-from ablate.units.layers import grid_of, listening, middle_of
+from ablate.units.layers import grid_of, listening, maps_of, middle_of
 from ablate.units.selectivity import ByConcept, record
 from ablate.units.statistics import Statistics
 from ablate.units.stimuli import Stimuli, told
@@ -135,12 +135,33 @@ def test_hooks_are_gone_whatever_happened() -> None:
         (33, (32, 64), (1, 4, 8)),
         (24, (64, 64), None),
         (1, (64, 64), None),
+        (28, (64, 128), None),
     ],
 )
 def test_positions_are_a_map_of_the_image(
     positions: int, size: tuple[int, int], grid: tuple[int, int, int] | None
 ) -> None:
     assert grid_of(positions, *size) == grid
+
+
+def test_maps_that_are_known_are_the_only_ones() -> None:
+    """Halved level by level in a U-Net; of a transformer that of its patches."""
+
+    def network(**config: Any) -> Any:
+        made = nn.Identity()
+        made.config = config
+        return made
+
+    latents = torch.zeros(2, 4, 9, 16)
+    unet = maps_of(network(block_out_channels=(8, 16, 16)), (latents, 3), 72, 128)
+    assert unet == {(9, 16), (5, 8), (3, 4)}
+    assert grid_of(40, 72, 128, unet) == (0, 5, 8)  # though no proportion is kept
+    assert grid_of(36, 72, 128, unet) is None
+    assert maps_of(network(patch_size=2), (latents[..., :8, :],), 64, 128) == {(4, 8)}
+    listed = [torch.zeros(4, 1, 8, 16)] * 2
+    assert maps_of(network(all_patch_size=(2,)), (listed,), 64, 128) == {(4, 8)}
+    packed = torch.zeros(1, 6 * 8, 16)  # tokens already
+    assert maps_of(network(patch_size=2), (packed,), 96, 128) == {(6, 8)}
 
 
 def test_places_are_middles() -> None:
@@ -397,23 +418,46 @@ def test_the_table_has_a_row_a_unit(begin: Begin) -> None:
         assert float(row["rest"]) == pytest.approx(rest, rel=1e-5, abs=1e-6)
 
 
-def test_memory_stays_flat_while_samples_stream_by(begin: Begin) -> None:
-    import tracemalloc
+def test_memory_stays_flat_while_samples_stream_by(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
 
-    study = begin(Stimuli(("cat", "dog"), ("a {}",), tuple(range(5_000))), modules=NORM)
+    def held() -> int:
+        """Numbers in all tensors and in the statistics."""
+        gc.collect()
+        tensors = (o for o in gc.get_objects() if issubclass(type(o), torch.Tensor))
+        arrays = (a for a in vars(sink.statistics).values() if isinstance(a, np.ndarray))
+        return sum(t.numel() for t in tensors) + sum(a.size for a in arrays)
+
+    monkeypatch.setattr("ablate.batches.LATENT_PIXELS", {"cpu": 4 * 64})  # four at once
+    study = begin(Stimuli(("cat", "dog"), ("a {}",), tuple(range(16))), modules=NORM)
     sink = ByConcept(study)
-
-    def batches() -> Iterator[int]:
-        for start in range(0, 10_000, 100):
-            sink.begin(100)
-            for _ in range(2):
-                sink.hear(NORM, torch.rand(100, 16, 64))
-            sink.close(range(start, start + 100))
-            yield start + 100
-
-    tracemalloc.start()
-    after = {done: tracemalloc.get_traced_memory()[0] for done in batches()}
-    tracemalloc.stop()
+    after = {done: held() for done in recording.stream(study, sink) if done in (16, 32)}
     assert sink.statistics is not None
-    assert sink.statistics.done == 10_000
-    assert after[10_000] < after[1_000] + 20_000
+    assert sink.statistics.done == 32
+    # All that a layer gives for a sample are 2 x 16 x 64 numbers.
+    assert after[32] < after[16] + 16 * 100
+
+
+def test_its_consumer_is_left_alone(begin: Begin) -> None:
+    """What it needs for itself, such as that no gradients are kept, does not hold between batches;
+    other calls of the denoiser are told, and no hook stays."""
+    study = begin()
+    batches = recording.stream(study, ByConcept(study))
+    assert next(batches) == 2
+    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
+    batches.close()
+    network = study.network
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def test_calls_unlike_those_of_the_first_step() -> None:
+    calls = recording.Calls(((True,), (False,)), frozenset())
+    assert calls.rows(0, 3, 3) == [slice(0, 3)]
+    assert calls.rows(1, 3, 3) == []
+    assert recording.Calls(((False, True),), frozenset()).rows(0, 6, 3) == [slice(3, 6)]
+    for call, rows in ((2, 3), (0, 6)):
+        with pytest.raises(ScopeError, match=r"unlike in the first \(3 and 3\)"):
+            calls.rows(call, rows, 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ablate.store import Run, StoreError, key_of, read_latents, read_record
+from ablate.store import Run, StoreError, key_of, read_latents, read_record, whole
 
 RECORD = {
     "variant": "baseline",
@@ -86,3 +86,21 @@ def test_latents_lie_in_the_png(tmp_path: Path) -> None:
     assert found.tolist() == [[[0.25, -3.0], [65504.0, -65504.0]]]
     assert read_latents(run.path("without")) is None
     assert read_record(run.path("with")) == read_record(run.path("without")) == RECORD
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with whole(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+
+    def fail() -> None:
+        with whole(path) as temporary:
+            temporary.write_text("tw")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        fail()
+    assert path.read_text() == "one"
+    assert list(path.parent.iterdir()) == [path]

@@ -47,7 +47,8 @@ STUDIED = [
     ),
 ]
 STUDIES = (
-    "atlas", "cards", "gallery", "layout", "objectives", "search", "selectivity", "wanted",
+    "atlas", "cards", "gallery", "layout", "objectives", "search", "selectivity", "vectors",
+    "wanted",
 )  # fmt: skip
 
 # What each file may import of the package. "ablate": the package itself, for its version.
@@ -116,7 +117,7 @@ LAYERS: dict[str, list[str]] = {
     "matching": ["store"],
     "compare": ["matching", "metrics", "page", "store"],
     "pictures.__init__": [],
-    "pictures.svg": ["page"],
+    "pictures.svg": ["page", "store"],
     "pictures.measures": [*PICTURED, "pictures.svg"],
     "pictures.marks": ["page", "pictures.svg"],
     "pictures.blueprint": ["modules"],
@@ -138,7 +139,7 @@ LAYERS: dict[str, list[str]] = {
     "pictures.maps": [*PICTURED, "pictures.svg", "pictures.measures"],
     "pictures.curves": [*PICTURED, "pictures.svg", "pictures.measures"],
     "pictures.animations": [*PICTURED, "pictures.svg", "pictures.measures"],
-    "webpage": [],
+    "webpage": ["store"],
     "report": ["modules", "store", "drift", "effects", "webpage"],
     # What was found of units, drawn from a study's folder.
     "pictures.facts": ["pictures.svg"],
@@ -163,8 +164,8 @@ LAYERS: dict[str, list[str]] = {
     "units.stimuli": [],
     "units.layers": ["catalog", "scope"],
     "units.study": [
-        "catalog", "concepts", "lab", "models", "modules", "pipeline", "plan", "recipe", "scope",
-        "sources", "store", "units.clock", "units.layers", "units.stimuli",
+        "catalog", "concepts", "lab", "models", "modules", "pipeline", "plan", "processes",
+        "recipe", "scope", "sources", "store", "units.clock", "units.layers", "units.stimuli",
     ],
     "units.recording": [
         "batches", "edits", "engine", "phases", "pipeline", "plan", "rows", "sampling", "scope",
@@ -184,9 +185,9 @@ LAYERS: dict[str, list[str]] = {
         "units.objectives", "units.search", "units.selectivity", "units.wanted", *STUDIED,
     ],
     # Feature visualization.
-    "units.objectives": ["catalog", "scope"],
+    "units.objectives": ["catalog", "scope", "units.layers"],
     "units.canvas": [],
-    "units.ascent": ["units.objectives"],
+    "units.ascent": ["sampling", "units.objectives"],
     "units.calls": ["models", "pipeline", "sampling", "scope"],
     "units.visualize": [
         "concepts", "pipeline", "units.ascent", "units.calls", "units.canvas", "units.gallery",
@@ -194,12 +195,12 @@ LAYERS: dict[str, list[str]] = {
     ],
     "units.gallery": ["page", "store", "units.ascent", "units.clock", "units.objectives"],
     "units.wanted": [
-        "concepts", "pipeline", "units.ascent", "units.clock", "units.gallery", "units.objectives",
-        "units.visualize",
+        "concepts", "engine", "pipeline", "units.ascent", "units.clock", "units.gallery",
+        "units.objectives", "units.visualize",
     ],
     # The activation atlas.
-    "units.layout": [],
-    "units.vectors": ["catalog", *STUDIED],
+    "units.layout": ["store"],
+    "units.vectors": ["catalog", "engine", "plan", *STUDIED],
     "units.bins": ["units.layout", "units.vectors"],
     "units.atlas": [
         "engine", "sampling", "units.bins", "units.layout", "units.objectives", "units.vectors",

@@ -128,7 +128,7 @@ def test_effects_are_dots_within_their_intervals(study: Path) -> None:
         assert [at for _, at in sorted(axis)] == pytest.approx(sorted(at for _, at in axis))
     ticks = [p for p in root.iter("path") if p.attrib["stroke"] == color(ACCENT)]
     assert len(ticks) == 8  # one a concept: before
-    assert any("95 % bootstrap interval" in line for line in words(root))
+    assert any("95 % t interval" in line for line in words(root))
 
 
 def test_figures_compare_the_own_concept_with_others(study: Path, tmp_path: Path) -> None:
@@ -284,3 +284,45 @@ def test_without_cards_there_is_no_table(tmp_path: Path) -> None:
     assert unitcards.search(folder) is None
     assert unitcards.cards(folder) == []
     assert list(unitcards.sheet(folder)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda told: told.update(cards=[1]), r"`cards\[0\]` must be an object, not 1"),
+        (lambda told: told["cards"][0].pop("unit"), r"`cards\[0\].unit` is missing"),
+        (lambda told: told["cards"][0].update(concepts=[["a", float("nan")]]),
+         r"`cards\[0\].concepts\[0\]\[1\]` must be a finite number, not NaN"),
+        (lambda told: told["cards"][0]["top"][0].update(place=[0.1]),
+         r"`cards\[0\].top\[0\].place` must be a list of 4 values"),
+        (lambda told: told["cards"][1]["effects"][0].update(low=None),
+         r"`cards\[1\].effects\[0\].low` is missing"),
+        (lambda told: told.update(search=[{"concept": "x", "units": [{"module": "<b>"}]}]),
+         r"`search\[0\].units\[0\].unit` is missing"),
+        (lambda told: told.update(multimodal=[{}]), r"`multimodal\[0\].module` is missing"),
+    ],
+)  # fmt: skip
+def test_cards_that_are_none_say_why(
+    study: Path, tmp_path: Path, change: Change, message: str
+) -> None:
+    folder = changed(study, tmp_path, change)
+    for read in (unitcards.cards, unitcards.search):
+        with pytest.raises(svg.PictureError, match=f"cards.json: {message}"):
+            read(folder)
+
+
+def test_each_unit_has_a_name_of_its_own() -> None:
+    units = [("a/b", 1), ("a-b", 1), ("a b", 1), ("m" * 300, 1), ("m" * 301, 1), ("a.b", 1)]
+    slugs = [unitcards.slug({"module": module, "unit": unit}) for module, unit in units]
+    assert len(set(slugs)) == len(units)
+    assert (slugs[1], slugs[-1]) == ("a-b-1", "a.b-1")
+    assert max(map(len, slugs)) < 100
+
+
+def test_pictures_that_are_broken_are_named(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "half.png").write_bytes(next(study.glob("pictures/cells/*.png")).read_bytes()[:60])
+    folder = changed(
+        study, tmp_path, lambda told: told["cards"][0]["top"][0].update(image="half.png")
+    )
+    with pytest.raises(svg.PictureError, match=r"half\.png cannot be read as a picture"):
+        unitcards.svg(unitcards.cards(folder)[0], folder)

@@ -41,6 +41,7 @@ def study(
         [Layer(component, path, kind, len(rest)) for path, kind, rest in layers], ("cat", "dog")
     )
     made.count[:] = 10
+    made.done = 20
     made.mean[0], made.mean[1] = 1.0, np.concatenate([rest for *_, rest in layers])
     made.m2[:] = 1.0
     made.save(folder / "activations.npz")
@@ -324,6 +325,21 @@ def test_studies_of_another_network(
         lab.resolve(build(edits=zeroed(folder, "weights", count=1)))
     assert str(error.value).startswith("edits[0].zero.units.run: ")
     assert message in str(error.value)
+
+
+def test_a_study_that_stopped_halfway_is_not_used(tmp_path: Path, build: Build) -> None:
+    folder = study(tmp_path / "study", [(FIRST, "channels", REST)])
+    part = Statistics.load(folder / "activations.npz")
+    part.total = 80
+    part.save(folder / "activations.npz")
+    with pytest.raises(
+        RecipeError, match=r"run: .* holds 20 of 80 samples; run `ablate units"
+    ) as e:
+        lab.resolve(build(edits=zeroed(folder, count=1)))
+    assert str(e.value).startswith("edits[0].zero.units.run: ")
+    part.total = None  # as files of earlier versions have it
+    part.save(folder / "activations.npz")
+    assert units_of(build(edits=zeroed(folder, count=1)))
 
 
 def test_the_schema_knows_the_key(two: Path) -> None:

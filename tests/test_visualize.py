@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +17,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ablate.concepts import Preparation, Reader
+from ablate.engine import Progress
 from ablate.models import ModelError
 from ablate.pipeline import Pipeline
+from ablate.sampling import Stopped
 from ablate.store import StoreError, read_record
-from ablate.units import canvas, visualize
+from ablate.units import canvas, visualize, wanted
 from ablate.units.ascent import Ascent, records
 from ablate.units.calls import capture
+from ablate.units.gallery import file_of, fill
 from ablate.units.objectives import (
     ObjectiveError,
     channel,
@@ -181,7 +186,7 @@ def test_a_dream_keeps_its_size_and_changes_the_picture(reader: Reader) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels).resize((70, 50))
     before = state(reader.network)
-    found = of_image(reader, [parse(f"deepdream('{FC}')")], start=picture)
+    found = visualize.dream(reader, [parse(f"deepdream('{FC}')")], picture)
     assert found.images.shape == (1, 50, 70, 3)
     change = np.abs(found.images[0] - pixels / 255)
     assert 0.02 < change.mean() < 0.4
@@ -270,12 +275,37 @@ def test_half_precision_is_optimized_in_float32(tiny_folder: Path) -> None:
     assert pipeline.dtype == torch.bfloat16
 
 
-def test_nearest_phrases_begin_with_ones_own(tiny: Pipeline) -> None:
-    words = capture(tiny, "a dog", [0], 1.0).words.numpy()
-    phrases = ["a cat", "a dog", "a red car"]
-    (near,) = visualize.nearest(tiny, words, phrases, 2)
-    assert near[0] == ("a dog", pytest.approx(1, abs=1e-4))
-    assert len(near) == 2
+def test_what_is_asked_to_stop_stops(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "stop", lambda: True)
+    with pytest.raises(Stopped):
+        capture(tiny, "a cat", [0], 0.5)
+    call: list[int] = []
+    monkeypatch.setattr(tiny, "stop", lambda: len(call) == 3)
+    before = state(tiny.denoiser)
+    with pytest.raises(Stopped):
+        of_latent(tiny, [parse(CHOSEN["tiny"])], ascent=LATENT, on_step=lambda n, _: call.append(n))
+    assert call == [1, 2, 3]
+    assert unchanged(tiny.denoiser, before)
+
+
+def test_ctrl_c_keeps_finished_pictures(
+    tiny: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two batches the second is stopped, and made the next time."""
+    monkeypatch.setattr(wanted, "DENOISER", replace(LATENT, batch=2))
+    objectives = [parse(f"mid_block.resnets.0.norm2#{n}") for n in range(3)]
+    signaled = []
+
+    def watch(progress: Progress) -> None:
+        if progress.done == 3 and not signaled:
+            signaled.append(signal.raise_signal(signal.SIGINT))
+
+    with pytest.raises(Stopped):
+        wanted.latents(tiny, objectives, tmp_path, steps=1, watch=watch)
+    assert len(list(tmp_path.glob("*latent.png"))) == 2
+    files = wanted.latents(tiny, objectives, tmp_path, steps=1)
+    assert all(path.is_file() for path in files)
+    assert not tiny.stop()
 
 
 def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
@@ -295,7 +325,7 @@ def test_what_is_on_disk_is_not_made_again(reader: Reader, tmp_path: Path) -> No
     found = of_image(reader, objectives, ascent=SHORT)
     assert list(found.records) == told
     paths = save(found, names, tmp_path)
-    assert [path.name for path in paths] == ["fc1-3.png", "fc1-4.png"]
+    assert [path.name[:6] for path in paths] == ["fc1-3.", "fc1-4-"]
     assert waiting(tmp_path, names, told) == []
     longer = records("image", reader.id, objectives, (0,), replace(SHORT, steps=13))
     assert waiting(tmp_path, names, longer) == [0, 1]
@@ -315,15 +345,46 @@ def test_the_table_and_the_sheet_are_made_of_the_pictures(reader: Reader, tmp_pa
     with pytest.raises(StoreError, match="has no visualizations"):
         present(tmp_path)
     found = of_image(reader, [channel(FC, 3), channel(FC, 4)], ascent=SHORT)
-    with pytest.raises(StoreError, match="2 pictures need as many names, all different"):
+    with pytest.raises(StoreError, match=r"different; `a#1` and `a-1` are both `a-1\.png`"):
         save(found, ["a#1", "a-1"], tmp_path)
+    with pytest.raises(StoreError, match="2 pictures need as many names, not 1"):
+        save(found, ["a#1"], tmp_path)
     save(found, ["three", "four"], tmp_path)
     table, sheet = present(tmp_path)
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [row["name"] for row in rows] == ["four", "three"]
     assert rows[1]["objective"] == f"{FC}#3"
     assert float(rows[1]["end"]) == pytest.approx(float(found.end[0]), rel=1e-4)
-    assert float(rows[1]["ratio"]) == pytest.approx(float(found.ratio[0]), rel=1e-3)
+    ratio = float(found.end[0] / abs(found.start[0]))
+    assert float(rows[1]["ratio"]) == pytest.approx(ratio, rel=1e-3)
     with Image.open(sheet) as page:
         assert page.width > 300
     assert [path.name for path in present(tmp_path)] == ["visualizations.csv", "sheet.png"]
+
+
+def test_no_two_names_have_one_file() -> None:
+    names = ["text('a cat')", "text('a, cat')", "a.b#1", "a.b#1 latent seed 2", "a.b#1 - 1",
+             "日本", "中国", "a.b#1 + " * 60 + "a.b#2", "a.b#1 + " * 60 + "a.b#3",
+             "x" * 300]  # fmt: skip
+    files = [file_of(name) for name in names]
+    assert len(set(files)) == len(names)
+    assert max(map(len, files)) < 130
+    assert all(re.fullmatch(r"\w[\w.=-]*\.png", file, re.ASCII) for file in files)
+    assert files[2:4] == ["a.b-1.png", "a.b-1-latent-seed-2.png"]
+
+
+def test_one_unit_named_twice_is_one_picture(reader: Reader, tmp_path: Path) -> None:
+    vectors = [[1.0] * 32, [-1.0] * 32]
+    objectives = [parse(f"{FC}#3"), channel(FC, 3), parse(f"direction('{FC}', {vectors})")]
+    files = wanted.images(reader, objectives, tmp_path, steps=1)
+    assert files[0].name == files[1].name == f"{FC}-3.png"
+    assert len(set(files)) == len(list(tmp_path.iterdir())) == 3  # each vector has its own
+    assert len(files) == 4
+
+
+def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
+    def never(*_: object) -> list[dict[str, object]]:
+        raise AssertionError
+
+    with pytest.raises(StoreError, match="`a#1 seed 0` and `A#1 seed 0` are both"):
+        fill(tmp_path, "image", [channel("a", 1), channel("A", 1)], (0, 1), never, never)  # type: ignore[arg-type]

@@ -110,19 +110,19 @@ def _read(folder: Path, picture: str) -> _Atlas:
     if picture not in KINDS:
         known = " and ".join(KINDS)
         raise drawing.PictureError(f"tiles show no `{picture}`; choose one of {known}")
-    told = facts.read(folder / "atlas.json")
+    told = facts.atlas(folder)
     if told is None:
         raise drawing.PictureError(f"{folder} has no atlas.json to draw from")
     bins = tuple(
         _Bin(
-            int(b["row"]), int(b["column"]), int(b["count"]),
-            tuple((str(c), float(lift)) for c, lift in b.get("concepts") or ()),
+            b["row"], b["column"], b["count"],
+            tuple((c, float(lift)) for c, lift in b.get("concepts", ())),
             facts.image(folder, b.get(picture)),
-            None if b.get("variant") is None else int(b["variant"]),
+            b.get("variant"),
         )
         for b in told["bins"]
     )  # fmt: skip
-    return _Atlas(told, int(told["rows"]), int(told["columns"]), bins)
+    return _Atlas(told, told["rows"], told["columns"], bins)
 
 
 def _facts(folder: Path, atlas: _Atlas) -> list[str]:

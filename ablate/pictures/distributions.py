@@ -8,10 +8,12 @@ samples are shuffled, which is what no selectivity at all looks like with so man
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,22 +83,38 @@ def _layers(path: Path) -> Iterable[_Layer]:
             if lacking:
                 raise drawing.PictureError(f"{path} has no column `{lacking[0]}`")
             at = [head.index(name) for name in wanted]
-            table = [[row[i] for i in at] for row in rows if row]
+            table: list[tuple[Any, ...]] = []
+            for row in filter(None, rows):
+                if len(row) <= max(at):
+                    raise drawing.PictureError(
+                        f"{path}: line {rows.line_num} has {len(row)} values for the"
+                        f" {len(head)} columns"
+                    )
+                figures = (_figure(row[i], path, rows.line_num) for i in at[3:5])
+                table.append((*(row[i] for i in at[:3]), *figures, row[at[5]]))
     except FileNotFoundError:
         raise drawing.PictureError(f"{path.parent} has no units.csv to draw from") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise drawing.PictureError(f"{path} cannot be read as a table: {error}") from error
     several = len({row[0] for row in table}) > 1
-    for (component, module, stage), own in groupby(table, key=lambda row: tuple(row[:3])):
-        found = list(own)
-        figures = np.array([[row[3] or "nan", row[4] or "nan"] for row in found], float)
-        known = np.isfinite(figures[:, 0])
-        if known.any():
+    for (component, module, stage), own in groupby(table, key=lambda row: row[:3]):
+        found = [row for row in own if math.isfinite(row[3])]
+        if found:
             yield _Layer(
                 f"{component}.{module}" if several else module,
                 stage,
-                figures[known, 0].clip(0, 1),
-                np.nan_to_num(figures[known, 1]).clip(0, 1),
-                tuple(row[5] for row, keep in zip(found, known, strict=True) if keep),
+                np.array([row[3] for row in found]).clip(0, 1),
+                np.nan_to_num([row[4] for row in found]).clip(0, 1),
+                tuple(row[5] for row in found),
             )
+
+
+def _figure(written: str, path: Path, line: int) -> float:
+    """A number of the table; NaN where there is none."""
+    try:
+        return float(written or "nan")
+    except ValueError:
+        raise drawing.PictureError(f"{path}: line {line}: `{written[:60]}` is no number") from None
 
 
 # ------------------------------------------------------------ the page

@@ -10,7 +10,6 @@ import base64
 import io
 import itertools
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -20,6 +19,7 @@ from xml.sax.saxutils import escape, quoteattr
 from PIL import Image
 
 from ablate.page import ACCENT, DARK, HAIRLINE, INK, MUTED, PAGE, Color, clean, typeface, wrap
+from ablate.store import whole
 
 FONT = "Inter, system-ui, sans-serif"
 BOLD = f"Inter Semi Bold, {FONT}"  # the name within the font file, and what browsers know
@@ -298,13 +298,8 @@ def save(svg: str, path: Path) -> tuple[Path, Path]:
     """Write a drawing as `path` with the suffixes `.svg` and `.png`, each whole or not at all."""
     paths = path.with_name(f"{path.name}.svg"), path.with_name(f"{path.name}.png")
     for file, data in zip(paths, (svg.encode(), png(svg)), strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
+        with whole(file) as temporary:
             temporary.write_bytes(data)
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
     return paths
 
 

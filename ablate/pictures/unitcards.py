@@ -49,7 +49,7 @@ NOTES = (
     "Contrast: a concept's mean less that of the others, in standard deviations within concepts."
     "  Framed: where in the picture the unit answers most.",
     "Probability: that of each concept for its own pictures; red: before; marks: after the edit;"
-    f" lines: {100 * COVERED:.0f} % bootstrap interval of the change.  Of edits × 4 only that which"
+    f" lines: {100 * COVERED:.0f} % t interval of the change.  Of edits × 4 only that which"
     f" changes one most is drawn, from {100 * TELLING:.0f} points on.",
     "Embedding drift: cosine distance between CLIP's embeddings of the pictures before and after,"
     " on a log axis; × others: compared with the mean of the other concepts.",
@@ -57,9 +57,11 @@ NOTES = (
 
 
 def cards(folder: Path) -> list[Card]:
-    """The cards of a study, from its `cards.json`; none where there is no such file."""
-    found = facts.read(folder / "cards.json")
-    return list(found.get("cards", [])) if found else []
+    """The cards of a study, from its `cards.json`; none where there is no such file.
+
+    Raises `PictureError` where it is none (`ablate.pictures.facts.cards`).
+    """
+    return list(facts.cards(folder).get("cards", []))
 
 
 def name(card: Card) -> str:
@@ -69,8 +71,8 @@ def name(card: Card) -> str:
 
 
 def slug(card: Card) -> str:
-    """A name for files and anchors."""
-    return re.sub(r"[^\w.-]+", "-", f"{card['module']}-{card['unit']}")
+    """A name for files and anchors, another for each unit."""
+    return facts.slug(f"{card['module']}-{card['unit']}")
 
 
 def svg(card: Card, folder: Path) -> str:
@@ -125,8 +127,8 @@ def _page(study: facts.Study, some: Sequence[Card], folder: Path, number: str) -
 
 def search(folder: Path) -> str | None:
     """A table of concepts and the units that stand for each, by contrast; None without cards."""
-    found = facts.read(folder / "cards.json")
-    if not found or not (found.get("search") or found.get("none")):
+    found = facts.cards(folder)
+    if not (found.get("search") or found.get("none")):
         return None
     study = facts.study(folder)
     rows = [row for row in found.get("search", []) if row.get("units")]
@@ -252,7 +254,7 @@ def _bars(card: Card, x: float, y: float) -> _Drawn:
     first = y - 16
     for i, (concept, value) in enumerate(both):
         y += 8 if i == len(above) and above else 0
-        (word,) = drawing.fit(concept, 14, named - 8)
+        (word,) = drawing.fit(concept, 14, named - 8) or [""]
         own = concept == card["concept"]
         drawn.append(drawing.text(x, y, word, 14, INK, bold=own))
         reach = abs(value) / ((high - low) or 1) * room

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ablate.sampling import Stopped
 from ablate.units.objectives import Objective, ObjectiveError, hearing
 
 Told = Callable[[int, int], object]
@@ -57,15 +58,6 @@ class Visualized:
     records: tuple[Mapping[str, Any], ...]
     inputs: np.ndarray | None = None
     finished: np.ndarray | None = None
-
-    @property
-    def ratio(self) -> np.ndarray:
-        """How many times the start's size the end is: end / |start|, infinite where a unit was
-        silent. Starts are chosen to be quiet (`started`), so that `end / typical` is the stricter
-        figure: how many times what inputs that nobody chose give."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found: np.ndarray = self.end / np.abs(self.start)
-        return found
 
 
 @dataclass(frozen=True)
@@ -196,11 +188,21 @@ def fading(motion: Tensor, step: int) -> Tensor:
     return faded
 
 
-def counted(on_step: Told | None, rows: int, ascent: Ascent) -> Callable[[], object]:
-    """Counts the steps of all batches."""
+def counted(
+    on_step: Told | None, rows: int, ascent: Ascent, stop: Callable[[], bool] = lambda: False
+) -> Callable[[], None]:
+    """Counts the steps of all batches, and raises `Stopped` after one where it is time to stop."""
     total = ascent.steps * -(-rows // ascent.batch)
     done = iter(range(1, total + 1))
-    return lambda: on_step(next(done), total) if on_step is not None else None
+
+    def tell() -> None:
+        number = next(done)
+        if on_step is not None:
+            on_step(number, total)
+        if stop():
+            raise Stopped
+
+    return tell
 
 
 def batches(rows: Sequence[Row], ascent: Ascent) -> Iterator[Sequence[Row]]:

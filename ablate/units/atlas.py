@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from ablate import engine
 from ablate.sampling import Stopped
-from ablate.store import Run, key_of
+from ablate.store import Run, key_of, whole
 from ablate.units import visualize
 from ablate.units.bins import (
     LOST,
@@ -47,7 +47,7 @@ from ablate.units.layers import grid_of
 from ablate.units.layout import Layout, fit
 from ablate.units.objectives import HEADS, Objective, Outputs
 from ablate.units.study import CLIP, Study, StudyError
-from ablate.units.vectors import Vectors, collect, size_of
+from ablate.units.vectors import Vectors, collect, planned, size_of
 
 FILE = "atlas.json"
 LAYOUT = "layout.npz"
@@ -68,7 +68,7 @@ def make(
     *,
     rows: int = 20,
     columns: int = 20,
-    method: str = "pca",
+    method: str = "som",
     spread: str = "even",
     each: int | None = None,
     visualized: bool = True,
@@ -80,8 +80,10 @@ def make(
     `method`, `spread`: `ablate.units.layout.fit`. `each`: positions of a sample and moment, by
     itself 4 of a denoiser that is recorded at all moments, else 32. `visualized`: whether bins get
     pictures by feature visualization, which take most of the time. `edits`: see `compare`. Raises
-    `StudyError`, `LayoutError`, or `Stopped` after Ctrl-C.
+    `StudyError`, `RecipeError`, `LayoutError`, or `Stopped` after Ctrl-C.
     """
+    if edits:  # which may be wrong, and nothing is made then
+        planned(study, edits)
     if min(rows, columns) < 2:
         raise StudyError(f"an atlas of {rows} × {columns} bins is none; 2 × 2 is the least")
     if each is None:
@@ -181,7 +183,6 @@ def cut(study: Study, vectors: Vectors, bins: Bins) -> None:
     what reads texts, have no patches."""
     best, places = central(vectors, bins), vectors.places()
     shots = engine.shots_of(study.samples, study.pipeline)
-    (study.folder / PATCHES).mkdir(parents=True, exist_ok=True)
     for number in bins.shown.tolist():
         path = study.folder / PATCHES / f"{bins.name(number)}.png"
         place = places[best[number]]
@@ -219,9 +220,8 @@ def _squared(image: Image.Image) -> Image.Image:
 
 def _save(image: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    image.save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 # ---------------------------------------------------------------- pictures
@@ -243,7 +243,6 @@ def draw(
     if optimized is None:
         return
     folder = study.folder / PICTURES
-    folder.mkdir(parents=True, exist_ok=True)
     shown = bins.shown.tolist()
     todo = [n for n in shown if not (folder / f"{bins.name(n)}.png").exists()]
     clock = Clock(len(shown), len(shown) - len(todo), watch)
@@ -271,7 +270,12 @@ def _optimizer(study: Study) -> Callable[[Objective], np.ndarray] | None:
     if study.texts:
         return None
     if study.component == CLIP and reader is not None:
-        return lambda objective: visualize.of_image(reader, [objective]).images
+
+        def heed(_done: int, _total: int) -> None:
+            if pipeline.stop():
+                raise Stopped
+
+        return lambda objective: visualize.of_image(reader, [objective], on_step=heed).images
     if study.component == pipeline.denoiser_name:
         level = _level(study)
         return lambda objective: visualize.of_latent(pipeline, [objective], level).images
@@ -360,9 +364,10 @@ def compare(study: Study, path: str, edits: Sequence[Any], watch: Watch | None =
     `edits`: as recipes write them. Bins get the counts of the variant. `dark`: concepts that left
     their own bins, those where their lift is 2 or more: their vectors there before and after, and
     the share that is gone; `dark_bins`: bins that lost most. Raises `StudyError` where there is no
-    atlas of this module.
+    atlas of this module, or for edits that cannot be recorded.
     """
     told = read(study.folder)
+    planned(study, edits)
     settings = {k: told[k] for k in ("method", "spread", "rows", "columns", "each")}
     if told["module"] != path or told["component"] != study.component:
         raise StudyError(
@@ -381,10 +386,9 @@ def compare(study: Study, path: str, edits: Sequence[Any], watch: Watch | None =
         tally(concepts[vectors.places()["sample"]], own, rows * columns, len(names))
         for vectors, own in zip((baseline, variant), of, strict=True)
     )
-    named = [pair for edit in edits for pair in edit.items()]
     for one in told["bins"]:
         one["variant"] = int(after[one["row"] * columns + one["column"]].sum())
-    told["variant"] = ", ".join(f"{op} {body.get('modules', '')}".strip() for op, body in named)
+    told["variant"] = ", ".join(named(op, body) for edit in edits for op, body in edit.items())
     told["variant_vectors"] = len(variant)
     told["variant_outside"] = int((of[1] < 0).sum())
     told["dark"] = darkened(before, after, names)
@@ -396,3 +400,16 @@ def compare(study: Study, path: str, edits: Sequence[Any], watch: Watch | None =
     ]  # fmt: skip
     write(study, told)
     return told
+
+
+def named(op: str, body: Mapping[str, Any]) -> str:
+    """An edit in short: `zero conv_in`, or `zero 10 % of units (most for cat; my-study)`."""
+    units = body.get("units")
+    if not isinstance(units, Mapping):
+        return f"{op} {body.get('modules', '')}".strip()
+    order, concept = units.get("order", "most"), units.get("concept")
+    which = f"{order} for {concept}" if concept else f"{order} selective"
+    which = "random" if order == "random" else which
+    size = f"{100 * units['fraction']:g} % of" if "fraction" in units else units.get("count")
+    within = f"; {units['modules']}" if "modules" in units else ""
+    return f"{op} {size} units ({which}; {Path(str(units.get('run'))).name}{within})"

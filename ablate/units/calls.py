@@ -12,7 +12,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -150,17 +150,12 @@ def capture(
     size: tuple[int, int] | None = None,
 ) -> Call:
     """What the denoiser is given at the step nearest to a noise level, from 1, noise alone, to 0,
-    for requests that differ in their seed. Without guidance."""
+    for requests that differ in their seed. Without guidance. Raises `Stopped` where the pipeline
+    was asked to stop on the way."""
     if not 0 < level <= 1:
         raise ModelError(f"a noise level lies above 0 and is at most 1; {level:g} does not")
     requests = [Request(prompt, seed) for seed in seeds]
     return _unguided(pipeline, requests, level, size)
-
-
-def embedded(pipeline: Pipeline, prompts: Sequence[str]) -> Tensor:
-    """The states of prompts' tokens as the denoiser is given them, (prompts, tokens, width)."""
-    requests = [Request(prompt, 0) for prompt in prompts]
-    return _unguided(pipeline, requests, 1.0, None).words
 
 
 def _unguided(
@@ -192,8 +187,10 @@ def _captured(
 
     handle = network.register_forward_pre_hook(listen, with_kwargs=True)
     try:
-        with suppress(Stopped):
-            pipeline.sample(requests, settings, watched.moments)
+        pipeline.sample(requests, settings, watched.moments)
+    except Stopped:
+        if pipeline.stop():  # and not because all was heard
+            raise
     finally:
         handle.remove()
     if not watched.given:

@@ -61,31 +61,32 @@ def make(
     need.check(study, seeds)
     study.begin("selectivity")
     statistics = recorded(study, watch)
+    known = search.Contrasts.of(statistics)
     chosen = (
-        outstanding(statistics, count)
+        outstanding(statistics, count, known)
         if units is None
         else [search.number_of(statistics, path, number) for path, number in dict.fromkeys(units)]
     )
     if not chosen:
         raise StudyError("no units were asked for; name some, or a count above 0")
     _draw(study, statistics, chosen, watch)
-    deck = _Deck(study, statistics, chosen)
+    deck = _Deck(study, statistics, chosen, known)
     effects = need.measure(study, [*deck.alone, *deck.together], seeds, watch)
-    both = multimodal.find(study, statistics, watch)
+    both = multimodal.find(study, statistics, watch, known)
     unseen: list[str] = []
     if visualized:
         deck.seen, unseen = _visualized(study, statistics, chosen, watch)
-    table = search.search(statistics)
+    table = search.search(statistics, known=known)
     told = {
         "component": study.component,
         "model": study.pipeline.model,
         "concepts": list(statistics.concepts),
-        "threshold": search.threshold(statistics),
+        "threshold": known.least,
         "cards": list(deck.cards(effects)),
         "search": [row for row in table if row["units"]],
         "none": [row["concept"] for row in table if not row["units"]],
         "multimodal": both.rows,
-        "notes": [*_notes(study), *deck.notes(), *both.notes, *unseen],
+        "notes": [*_notes(study, statistics), *deck.notes(), *both.notes, *unseen],
     }
     return Run(study.folder).write_text(FILE, json.dumps(told, indent=1) + "\n")
 
@@ -100,13 +101,16 @@ def recorded(study: Study, watch: Watch | None = None) -> Statistics:
     return selectivity.record(study, watch)
 
 
-def outstanding(statistics: Statistics, count: int) -> list[int]:
-    """The units that `make` takes by itself, by their numbers among all."""
-    contrast = statistics.contrast()
+def outstanding(
+    statistics: Statistics, count: int, known: search.Contrasts | None = None
+) -> list[int]:
+    """The units that `make` takes by itself, by their numbers among all. `known`: the study's
+    contrasts."""
+    known = known or search.Contrasts.of(statistics)
+    contrast, least = known.values, known.least
     concepts, best = contrast.argmax(0), contrast.max(0)
     layers = np.repeat(np.arange(len(statistics.layers)), [x.units for x in statistics.layers])
     ranked = np.argsort(-best, kind="stable").tolist()
-    least = search.threshold(statistics)
     found: list[int] = []
     for most, low in ((ceil(count / 3), least), (count, -np.inf)):
         for unit in ranked:
@@ -119,7 +123,12 @@ def outstanding(statistics: Statistics, count: int) -> list[int]:
     return sorted(found, key=lambda unit: -best[unit])
 
 
-def _notes(study: Study) -> Iterator[str]:
+def _notes(study: Study, statistics: Statistics) -> Iterator[str]:
+    if statistics.skipped:
+        yield (
+            f"{statistics.skipped} of {statistics.done} samples count for nothing: a unit gave a"
+            " value that is not finite."
+        )
     if study.reader is None:
         yield (
             "No CLIP model reads the pictures, so that the cards tell of no effects; `--clip` names"
@@ -213,15 +222,17 @@ class _Deck:
     """The cards of some units, by their numbers among all.
 
     `alone`, `together`: by card, what is tried of its unit, and of the strongest of its concept.
-    `seen`: files of feature visualizations, by unit.
+    `seen`: files of feature visualizations, by unit. `known`: the study's contrasts.
     """
 
-    def __init__(self, study: Study, statistics: Statistics, units: Sequence[int]) -> None:
+    def __init__(
+        self, study: Study, statistics: Statistics, units: Sequence[int], known: search.Contrasts
+    ) -> None:
         self.study, self.statistics, self.units = study, statistics, units
         self.seen: Mapping[int, Path] = {}
         self.shots: list[Shot] = engine.shots_of(study.samples, study.pipeline)
         self.prompts = [cell.condition.prompt for cell in study.samples]
-        self.contrast = statistics.contrast()
+        self.contrast, self.least = known.values, known.least
         self.grids: dict[Layer, tuple[int, int] | None] = {}
         self.alone = [self._trial(unit, [unit], need.FACTORS) for unit in units]
         several = (*need.FACTORS, need.REVERSED)
@@ -229,12 +240,11 @@ class _Deck:
 
     def notes(self) -> Iterator[str]:
         """Which cards are not to be trusted."""
-        least = search.threshold(self.statistics)
-        below = sum(float(self.contrast[:, unit].max()) <= least for unit in self.units)
+        below = sum(float(self.contrast[:, unit].max()) <= self.least for unit in self.units)
         if below:
             yield (
-                f"{below} of {len(self.units)} cards are of units with a contrast of {least:.2f} or"
-                " less, which shuffled labels give as well: these stand for nothing."
+                f"{below} of {len(self.units)} cards are of units with a contrast of"
+                f" {self.least:.2f} or less, which chance gives as well: these stand for nothing."
             )
 
     def _ranked(self, unit: int) -> list[int]:
@@ -255,7 +265,7 @@ class _Deck:
 
     def cards(self, effects: Mapping[Trial, Found]) -> Iterator[dict[str, Any]]:
         """All cards in order, as `cards.json` has them."""
-        described = search.described(self.statistics, self.units)
+        described = search.described(self.statistics, self.units, self.contrast)
         for i, (unit, known) in enumerate(zip(self.units, described, strict=True)):
             alone, together = (effects.get(t[i]) for t in (self.alone, self.together))
             measured = [row for found in (alone, together) if found for row in found.rows]

@@ -14,7 +14,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,7 +24,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ablate.page import INK, MUTED, Block, Style, Tile, Words, clean, pages, write
-from ablate.store import Run, StoreError, key_of, read_record
+from ablate.store import Run, StoreError, key_of, read_record, whole
 from ablate.units.ascent import Told, Visualized
 from ablate.units.clock import Clock, Watch
 from ablate.units.objectives import Objective
@@ -36,13 +35,34 @@ COLUMNS = (
     "name", "kind", "objective", "start", "end", "ratio", "typical", "steps", "seed", "file",
 )  # fmt: skip
 SHOWN = 128  # pixels of a picture on the sheet
+PLAIN = re.compile(r"[\w.]+#\d+( \w+)*", re.ASCII)  # names of single units, with kind and seed
+LONGEST, SHORT = 120, 60  # letters of a name in that of a file, and of one that is cut
 INPUTS = {"image": "images", "dream": "dreamed pictures", "latent": "latents",
           "prompt": "embeddings of prompts"}  # fmt: skip
 
 
 def file_of(name: str) -> str:
-    """The file of a picture of some name: letters, digits and `._=-`, the rest as `-`."""
-    return re.sub(r"[^\w.=-]+", "-", name).strip("-.") + ".png"
+    """The file of a picture of some name: `PATH#3` is `PATH-3.png`. A name that is longer, or that
+    has other letters than files should have, ends in its digest, so that no two have one file."""
+    stem = re.sub(r"[^\w.=-]+", "-", name, flags=re.ASCII).strip("-.")
+    plain = PLAIN.fullmatch(name) is not None or stem == name
+    if plain and len(stem) <= LONGEST:
+        return f"{stem}.png"
+    return f"{stem[:SHORT]}-{key_of({'name': name})[:12]}.png".lstrip("-")
+
+
+def files_of(names: Sequence[str], folder: Path) -> list[Path]:
+    """Their files in a folder. Raises `StoreError` where two are one."""
+    files: dict[str, str] = {}
+    for name in names:
+        file = file_of(name)
+        if file.lower() in files:  # some disks do not tell large letters from small ones
+            raise StoreError(
+                f"pictures need names that are all different; `{files[file.lower()]}` and `{name}`"
+                f" are both `{file}`"
+            )
+        files[file.lower()] = name
+    return [folder / file_of(name) for name in names]
 
 
 def waiting(folder: Path, names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -58,25 +78,20 @@ def waiting(folder: Path, names: Sequence[str], records: Sequence[Mapping[str, A
 def save(found: Visualized, names: Sequence[str], folder: Path) -> list[Path]:
     """Write the pictures, each whole or not at all; of latents, what the rest of the sampling made
     of them as `<name>-finished.png` too."""
-    if len(names) != len(found.images) or len({file_of(name) for name in names}) < len(names):
-        raise StoreError(
-            f"{len(found.images)} pictures need as many names, all different, not {len(names)}"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for i, name in enumerate(names):
+    if len(names) != len(found.images):
+        raise StoreError(f"{len(found.images)} pictures need as many names, not {len(names)}")
+    paths = files_of(names, folder)
+    for i, (name, path) in enumerate(zip(names, paths, strict=True)):
         record = dict(found.records[i])
         told = {
             "made": KIND, "name": name, "key": key_of(record), "record": record,
             "start": float(found.start[i]), "end": float(found.end[i]),
             "typical": float(found.typical[i]), "curve": [float(v) for v in found.curve[:, i]],
         }  # fmt: skip
-        path = folder / file_of(name)
         if found.finished is not None:
             beside = path.with_name(f"{path.stem}-finished.png")
             _write(found.finished[i], beside, {"made": "finished"})
         _write(found.images[i], path, told)  # last: it says that all is there
-        paths.append(path)
     return paths
 
 
@@ -92,13 +107,17 @@ def fill(
 ) -> list[Path]:
     """Have the pictures of objectives and seeds made that a folder lacks, and give the files of
     all. `tell` gives their records, `make` the pictures, of so many objectives at once; they are
-    on disk before the next are begun. `kind`: of input; all but images are named by it.
+    on disk before the next are begun. An objective that is given twice has one picture, and its
+    file is given twice. `kind`: of input; all but images are named by it. Raises `StoreError`, with
+    nothing made, where two would have one file.
     """
-    names = {objective: [objective.text for _ in seeds] for objective in objectives}
+    single = [one for objective in objectives for one in objective.apart()]
+    names = {objective: [objective.text for _ in seeds] for objective in single}
     for own in names.values():
         for i, seed in enumerate(seeds):
             own[i] += f" {kind}" if kind != "image" else ""
             own[i] += f" seed {seed}" if len(seeds) > 1 else ""
+    files_of([name for own in names.values() for name in own], folder)
     lacking = [o for o in names if waiting(folder, names[o], tell([o]))]
     count = max(1, at_once // len(seeds))
     clock = Clock(len(lacking), 0, watch)
@@ -109,19 +128,15 @@ def fill(
             clock(first + some * done // total)
 
         save(make(some, step), [name for o in some for name in names[o]], folder)
-    return [folder / file_of(name) for own in names.values() for name in own]
+    return [folder / file_of(name) for objective in single for name in names[objective]]
 
 
 def _write(pixels: np.ndarray, path: Path, told: Mapping[str, Any]) -> None:
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("ablate", json.dumps(told, sort_keys=True))
-    whole = np.nan_to_num(np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(whole).save(temporary, format="PNG", pnginfo=chunks)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    values = np.nan_to_num(np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    with whole(path) as temporary:
+        Image.fromarray(values).save(temporary, format="PNG", pnginfo=chunks)
 
 
 def _told(path: Path) -> dict[str, Any]:
@@ -134,7 +149,11 @@ def _told(path: Path) -> dict[str, Any]:
 
 
 def ratio_of(told: Mapping[str, Any]) -> float:
-    """End over the size of the start, as `ablate.units.ascent.Visualized.ratio`."""
+    """How many times the start's size the end is: end / |start|, infinite where a unit was silent.
+
+    Starts are chosen to be quiet (`ablate.units.ascent.started`), so that `end / typical` is the
+    stricter figure: how many times what inputs that nobody chose give.
+    """
     start, end = abs(told["start"]), told["end"]
     return end / start if start else math.copysign(math.inf, end) if end else math.nan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -101,9 +101,45 @@ def strength(values: Tensor, kind: str) -> Tensor:
     return values.clamp(min=0) if kind == "channels" else values
 
 
-def grid_of(positions: int, height: int, width: int) -> tuple[int, int, int] | None:
+def maps_of(network: nn.Module, given: Any, height: int, width: int) -> frozenset[tuple[int, int]]:
+    """Rows and columns of the maps that the layers of a denoiser can give.
+
+    `given`: what it was called with, latents first, for an image of this height and width. A
+    transformer keeps the map of its patches, a U-Net halves that of the latents level by level;
+    latents that come as tokens (rows, tokens, channels) are patches already.
+    """
+    config: Any = getattr(network, "config", {})
+    latents = next(iter(given))
+    shape = next(tensors(latents)).shape
+    if isinstance(latents, Tensor) and latents.dim() == 3:
+        return frozenset({_laid_out(shape[1], height, width)})
+    if "block_out_channels" in config:
+        parts = [2**level for level in range(len(config["block_out_channels"]))]
+        return frozenset((math.ceil(shape[-2] / n), math.ceil(shape[-1] / n)) for n in parts)
+    size = config.get("patch_size") or config.get("all_patch_size") or 1
+    side = size if isinstance(size, int) else size[-1]
+    return frozenset({(shape[-2] // side, shape[-1] // side)})
+
+
+def _laid_out(count: int, height: int, width: int) -> tuple[int, int]:
+    """So many positions as rows and columns, in proportions as near to these as can be."""
+    sides = [n for n in range(1, count + 1) if count % n == 0]
+    rows = min(sides, key=lambda n: abs(math.log(n * n / count * width / height)))
+    return rows, count // rows
+
+
+def grid_of(
+    positions: int, height: int, width: int, maps: Collection[tuple[int, int]] | None = None
+) -> tuple[int, int, int] | None:
     """How a layer's positions lie on an image of these proportions: how many to skip (class tokens
-    in front), then rows and columns. None where they are no map of it."""
+    in front), then rows and columns. None where they are no map of it.
+
+    `maps`: rows and columns of those that there can be, where they are known (`maps_of`): as many
+    positions as the proportions allow may be the words of a text.
+    """
+    if maps is not None:
+        found = [(0, *sides) for sides in sorted(maps) if math.prod(sides) == positions > 1]
+        return found[0] if found else None
     for skipped in (0, 1):
         count = positions - skipped
         rows = math.isqrt(max(count, 0) * height // width)

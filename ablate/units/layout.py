@@ -11,13 +11,14 @@ is placed by the same. Methods:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+
+from ablate.store import whole
 
 METHODS = ("pca", "som", "umap")
 SPREADS = ("even", "range")
@@ -115,8 +116,6 @@ class Layout:
 
     def save(self, path: Path, key: str) -> None:
         """Write it, whole or not at all. `key`: what it was made of."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         told = {
             "format": np.array(FORMAT),
             "key": np.array(key),
@@ -124,9 +123,8 @@ class Layout:
             "numbers": np.array([self.total, self.nearest, self.reach]),
             **{name: getattr(self, name) for name in self.ARRAYS},
         }
-        with temporary.open("wb") as file:
+        with whole(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **told)
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path, key: str) -> Layout | None:
@@ -145,7 +143,7 @@ class Layout:
 
 
 def fit(
-    chunks: Chunks, method: str = "pca", spread: str = "even", rows: int = 20, columns: int = 20
+    chunks: Chunks, method: str, spread: str = "even", rows: int = 20, columns: int = 20
 ) -> Layout:
     """Fit a layout to vectors.
 

@@ -37,7 +37,7 @@ from ablate.store import Run
 from ablate.units.clock import Clock, Watch
 from ablate.units.layers import listening, strength
 from ablate.units.recording import READ
-from ablate.units.search import threshold
+from ablate.units.search import Contrasts
 from ablate.units.statistics import Layer, Statistics, StatisticsError
 from ablate.units.stimuli import shuffled
 from ablate.units.study import CLIP, Study
@@ -70,9 +70,15 @@ class Both:
     notes: list[str] = field(default_factory=list)
 
 
-def find(study: Study, statistics: Statistics, watch: Watch | None = None) -> Both:
+def find(
+    study: Study,
+    statistics: Statistics,
+    watch: Watch | None = None,
+    known: Contrasts | None = None,
+) -> Both:
     """The multimodal units of a study of the CLIP model's image encoder, and of the shared space;
-    of any other study none. Writes `multimodal.csv`. Raises `Stopped` after Ctrl-C."""
+    of any other study none. `known`: its contrasts. Writes `multimodal.csv`. Raises `Stopped` after
+    Ctrl-C."""
     if study.component != CLIP or study.texts or study.reader is None:
         return Both()
     reader = study.reader
@@ -84,8 +90,11 @@ def find(study: Study, statistics: Statistics, watch: Watch | None = None) -> Bo
                     lambda: _of_prompts(study, reader, watch))  # fmt: skip
     found = Both()
     for by, shown, told in (("letters", statistics, letters), ("prompts", pictures, prompts)):
-        pairs = paired(shown, told)
-        found.rows.extend(_row(by, shown, told, unit) for unit in pairs.units)
+        seen = known if known is not None and shown is statistics else Contrasts.of(shown)
+        read = Contrasts.of(told)
+        pairs = paired(seen, read)
+        values = seen.values, read.values
+        found.rows.extend(_row(by, shown, *values, unit) for unit in pairs.units)
         found.notes.append(_note(by, shown.units, pairs))
     Run(study.folder).write_text(TABLE, table(found.rows))
     return found
@@ -104,45 +113,41 @@ class Pairs:
     expected: float
 
 
-def paired(pictures: Statistics, words: Statistics) -> Pairs:
-    """The units that stand for one concept in both, beyond what coincidence gives."""
-    seen, read = pictures.contrast(), words.contrast()
-    least = threshold(pictures), threshold(words)
-    own = _scores(seen, read, least)
-    dealt = [_scores(seen, np.roll(read, n, 0), least) for n in range(1, len(read))]
-    ranked = np.argsort(-own, kind="stable")[: int((own > 0).sum())]
-    most = 0
-    for rank, unit in enumerate(ranked, 1):
-        by_chance = np.mean([(scores >= own[unit]).sum() for scores in dealt]) if dealt else rank
-        if by_chance <= RATE * rank:
-            most = rank
-    expected = float(np.mean([(scores > 0).sum() for scores in dealt])) if dealt else 0.0
-    return Pairs(tuple(ranked[:most].tolist()), len(ranked), expected)
+def paired(seen: Contrasts, read: Contrasts) -> Pairs:
+    """The units that stand for one concept in both, beyond what coincidence gives: `seen`, the
+    contrasts of pictures, and `read`, those of words, of the same concepts and units."""
+    concepts = len(seen.values)
+    first, second = (contrasts.values.argmax(0) for contrasts in (seen, read))
+    # How far above chance a unit is in both, in the lesser of the two.
+    most = (contrasts.values.max(0) / max(contrasts.least, 1e-9) for contrasts in (seen, read))
+    scores = np.minimum(*most)
+    alike, named = first == second, scores > 1
+    ranked = np.flatnonzero(alike & named)
+    ranked = ranked[np.argsort(-scores[ranked], kind="stable")]
+    # Words are dealt by shifting them, in all ways but none: at one of these the two concepts of
+    # any other unit meet, with the very score that it has.
+    dealt, ways = np.sort(scores[~alike & named]), concepts - 1
+    if not ways:
+        return Pairs((), len(ranked), 0.0)
+    by_chance = (len(dealt) - np.searchsorted(dealt, scores[ranked])) / ways
+    kept = np.flatnonzero(by_chance <= RATE * np.arange(1, len(ranked) + 1))
+    count = int(kept[-1]) + 1 if len(kept) else 0
+    return Pairs(tuple(ranked[:count].tolist()), len(ranked), len(dealt) / ways)
 
 
-def _scores(seen: np.ndarray, read: np.ndarray, least: tuple[float, float]) -> np.ndarray:
-    """How far units (U,) are above chance in both contrasts (C, U), in the lesser of the two; 0 for
-    those that are not, or whose first concepts differ."""
-    first, units = seen.argmax(0), np.arange(seen.shape[1])
-    shares = (
-        contrast[first, units] / max(low, 1e-9)
-        for contrast, low in zip((seen, read), least, strict=True)
-    )
-    score = np.minimum(*shares)
-    return np.where((read.argmax(0) == first) & (score > 1), score, 0)
-
-
-def _row(by: str, pictures: Statistics, words: Statistics, unit: int) -> dict[str, Any]:
+def _row(
+    by: str, pictures: Statistics, seen: np.ndarray, read: np.ndarray, unit: int
+) -> dict[str, Any]:
+    """A unit, from the contrasts (C, U) of pictures and of words."""
     layer, number = pictures.place_of(unit)
-    seen, read = pictures.contrast()[:, unit], words.contrast()[:, unit]
-    concept = int(seen.argmax())
+    concept = int(seen[:, unit].argmax())
     return {
         "module": layer.path,
         "unit": number,
         "by": by,
         "concept": pictures.concepts[concept],
-        "picture": float(seen[concept]),
-        "word": float(read[concept]),
+        "picture": float(seen[concept, unit]),
+        "word": float(read[concept, unit]),
     }
 
 

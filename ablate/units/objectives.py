@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from ablate.catalog import did_you_mean, heads_of
 from ablate.scope import channel_dim, is_out_projection, tensors
+from ablate.units.layers import grid_of
 
 Outputs = Mapping[str, Tensor]
 HEADS = "@heads"
@@ -51,7 +52,7 @@ class Objective:
 
     text: str
     paths: tuple[str, ...]
-    of: Callable[[Outputs, int | None], Tensor]
+    of: Callable[[Outputs, int | None], Tensor] = field(compare=False)
     rows: int | None = None
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -285,9 +286,7 @@ def _place(path: str, positions: Sequence[int], y: int | None, x: int | None) ->
     if len(positions) == 2:
         height, width = positions
     elif len(positions) == 1 and (y is None or x is not None):
-        side = math.isqrt(count)
-        if side * side in (count, count - 1) and count > 2:
-            skipped, (height, width) = count - side * side, (side, side)
+        skipped, height, width = grid_of(count, 1, 1) or (0, 1, count)
     if len(positions) == 1 and y is not None and x is None:
         height, width, y, x = 1, count, 0, y
     y, x = (height // 2 if y is None else y), (width // 2 if x is None else x)

@@ -11,6 +11,7 @@ import csv
 import io
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,14 +20,15 @@ from torch import Tensor
 from ablate.store import Run
 from ablate.units.clock import Clock, Watch
 from ablate.units.layers import grid_of, middle_of, strength
-from ablate.units.recording import stream
+from ablate.units.recording import maps_in, stream
 from ablate.units.statistics import Layer, Statistics
 from ablate.units.stimuli import shuffled
 from ablate.units.study import CLIP, Study, StudyError
 
 FILE = "activations.npz"
 TABLE = "units.csv"
-EVERY = 10.0  # seconds after which what was heard is written
+EVERY = 10.0  # seconds after which what was heard is written, at the least
+SHARE = 0.05  # of the time that writing may take
 HEADS = ("module", "component", "kind", "unit", "stage", "role", "selectivity", "chance",
          "concept", "mean", "rest", "contrast")  # fmt: skip
 
@@ -37,10 +39,13 @@ class ByConcept:
     def __init__(self, study: Study, statistics: Statistics | None = None) -> None:
         self.study = study
         self.statistics = statistics
+        if statistics is not None:
+            statistics.total = len(study.samples)
         self.concepts = np.array(study.concepts)
         self.shuffled = np.array(shuffled(study.concepts))
         size = study.pipeline.settings(study.plan.recipe.sampling)
         self.size = (1, 1) if study.component == CLIP else (size.height, size.width)
+        self.maps = maps_in(study)
         self.begin(0)
 
     def begin(self, samples: int) -> None:
@@ -51,7 +56,7 @@ class ByConcept:
 
     def hear(self, path: str, values: Tensor) -> None:
         active = strength(values, self.study.setup.kind)
-        grid = None if self.study.texts else grid_of(values.shape[2], *self.size)
+        grid = None if self.study.texts else grid_of(values.shape[2], *self.size, self.maps)
         peaks, at = active[..., grid[0] if grid else 0 :].max(-1)
         places = middle_of(at + (grid[0] if grid else 0), grid)
         if path in self.sums:
@@ -66,7 +71,8 @@ class ByConcept:
 
     def close(self, numbers: Sequence[int]) -> None:
         if self.statistics is None:
-            self.statistics = Statistics(self._layers(), self.study.setup.stimuli.concepts)
+            concepts = self.study.setup.stimuli.concepts
+            self.statistics = Statistics(self._layers(), concepts, len(self.study.samples))
         paths = [layer.path for layer in self.statistics.layers]
         silent = next((path for path in paths if path not in self.sums), None)
         if silent is not None:
@@ -97,27 +103,43 @@ class ByConcept:
 def record(study: Study, watch: Watch | None = None) -> Statistics:
     """Record all samples of a study, going on where an earlier time stopped.
 
-    Writes `activations.npz` every few seconds and `units.csv` at the end. Raises `Stopped` after
+    Writes `activations.npz` now and then, and `units.csv` at the end. Raises `Stopped` after
     Ctrl-C, with what was heard until then on disk.
     """
     path = study.folder / FILE
     statistics = Statistics.load(path) if path.exists() else None
     done = statistics.done if statistics is not None else 0
     sink = ByConcept(study, statistics)
-    clock, written = Clock(len(study.samples), done, watch), time.monotonic()
+    clock, pace = Clock(len(study.samples), done, watch), _Pace()
     try:
         for seen in stream(study, sink, done):
             clock(seen)
-            if sink.statistics is not None and time.monotonic() - written > EVERY:
-                sink.statistics.save(path)
-                written = time.monotonic()
+            if sink.statistics is not None and pace.due():
+                pace.write(sink.statistics, path)
     finally:
-        # Of a batch that was cut short nothing has been counted.
-        if sink.statistics is not None:
+        # Of a batch that was cut short nothing has been counted, or else nothing is written: what
+        # was written before still holds.
+        if sink.statistics is not None and sink.statistics.settled:
             sink.statistics.save(path)
     assert sink.statistics is not None
     Run(study.folder).write_text(TABLE, table(sink.statistics))
     return sink.statistics
+
+
+class _Pace:
+    """When it is time to write: all is written anew each time, which may take long."""
+
+    def __init__(self) -> None:
+        self.next = time.monotonic() + EVERY
+
+    def due(self) -> bool:
+        return time.monotonic() > self.next
+
+    def write(self, statistics: Statistics, path: Path) -> None:
+        before = time.monotonic()
+        statistics.save(path)
+        after = time.monotonic()
+        self.next = after + max(EVERY, (after - before) * (1 / SHARE - 1))
 
 
 def table(statistics: Statistics) -> str:

@@ -7,8 +7,10 @@ samples that drove it most.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import numpy as np
 EPSILON = 1e-7
 TOP = 16  # samples kept that drive a unit most
 FORMAT = 1
+KINDS = ("channels", "heads")
 
 
 class StatisticsError(ValueError):
@@ -46,12 +49,22 @@ class Statistics:
     `chance` (C, U): means where labels were shuffled, and `chance_count` (C,) their samples.
     `top_values` (TOP, U), falling, `top_samples` (TOP, U), -1 where there were fewer, `top_places`
     (TOP, U, 2): the samples that drove a unit most and where in the picture, y and x in 0 to 1, NaN
-    where a layer is no map of it. `done`: samples seen so far.
+    where a layer is no map of it.
+
+    `done`: samples seen so far; `total`: of how many, None where that is not known and the study is
+    taken to be whole; `skipped`: those of `done` that count for nothing, because a unit gave a
+    value that is not finite. `settled`: whether all of this is of the same samples: not so after an
+    `add` that was cut short, of which nothing is saved.
     """
 
-    def __init__(self, layers: Sequence[Layer], concepts: Sequence[str]) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], concepts: Sequence[str], total: int | None = None
+    ) -> None:
         self.layers = tuple(layers)
         self.concepts = tuple(concepts)
+        self.total = total
+        self.skipped = 0
+        self.settled = True
         shape = (len(self.concepts), sum(layer.units for layer in self.layers))
         self.done = 0
         self.count = np.zeros(shape[0], np.int64)
@@ -95,8 +108,18 @@ class Statistics:
         shuffled: np.ndarray | None = None,
     ) -> None:
         """Count n samples: the numbers of their concepts (n,), activations (n, U), where in the
-        picture they are strongest (n, U, 2), and the concepts of shuffled labels (n,)."""
-        values = np.asarray(values, np.float64)
+        picture they are strongest (n, U, 2), and the concepts of shuffled labels (n,).
+
+        Samples with a value that is not finite, of whatever unit, are left out: one of them would
+        be the mean of its concept for good."""
+        values, concepts = np.asarray(values, np.float64), np.asarray(concepts)
+        numbers = np.arange(self.done, self.done + len(values), dtype=np.int32)
+        self.settled = False
+        finite = np.isfinite(values).all(1)
+        if not finite.all():
+            values, concepts, numbers = values[finite], concepts[finite], numbers[finite]
+            places = None if places is None else places[finite]
+            shuffled = None if shuffled is None else shuffled[finite]
         for concept in np.unique(concepts):
             self._merge(int(concept), values[concepts == concept])
         for concept in np.unique(shuffled) if shuffled is not None else ():
@@ -104,8 +127,10 @@ class Statistics:
             self.chance_count[concept] += len(own)
             share = len(own) / self.chance_count[concept]
             self.chance[concept] += (own.mean(0) - self.chance[concept]) * share
-        self._rank(values.astype(np.float32), places)
-        self.done += len(values)
+        self._rank(values.astype(np.float32), places, numbers)
+        self.skipped += int((~finite).sum())
+        self.done += len(finite)
+        self.settled = True
 
     def _merge(self, concept: int, values: np.ndarray) -> None:
         """Chan, Golub and LeVeque 1979, Updating formulae and a pairwise algorithm for computing
@@ -117,11 +142,9 @@ class Statistics:
         self.mean[concept] += apart * (n / total)
         self.count[concept] = total
 
-    def _rank(self, values: np.ndarray, places: np.ndarray | None) -> None:
-        n = len(values)
+    def _rank(self, values: np.ndarray, places: np.ndarray | None, numbers: np.ndarray) -> None:
         if places is None:
             places = np.full((*values.shape, 2), np.nan, np.float32)
-        numbers = np.arange(self.done, self.done + n, dtype=np.int32)
         for start in range(0, self.units, 1 << 14):  # so that the copies stay small
             part = slice(start, start + (1 << 14))
             some = np.concatenate([self.top_values[:, part], values[:, part]])
@@ -156,10 +179,7 @@ class Statistics:
 
     def rest(self) -> np.ndarray:
         """For every concept and unit the mean of the means of all other concepts (C, U)."""
-        seen = (self.count > 0)[:, None]
-        means = np.where(seen, self.mean, 0)
-        found: np.ndarray = (means.sum(0) - means) / np.maximum(seen.sum() - seen, 1)
-        return found
+        return _rest(self.mean, self.count)
 
     def deviation(self) -> np.ndarray:
         """The pooled standard deviation within concepts (U,)."""
@@ -170,8 +190,22 @@ class Statistics:
     def contrast(self) -> np.ndarray:
         """How far the mean of a concept stands from that of all others, in pooled deviations
         (Cohen's d), (C, U)."""
-        apart = np.where((self.count > 0)[:, None], self.mean - self.rest(), 0)
-        found: np.ndarray = apart / self.floored(self.deviation())
+        found: np.ndarray = _apart(self.mean, self.count) / self.floored(self.deviation())
+        return found
+
+    def contrast_by_chance(self) -> np.ndarray:
+        """The same (C, U) where labels were shuffled.
+
+        What is within shuffled concepts is not kept, but its sum of squares is what all samples
+        have in all, less that between the concepts.
+        """
+        count, dealt = self.count[:, None], self.chance_count[:, None]
+        total = max(int(count.sum()), 1)
+        grand = (count * self.mean).sum(0) / total
+        squares = self.m2.sum(0) + (count * (self.mean - grand) ** 2).sum(0)
+        within = (squares - (dealt * (self.chance - grand) ** 2).sum(0)).clip(0)
+        deviation = np.sqrt(within / max(total - int((dealt > 0).sum()), 1))
+        found: np.ndarray = _apart(self.chance, self.chance_count) / self.floored(deviation)
         return found
 
     def floored(self, deviation: np.ndarray) -> np.ndarray:
@@ -187,7 +221,9 @@ class Statistics:
               "top_values", "top_samples", "top_places")  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Write all of it, whole or not at all."""
+        """Write all of it, whole or not at all. Raises `StatisticsError` unless it is settled."""
+        if not self.settled:
+            raise StatisticsError(f"{path}: a batch was cut short, so that nothing is written")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         fields = ("component", "path", "kind", "stage", "role")
@@ -195,8 +231,10 @@ class Statistics:
         arrays: dict[str, Any] = {
             "format": np.array(FORMAT),
             "done": np.array(self.done),
+            "skipped": np.array(self.skipped),
             "concepts": np.array(self.concepts, str),
             "units": np.array([layer.units for layer in self.layers], np.int64),
+            **({} if self.total is None else {"total": np.array(self.total)}),
             **{f"layer_{name}": values for name, values in told.items()},
             **{name: getattr(self, name) for name in self.ARRAYS},
         }
@@ -205,34 +243,127 @@ class Statistics:
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> Statistics:
-        """Read a file that `save` wrote. Raises `StatisticsError` when it is none."""
+    def load(cls, path: Path, whole: bool = False) -> Statistics:
+        """Read a file that `save` wrote. `whole`: only where all samples of the study were seen.
+
+        Raises `StatisticsError` when it is none, disagrees with itself, or holds a part.
+        """
         if not path.exists():
             raise StatisticsError(
                 f"there is no {path}; `ablate units selectivity` records one into a study's folder"
             )
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                if int(file["format"]) != FORMAT:
-                    raise StatisticsError(
-                        f"{path} has format {int(file['format'])}; this version reads {FORMAT}"
-                    )
-                fields = ("component", "path", "kind", "units", "stage", "role")
-                columns = [
-                    file[name if name == "units" else f"layer_{name}"].tolist() for name in fields
-                ]
-                layers = [Layer(*row) for row in zip(*columns, strict=True)]
-                found = cls(layers, file["concepts"].tolist())
-                found.done = int(file["done"])
-                for name in cls.ARRAYS:
-                    if file[name].shape != getattr(found, name).shape:
-                        raise StatisticsError(f"{path}: `{name}` has not the shape that it says")
-                    setattr(found, name, file[name])
-        except StatisticsError:
-            raise
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+                found = cls._read(file)
+        except StatisticsError as error:
+            raise StatisticsError(f"{path}{error}") from error.__cause__
+        except _UNREADABLE as error:
             raise StatisticsError(f"{path} holds no statistics of units ({error})") from error
+        if whole and found.total is not None and found.done < found.total:
+            raise StatisticsError(
+                f"{path} holds {found.done} of {found.total} samples; run `ablate units"
+                " selectivity` again to go on"
+            )
         return found
+
+    @classmethod
+    def _read(cls, file: Mapping[str, np.ndarray]) -> Statistics:
+        """The statistics in a file's arrays. Nothing is made before the sizes that it tells are
+        those of its own arrays."""
+        if (known := _number(file, "format")) != FORMAT:
+            raise StatisticsError(f" has format {known}; this version reads {FORMAT}")
+        fields = ("component", "path", "kind", "stage", "role")
+        told = {name: _column(file, f"layer_{name}", "U") for name in fields}
+        units, concepts = _column(file, "units", "i"), _column(file, "concepts", "U")
+        if {len(column) for column in told.values()} != {len(units)}:
+            raise StatisticsError(": its layers have not all that a layer has")
+        if min(units, default=1) < 1 or not set(told["kind"]) <= set(KINDS):
+            raise StatisticsError(": its layers have no units of a kind that is known")
+        arrays = {name: file[name] for name in cls.ARRAYS}
+        if arrays["mean"].shape != (len(concepts), sum(units)):
+            raise StatisticsError(": `mean` has not the shape that it says")
+        layers = [
+            Layer(**{name: column[i] for name, column in told.items()}, units=number)
+            for i, number in enumerate(units)
+        ]
+        found = cls(layers, concepts, _number(file, "total") if "total" in file else None)
+        found.done = _number(file, "done")
+        found.skipped = _number(file, "skipped") if "skipped" in file else 0
+        for name, array in arrays.items():
+            own = getattr(found, name)
+            if (array.shape, array.dtype) != (own.shape, own.dtype):
+                raise StatisticsError(f": `{name}` has not the shape that it says")
+            setattr(found, name, array)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Whether what was read can be true. Raises `StatisticsError`."""
+        if self.count.min(initial=0) < 0 or self.count.sum() + self.skipped != self.done:
+            raise StatisticsError(
+                f": its concepts have {self.count.sum()} samples, and it was shown"
+                f" {self.done - self.skipped}; record it anew, with `--fresh`"
+            )
+        if any(not np.isfinite(x).all() for x in (self.mean, self.m2, self.chance)):
+            raise StatisticsError(": some of its means are not finite; record it anew, `--fresh`")
+        if self.top_samples.min(initial=0) < -1 or self.top_samples.max(initial=-1) >= self.done:
+            raise StatisticsError(": its strongest samples are not among those it was shown")
+
+
+# What numpy raises of files that `Statistics.save` did not write.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile,
+               zlib.error, MemoryError, OverflowError, RuntimeError)  # fmt: skip
+
+
+def _number(file: Mapping[str, np.ndarray], name: str) -> int:
+    """A whole number, 0 or more, of a file."""
+    array = file[name]
+    if array.shape or array.dtype.kind not in "iu" or int(array) < 0:
+        raise StatisticsError(f": `{name}` is no whole number")
+    return int(array)
+
+
+def _column(file: Mapping[str, np.ndarray], name: str, kind: str) -> list[Any]:
+    """A list of a file; `kind`: of the array's type, `U` for texts, `i` for whole numbers."""
+    array = file[name]
+    if array.ndim != 1 or array.dtype.kind != kind:
+        what = "texts" if kind == "U" else "whole numbers"
+        raise StatisticsError(f": `{name}` is no list of {what}")
+    return list(array.tolist())
+
+
+def _rest(means: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Of means by concept (C, U) the mean of all others that have samples: `count` (C,)."""
+    seen = (count > 0)[:, None]
+    means = np.where(seen, means, 0)
+    found: np.ndarray = (means.sum(0) - means) / np.maximum(seen.sum() - seen, 1)
+    return found
+
+
+def _apart(means: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """How far means (C, U) are from the rest; 0 for concepts without samples."""
+    found: np.ndarray = np.where((count > 0)[:, None], means - _rest(means, count), 0)
+    return found
+
+
+def student(tail: float, freedom: int) -> float:
+    """The value that Student's t of so many degrees of freedom exceeds with a probability of
+    `tail`, below ½: the distribution's finite sums (Abramowitz and Stegun 1964, Handbook of
+    Mathematical Functions, 26.7.3 and 26.7.4), inverted by halving."""
+    odd = freedom % 2
+    steps = np.arange(2 + odd, freedom, 2)  # 2, 4, ... or 3, 5, ...
+    factors = np.concatenate([np.ones(min(freedom - 1, 1)), (steps - 1) / steps])
+
+    def inside(angle: float) -> float:  # of t between ∓ tan(angle) √freedom
+        powers = math.cos(angle) ** np.arange(odd, freedom - 1, 2)
+        terms = math.sin(angle) * float(factors.cumprod() @ powers)
+        return 2 / math.pi * (angle + terms) if odd else terms
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 1 - inside(middle) > 2 * tail else (low, middle)
+    return math.tan(low) * math.sqrt(freedom)
 
 
 def _index(means: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +13,15 @@ from functools import cached_property
 TEMPLATES = ("a {}", "a picture of a {}", "a {} on a white background", "a {} at night")
 
 
+# Vowels that are spoken as consonants, and the other way round.
+SPOKEN = re.compile(r"(?!uni|use|usu|euro|ewe|one\b|once)[aeiou]|hour|honest|heir", re.IGNORECASE)
+
+
 def told(template: str, concept: str) -> str:
     """A template with a concept in the place of `{}`; `a` before a vowel becomes `an`."""
-    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", template.replace("{}", concept))
+    if SPOKEN.match(concept):
+        template = re.sub(r"\b([Aa]) (?=\{\})", r"\1n ", template)
+    return template.replace("{}", concept)
 
 
 @dataclass(frozen=True)
@@ -29,17 +36,17 @@ class Stimuli:
     def __post_init__(self) -> None:
         for name in ("concepts", "templates", "seeds"):
             values: Sequence[object] = getattr(self, name)
-            twice = next((v for i, v in enumerate(values) if v in values[:i]), None)
             if not values:
                 raise ValueError(f"there are no {name}")
-            if twice is not None:
-                raise ValueError(f"`{twice}` stands twice among the {name}")
+            for value, count in Counter(values).items():
+                if count > 1:
+                    raise ValueError(f"`{value}` stands twice among the {name}")
         lacking = next((t for t in self.templates if "{}" not in t), None)
         if lacking is not None:
             raise ValueError(f"the template `{lacking}` has no `{{}}` where the concept goes")
-        alike = [p for i, p in enumerate(self.prompts) if p in self.prompts[:i]]
-        if alike:
-            raise ValueError(f"two concepts are both told as “{alike[0]}”")
+        for prompt, count in Counter(self.prompts).items():
+            if count > 1:
+                raise ValueError(f"two concepts are both told as “{prompt}”")
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:

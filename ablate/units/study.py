@@ -22,11 +22,12 @@ from torch import nn
 
 from ablate import lab
 from ablate.catalog import Catalog, Selector, catalog, did_you_mean
-from ablate.concepts import Reader
+from ablate.concepts import Reader, vocabulary_of
 from ablate.models import versions
 from ablate.modules import ModuleInfo
 from ablate.pipeline import Pipeline
 from ablate.plan import Cell, Plan
+from ablate.processes import Processes
 from ablate.recipe import Recipe, parse
 from ablate.scope import When, phase_of
 from ablate.sources import Source
@@ -36,6 +37,13 @@ from ablate.units.stimuli import Stimuli
 
 FORMAT = 1
 CLIP = "clip"  # the component that reads images
+# Keys of recipes that a study may set: which model, and how it is sampled.
+KEYS = ("model", "revision", "variant", "config", "lora", "offload", "dtype", "clip", "sampling")
+# What studies write into their folders, and `begin` may remove.
+FOLDERS = ("pictures", "effects", "visualizations", "multimodal", "vectors", "bins", "patches",
+           "cards")  # fmt: skip
+FILES = ("activations.npz", "units.csv", "cards.json", "atlas.json", "layout.npz", "multimodal.csv",
+         "report.html")  # fmt: skip
 SEEDS = tuple(range(8))
 
 
@@ -59,6 +67,14 @@ class Setup:
     modules: Selector | None = None
     kind: str = "channels"
     when: When | None = None
+
+    def __post_init__(self) -> None:
+        for key in self.keys:
+            if key.partition(".")[0] not in KEYS:
+                raise StudyError(
+                    f"`{key}` cannot be set of a study{did_you_mean(key, KEYS)}; there are"
+                    f" {', '.join(KEYS)}"
+                )
 
     def recipe(self, edits: Sequence[Any] = (), name: str = "stimuli") -> Recipe:
         """The recipe of the stimuli's images, with these edits beside the baseline."""
@@ -226,6 +242,12 @@ class Study:
         """Make the folder, or go on with what lies there. Raises `StudyError` where that is of
         another setup, and, before anything is written, `SelectorError` or `ScopeError` where the
         setup names no layers."""
+        if not Processes(self.pipeline.device.type).alone:
+            raise StudyError("a study is made by one process; start it without a launcher")
+        if (self.folder / "run.json").exists():
+            raise StudyError(
+                f"{self.folder} holds the run of a recipe; `--out` names another folder"
+            )
         if kind == "selectivity" and len(self.setup.stimuli.concepts) < 2:
             raise StudyError("one concept has nothing to be told apart from; name several")
         told = {
@@ -235,6 +257,7 @@ class Study:
             "model": self.pipeline.identity,
             "component": self.component,
             "clip": self.reader.id if self.reader is not None else None,
+            "clip_fingerprint": self.reader.fingerprint if self.reader is not None else None,
             "dtype": str(self.pipeline.dtype).removeprefix("torch."),
             "device": str(self.pipeline.device),
             "sampling": self.plan.recipe.sampling.__dict__,
@@ -243,7 +266,10 @@ class Study:
             "samples": len(self.samples),
         }
         if fresh and (self.folder / "study.json").exists():
-            shutil.rmtree(self.folder)
+            for name in FOLDERS:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in FILES:
+                (self.folder / name).unlink(missing_ok=True)
         elif (self.folder / "study.json").exists():
             self._continue(told)
         told = json.loads(json.dumps(told, default=str))
@@ -251,13 +277,15 @@ class Study:
         Run(self.folder).sweep_temporaries()
 
     def _continue(self, told: Mapping[str, Any]) -> None:
-        before = read(self.folder)
-        setups = before.get("setup", {}), json.loads(json.dumps(told["setup"]))
-        differing = [key for key in setups[1] if setups[0].get(key) != setups[1][key]]
-        if before.get("kind") != told["kind"]:
-            differing.insert(0, "kind of study")
-        if before.get("model") != json.loads(json.dumps(told["model"])):
-            differing.append("model")
+        """Raise `StudyError` where the folder's study is another than this one."""
+        before, now = read(self.folder), json.loads(json.dumps(told, default=str))
+        setup = before.get("setup", {})
+        differing = [key for key, value in now["setup"].items() if setup.get(key) != value]
+        names = {"kind": "kind of study", "clip_fingerprint": "CLIP model"}
+        for key in ("kind", "model", "clip_fingerprint", "dtype", "layers"):
+            known = before.get(key, now[key])
+            if known != now[key] and not (key == "layers" and "modules" in differing):
+                differing.append(names.get(key, key))
         if differing:
             raise StudyError(
                 f"{self.folder} holds another study (of other {', '.join(differing)});"
@@ -279,9 +307,10 @@ def read(folder: Path) -> dict[str, Any]:
     return told
 
 
-def default_concepts(model: str, clip: str | None, device: str | None = None) -> tuple[str, ...]:
-    """The vocabulary of the CLIP model that reads a model's images. Raises `StudyError`."""
-    reader = Reader.of(model, clip, device)
-    if reader is None:
+def default_concepts(model: str, clip: str | None) -> tuple[str, ...]:
+    """The vocabulary of the CLIP model that reads a model's images. Raises `StudyError` where there
+    is none, `ModelError` where there is no such model."""
+    words = vocabulary_of(model, clip)
+    if words is None:
         raise StudyError(f"`{model}` names no concepts by itself; `--concepts` names them")
-    return reader.vocabulary
+    return words

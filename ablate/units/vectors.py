@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from ablate.catalog import did_you_mean
+from ablate.plan import Plan
 from ablate.store import Run, key_of
 from ablate.units.clock import Clock, Watch
 from ablate.units.layers import grid_of, middle_of
-from ablate.units.recording import stream
+from ablate.units.recording import maps_in, stream
 from ablate.units.study import CLIP, Study, StudyError
 
 FORMAT = 1
@@ -134,13 +135,20 @@ class Collector:
 
     `each`: how many. Which ones depends on the numbers of sample and moment alone, so that another
     collection, also one under edits, looks at the same. `size`: height and width of the images,
-    None for what reads texts.
+    None for what reads texts. `maps`: rows and columns that maps of them can have, None: any.
     """
 
-    def __init__(self, vectors: Vectors, each: int, size: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        vectors: Vectors,
+        each: int,
+        size: tuple[int, int] | None,
+        maps: frozenset[tuple[int, int]] | None = None,
+    ) -> None:
         self.vectors = vectors
         self.each = each
         self.size = size
+        self.maps = maps
         self.begin(0)
 
     def begin(self, samples: int) -> None:
@@ -149,7 +157,7 @@ class Collector:
 
     def hear(self, _path: str, values: Tensor) -> None:
         samples, _, positions = values.shape
-        grid = grid_of(positions, *self.size) if self.size else None
+        grid = grid_of(positions, *self.size, self.maps) if self.size else None
         first, moment = self.vectors.done, len(self.values)
         skipped = grid[0] if grid else 0
         picked = torch.from_numpy(
@@ -190,25 +198,56 @@ def collect(
 ) -> Vectors:
     """The vectors of a module for all samples of a study, `each` positions of every moment.
 
-    `edits`: as recipes write them; they hold meanwhile. Goes on where an earlier time stopped.
-    Raises `StudyError` where there is no such module, `Stopped` after Ctrl-C.
+    `edits`: as recipes write them; they hold meanwhile. Goes on where an earlier time stopped, if
+    the edits still come to the same. Raises `StudyError` where there is no such module or for edits
+    that cannot be recorded (`planned`), `Stopped` after Ctrl-C.
     """
     modules = dict(study.network.named_modules())
     if path not in modules:
         raise StudyError(
             f"`{study.component}` has no module `{path}`{did_you_mean(path, [*modules])}"
         )
-    about = {"path": path, "kind": study.setup.kind, "each": each, "edits": list(edits)}
+    plan = planned(study, edits) if edits else None
+    about = {
+        "path": path,
+        "kind": study.setup.kind,
+        "each": each,
+        "variant": _identity(study, plan) if plan else None,
+    }
     name = f"{'variant' if edits else 'baseline'}-{key_of(about)[:12]}"
     vectors = Vectors(study.folder / FOLDER / name, about)
     total = len(study.samples)
     if vectors.done < total:
-        plan = study.planned(edits) if edits else None
         clock = Clock(total, vectors.done, watch)
-        sink = Collector(vectors, each, size_of(study))
+        sink = Collector(vectors, each, size_of(study), maps_in(study))
         for done in stream(study, sink, vectors.done, paths=[path], plan=plan):
             clock(done)
     return vectors
+
+
+def planned(study: Study, edits: Sequence[Any]) -> Plan:
+    """The plan of a study's samples with edits.
+
+    Raises `RecipeError`, and `StudyError` where nothing is edited, or by what other samples give.
+    """
+    plan = study.planned(edits)
+    (variant,) = (v for v in plan.variants if not v.is_baseline)
+    if variant.references and (study.texts or study.component != CLIP):
+        ops = dict.fromkeys(f"`{edit.op}`" for edit in variant.edits if edit.over)
+        raise StudyError(
+            f"{' and '.join(ops)} takes what a module gives other samples, which do not run along"
+            " while units are recorded; `zero` or `scale` can be recorded"
+        )
+    return plan
+
+
+def _identity(study: Study, plan: Plan) -> dict[str, Any]:
+    """What determines a variant: the edits as they were resolved, not as they were written, for the
+    study or the model that they name may have changed since."""
+    (variant,) = (v for v in plan.variants if not v.is_baseline)
+    models = dict.fromkeys(e.checkpoint for e in variant.edits if e.checkpoint is not None)
+    prints = {model: study.pipeline.checkpoint_fingerprint(model) for model in models}
+    return {**variant.identity(), "checkpoints": prints}
 
 
 def size_of(study: Study) -> tuple[int, int] | None:

@@ -44,12 +44,12 @@ from ablate.units.ascent import (
     together,
     values_of,
 )
-from ablate.units.calls import Call, capture, drawn_from, embedded, sampled_with, settings_of
+from ablate.units.calls import Call, capture, drawn_from, sampled_with, settings_of
 from ablate.units.canvas import Fourier, drawn, motions, moved
 from ablate.units.gallery import present as present
 from ablate.units.gallery import save as save
 from ablate.units.gallery import waiting as waiting
-from ablate.units.objectives import Objective, ObjectiveError, check
+from ablate.units.objectives import Objective, check
 
 PLAIN = 16  # inputs that a visualization may start from
 STRONGEST = 0.7  # deviation of the color of the last of these pictures, before the sigmoid
@@ -68,17 +68,13 @@ def of_image(
     objectives: Sequence[Objective],
     seeds: Sequence[int] = (0,),
     ascent: Ascent = IMAGE,
-    start: Image.Image | None = None,
     on_step: Told | None = None,
 ) -> Visualized:
     """Images that the CLIP model's image encoder responds to most, as large as it reads them.
 
     Each starts from the plainest of 16 pictures, from gray to colored with faint forms, in
-    which the objective is nearly silent (`started`). With `start`, it is dreamed on that picture
-    (`dream`).
+    which the objective is nearly silent (`started`). What `on_step` raises ends it.
     """
-    if start is not None:
-        return dream(reader, objectives, start, seeds, on_step=on_step)
     check(objectives, reader.network)
     rows, side = rows_of(objectives, seeds), reader.preparation.side
     basis = Fourier(side, side, decay=ascent.decay, colors=True)
@@ -252,11 +248,11 @@ def of_latent(
     one that is plainer by degrees, where the objective is not nearly silent there (`started`); all
     have its standard deviation. Images are the finished ones as the denoiser estimates them in one
     step; `finished` are those that the rest of the sampling comes to. `size`: their width and
-    height, the model's own unless told.
+    height, the model's own unless told. Raises `Stopped` where the pipeline is asked to stop.
     """
     check(objectives, pipeline.denoiser)
     rows, parts = rows_of(objectives, seeds), []
-    tell = counted(on_step, len(rows), ascent)
+    tell = counted(on_step, len(rows), ascent, pipeline.stop)
     for batch in batches(rows, ascent):
         call = capture(pipeline, prompt, [row.seed for row in batch], t, size)
         with ready(call.network):
@@ -315,11 +311,12 @@ def of_prompt(
     over the latents of the seeds; and the images of the first seed that it makes of them.
 
     Each starts from the embedding of a prompt, or, where the objective is not nearly silent there,
-    from one that lies beside it (`started`); every token keeps its length and mean.
+    from one that lies beside it (`started`); every token keeps its length and mean. Raises
+    `Stopped` where the pipeline is asked to stop.
     """
     check(objectives, pipeline.denoiser)
     rows, parts = rows_of(objectives, seeds[:1]), []
-    tell = counted(on_step, len(rows), ascent)
+    tell = counted(on_step, len(rows), ascent, pipeline.stop)
     for batch in batches(rows, ascent):
         call = capture(pipeline, prompt, list(seeds) * len(batch), t, size)
         first = call.words[:: len(seeds)]
@@ -358,21 +355,3 @@ def _near(first: Tensor, kept: Callable[[Tensor], Tensor], rows: Sequence[Row]) 
         noise = drawn(first.shape, [row.seed * PLAIN + i for row in rows]).to(first)
         found.append(kept(first + i / (PLAIN - 1) * size * noise))
     return torch.stack(found)
-
-
-def nearest(
-    pipeline: Pipeline, embeddings: np.ndarray, phrases: Sequence[str], most: int = 5
-) -> list[list[tuple[str, float]]]:
-    """The phrases whose embeddings lie nearest to others (rows, tokens, width), and their cosines:
-    of all tokens together, from the mean of the phrases."""
-    known = embedded(pipeline, phrases).flatten(1).cpu()
-    given = torch.from_numpy(embeddings).flatten(1)
-    if known.shape[1] != given.shape[1]:
-        raise ObjectiveError("these phrases and embeddings have tokens of unequal number")
-    mean = known.mean(0)
-    near = F.normalize(given - mean, dim=1) @ F.normalize(known - mean, dim=1).T
-    best = near.topk(min(most, len(phrases)), dim=1)
-    return [
-        [(phrases[i], float(v)) for i, v in zip(indices, values, strict=True)]
-        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]

@@ -1,4 +1,8 @@
-"""Visualizations that are wanted in a folder: those that are not there yet are made."""
+"""Visualizations that are wanted in a folder: those that are not there yet are made.
+
+Ctrl-C ends what a pipeline does by `Stopped`, after the step that it is in; pictures that are
+finished stay. What the CLIP model alone does it interrupts at once.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ablate import engine
 from ablate.concepts import Reader
 from ablate.pipeline import Pipeline
 from ablate.units.ascent import Told, Visualized, records
@@ -87,7 +92,7 @@ def latents(
     watch: Watch | None = None,
 ) -> list[Path]:
     """Latents at noise level `t` that the denoiser responds to most
-    (`ablate.units.visualize.of_latent`)."""
+    (`ablate.units.visualize.of_latent`). Raises `Stopped` after Ctrl-C."""
     check(objectives, pipeline.denoiser)
     ascent = replace(DENOISER, steps=steps or DENOISER.steps)
 
@@ -98,7 +103,8 @@ def latents(
     def make(some: Sequence[Objective], told: Told) -> Visualized:
         return of_latent(pipeline, some, t, prompt, seeds, ascent, on_step=told)
 
-    return fill(folder, "latent", objectives, seeds, tell, make, watch, ascent.batch)
+    with engine.stoppable(pipeline):
+        return fill(folder, "latent", objectives, seeds, tell, make, watch, ascent.batch)
 
 
 def prompts(
@@ -113,7 +119,7 @@ def prompts(
     watch: Watch | None = None,
 ) -> list[Path]:
     """Embeddings of prompts that the denoiser responds to most at noise level `t`, over the latents
-    of all seeds (`ablate.units.visualize.of_prompt`)."""
+    of all seeds (`ablate.units.visualize.of_prompt`). Raises `Stopped` after Ctrl-C."""
     check(objectives, pipeline.denoiser)
     ascent = replace(PROMPT, steps=steps or PROMPT.steps)
 
@@ -125,4 +131,5 @@ def prompts(
     def make(some: Sequence[Objective], told: Told) -> Visualized:
         return of_prompt(pipeline, some, t, prompt, seeds, ascent, GUIDANCE, on_step=told)
 
-    return fill(folder, "prompt", objectives, seeds[:1], tell, make, watch, ascent.batch)
+    with engine.stoppable(pipeline):
+        return fill(folder, "prompt", objectives, seeds[:1], tell, make, watch, ascent.batch)

@@ -22,25 +22,36 @@ picture.quantize(255, kmeans=1, dither=Image.Dither.NONE).save(sys.argv[2], opti
 PY
 }
 
+# A drawing with many colors, as WebP.
+photo() {
+    "$python" - "$1" "$gallery/$2.webp" "$3" <<'PY'
+import sys
+from PIL import Image
+
+picture = Image.open(sys.argv[1]).convert("RGB")
+picture.thumbnail((int(sys.argv[3]), 10_000))
+picture.save(sys.argv[2], quality=80, method=6)
+PY
+}
+
 for recipe in quickstart zero-each-module hal mix-noise-everywhere scale-down \
-    amount-by-stage between-cat-and-dog interconcept film-strip amount-and-between patching \
-    when-it-matters three-parts; do
+    between-cat-and-dog interconcept film-strip patching when-it-matters three-parts; do
     run "$recipe"
     keep "outputs/$recipe/sheet.png" "$recipe"
 done
 run plane
-keep outputs/plane/sheet.png plane 1400
+keep outputs/plane/sheet.png plane 1000
 
 run modules-that-matter
 "$python" -m ablate architecture outputs/modules-that-matter
-keep outputs/modules-that-matter/architecture.png architecture 2200
+photo outputs/modules-that-matter/architecture.png architecture 2000
 
 "$python" -m ablate architecture tests/data/configs/flux1-dev --out outputs/flux
-keep outputs/flux.png flux 1100
+photo outputs/flux.png flux 1000
 
 run prompts-seeds-amounts
 "$python" -m ablate map outputs/prompts-seeds-amounts
-keep outputs/prompts-seeds-amounts/map.png map 1500
+photo outputs/prompts-seeds-amounts/map.png map 1400
 "$python" -m ablate curves outputs/hal
 keep outputs/hal/curves.png curves 1200
 "$python" -m ablate animate outputs/mix-noise-everywhere --over amount --out "$gallery/mix-noise.webp"
@@ -62,3 +73,27 @@ shot.quantize(255, kmeans=1, dither=Image.Dither.NONE).save(sys.argv[2], optimiz
 PY
 "$python" -m ablate.bundled.quality --pictures outputs/samples.png
 keep outputs/samples.png samples
+
+# Units: what the README says of them, about half an hour.
+units() { "$python" -m ablate units "$@"; }
+hidden=transformer_blocks.0.ff.net.0
+units selectivity
+photo outputs/units-selectivity/selectivity.png selectivity 1200
+run selective-units
+"$python" -m ablate curves outputs/selective-units --metric embedding
+keep outputs/selective-units/curves.png selective-units 1000
+units cards outputs/units-selectivity
+photo "outputs/units-selectivity/cards/up_blocks.1.attentions.1.$hidden-285.png" card 1400
+first=up_blocks.1.attentions.0.$hidden second=up_blocks.1.attentions.1.$hidden
+units visualize "$second#285" "$first#74" "$first#569" "$first#356" "$first#43" "$first#337" \
+    "$second#741" "$second#451" --input latent --t 0.95
+units visualize "visual_projection#51" "visual_projection#86" "visual_projection#127" \
+    "visual_projection#17" "visual_projection#123" "vision_model.encoder.layers.3.mlp.fc1#410" \
+    "text('a rocket')" "text('a panda at night')"
+keep outputs/units-visualize/sheet.png visualizations
+zero='{zero: {modules: "up_blocks.1.attentions.1.*attn2*"}}'
+units atlas up_blocks.1.attentions.1 --seeds 0-1 --edit "$zero" --out outputs/units-atlas-up
+photo outputs/units-atlas-up/atlas-compared.png atlas 1600
+units atlas vision_model.encoder.layers.2 --component clip --seeds 0-1 --edit "$zero" \
+    --out outputs/units-atlas-clip
+photo outputs/units-atlas-clip/atlas.png atlas-clip 900
