@@ -263,7 +263,7 @@ def _unit(given: str) -> tuple[str, int]:
 @click.argument("units", nargs=-1, metavar="[PATH#UNIT]...")
 @click.option("--count", type=click.IntRange(min=1), default=10, show_default=True,
               help="Without units named, so many that stand out.")  # fmt: skip
-@click.option("--seeds", default="0-3", show_default=True, metavar="A-B,C",
+@click.option("--seeds", default="0-7", show_default=True, metavar="A-B,C",
               help="Of the pictures that effects are measured on.")  # fmt: skip
 @click.option("--no-visualization", "plain", is_flag=True,
               help="Make no inputs that drive the units most.")  # fmt: skip

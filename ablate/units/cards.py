@@ -32,7 +32,7 @@ from ablate.units.study import CLIP, Study, StudyError
 
 FILE = "cards.json"
 TOPS, ALIKE = 8, 2  # samples shown that drive a unit most, and of one prompt
-SEEDS = tuple(range(4))  # of the pictures that effects are measured on
+SEEDS = tuple(range(8))  # of the pictures that effects are measured on
 OPEN = 0.95  # noise level of latents that drive a unit: nothing is decided by then
 TOGETHER = 5  # strongest units of a concept that are edited at once
 FINEST = 1024  # rows or columns of a layer's grid, at most

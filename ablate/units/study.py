@@ -44,7 +44,6 @@ FOLDERS = ("pictures", "effects", "visualizations", "multimodal", "vectors", "bi
            "cards")  # fmt: skip
 FILES = ("activations.npz", "units.csv", "cards.json", "atlas.json", "layout.npz", "multimodal.csv",
          "report.html")  # fmt: skip
-SEEDS = tuple(range(8))
 
 
 class StudyError(Exception):
