@@ -181,8 +181,9 @@ LAYERS: dict[str, list[str]] = {
         "concepts", "engine", "lettering", "sampling", "units.search", *STUDIED,
     ],
     "units.cards": [
-        "batches", "engine", "sampling", "units.gallery", "units.multimodal", "units.need",
-        "units.objectives", "units.search", "units.selectivity", "units.wanted", *STUDIED,
+        "batches", "engine", "models", "sampling", "units.gallery", "units.multimodal",
+        "units.need", "units.objectives", "units.search", "units.selectivity", "units.wanted",
+        *STUDIED,
     ],
     # Feature visualization.
     "units.objectives": ["catalog", "scope", "units.layers"],

@@ -154,6 +154,8 @@ def capture(
     was asked to stop on the way."""
     if not 0 < level <= 1:
         raise ModelError(f"a noise level lies above 0 and is at most 1; {level:g} does not")
+    if not hasattr(parts_of(pipeline.pipe)[-1], "prepare_latents"):
+        raise ModelError(f"a {type(pipeline.pipe).__name__} has no latents to be visualized")
     requests = [Request(prompt, seed) for seed in seeds]
     return _unguided(pipeline, requests, level, size)
 

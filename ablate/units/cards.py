@@ -22,6 +22,7 @@ import numpy as np
 
 from ablate import engine
 from ablate.batches import Shot
+from ablate.models import ModelError
 from ablate.sampling import Stopped
 from ablate.store import Run
 from ablate.units import gallery, multimodal, need, objectives, search, selectivity, wanted
@@ -209,7 +210,7 @@ def _visualized(
             files = wanted.images(study.reader, driven, folder, watch=watch)
         else:
             files = wanted.latents(study.pipeline, driven, folder, t=OPEN, watch=watch)
-    except objectives.ObjectiveError as error:
+    except (objectives.ObjectiveError, ModelError) as error:
         return {}, [f"Nothing was visualized: {error}."]
     gallery.present(folder)
     return dict(zip(units, files, strict=True)), []
