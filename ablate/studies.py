@@ -109,7 +109,7 @@ def _words(given: str) -> list[str]:
         words = given.split(",")
     else:
         try:
-            words = Path(given).read_text(encoding="utf-8").split("\n")
+            words = Path(given).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError:
             raise Exit(f"--concepts: {given} is no text in UTF-8", WRONG) from None
     return [word.strip() for word in words if word.strip()]
