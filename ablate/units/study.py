@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from ablate import lab
@@ -85,7 +86,7 @@ class Setup:
             "seeds": list(self.stimuli.seeds),
             **({"edits": list(edits)} if edits else {}),
         }
-        return parse(json.dumps(told), None, self.keys).get()  # JSON is YAML
+        return parse(yaml.safe_dump(told, sort_keys=False), None, self.keys).get()
 
     def as_json(self) -> dict[str, Any]:
         """Plain objects, for `study.json`."""
@@ -189,8 +190,9 @@ class Study:
     def layers(self) -> tuple[ModuleInfo, ...]:
         """The modules and blocks whose units are recorded, in forward order."""
         selector = self.setup.modules
-        if selector is None and self.component == CLIP and self.setup.kind == "channels":
-            selector = "vision_model.*.mlp.fc1"
+        if selector is None and self.component == CLIP:
+            heads = self.setup.kind == "heads"
+            selector = "vision_model.*.out_proj" if heads else "vision_model.*.mlp.fc1"
         return chosen(self.catalog, selector, self.setup.kind)
 
     @cached_property
