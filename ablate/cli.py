@@ -14,8 +14,10 @@ from ablate import __version__
 from ablate.exits import (
     DONE,
     FAILED,
+    GO_ON,
     INTERRUPTED,
     WRONG,
+    Commands,
     Exit,
     model_told,
     overrides,
@@ -60,7 +62,7 @@ def _with(overrides: dict[str, Any], **options: Any) -> dict[str, Any]:
     return overrides | {key: value for key, value in options.items() if value is not None}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ablate")
 def main() -> None:
     """A lab for taking a text-to-image diffusion network apart."""
@@ -101,16 +103,18 @@ def run(
         changes = _with(overrides, model=model, dtype=dtype)
         loaded = lab.load(_found(recipe), changes, allow_code=allow_code)
         reporter = Reporter()
-        result = lab.run(
-            loaded,
-            out,
-            device=device,
-            batch_size=batch_size,
-            limit=limit,
-            fresh=fresh,
-            on_progress=reporter,
-        )
-    reporter.close()
+        try:
+            result = lab.run(
+                loaded,
+                out,
+                device=device,
+                batch_size=batch_size,
+                limit=limit,
+                fresh=fresh,
+                on_progress=reporter,
+            )
+        finally:
+            reporter.close()
     summary = result.summary
     if not result.is_main:
         raise Exit("", INTERRUPTED if summary.interrupted else DONE)
@@ -130,7 +134,7 @@ def run(
         if page.exists():
             click.echo(str(page))
     if summary.interrupted:
-        raise Exit("interrupted; run the same command again to go on", INTERRUPTED)
+        raise Exit(GO_ON, INTERRUPTED)
 
 
 def _report_application(summary: Summary) -> None:

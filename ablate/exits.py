@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+GO_ON = "interrupted; run the same command again to go on"
 
 
 class Exit(click.ClickException):
@@ -23,6 +24,16 @@ class Exit(click.ClickException):
         if self.message:
             click.echo(self.message, err=True)
         sys.exit(self.code)
+
+
+class Commands(click.Group):
+    """Commands that Ctrl-C ends with a sentence and 130, wherever they are."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Exit(GO_ON, INTERRUPTED) from None
 
 
 @contextmanager

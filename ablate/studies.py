@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablate.exits import INTERRUPTED, WRONG, Exit, model_told, overrides, run_told
+from ablate.exits import GO_ON, INTERRUPTED, WRONG, Exit, model_told, overrides, run_told
 from ablate.progress import Reporter
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def _told() -> Iterator[None]:
         raise Exit(f"--select: {error}", WRONG) from None
     except (StudyError, StatisticsError, ObjectiveError, LayoutError) as error:
         raise Exit(str(error), WRONG) from None
-    except (Stopped, KeyboardInterrupt):
-        raise Exit("interrupted; run the same command again to go on", INTERRUPTED) from None
+    except Stopped:
+        raise Exit(GO_ON, INTERRUPTED) from None
 
 
 def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:

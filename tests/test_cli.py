@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from ablate.cli import main
 from ablate.store import Run
 
 ROOT = Path(__file__).parent.parent
@@ -186,3 +188,26 @@ def test_sheet_is_drawn_again_in_another_layout(recipe: Path, tmp_path: Path) ->
 
 def test_schema_is_json_schema() -> None:
     assert json.loads(ablate("schema").stdout)["title"] == "ablate recipe"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (("run", "quickstart"), "ablate.lab.load"),
+        (("run", "quickstart"), "ablate.lab.run"),
+        (("check", "quickstart"), "ablate.lab.load"),
+        (("units", "selectivity"), "ablate.units.study.Study.load"),
+        (("units", "cards", "somewhere"), "ablate.units.study.Study.open"),
+        (("units", "atlas", "conv_in"), "ablate.units.study.Study.load"),
+    ],
+)
+def test_ctrl_c_ends_with_a_sentence_and_130_wherever_it_comes(
+    arguments: tuple[str, ...], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupted)
+    found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 130
+    assert found.stderr == "interrupted; run the same command again to go on\n"
