@@ -449,8 +449,10 @@ def applied(network: nn.Module, variant: Variant, draws: Draws | None = None) ->
         with altered(modules, outputs, RowMap(1), {}, heads, set(), changed):
             yield changed
     finally:
-        _restore(saved)
-        EDITED[id(network)] -= 1
+        try:
+            _restore(saved)
+        finally:  # after an interruption too
+            EDITED[id(network)] -= 1
 
 
 def _differs(one: Tensor, other: Tensor) -> Tensor | bool:

@@ -37,6 +37,7 @@ from ablate.models import versions
 from ablate.modules import ModuleInfo
 from ablate.phases import Within, denoised, finished, refuse
 from ablate.pipeline import Pipeline
+from ablate.pipeline import is_out_of_memory as is_out_of_memory
 from ablate.plan import Cell, Condition, Plan
 from ablate.processes import Processes
 from ablate.rowmap import NoRowsError
@@ -186,7 +187,11 @@ def _make(
     draws = Draws(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
     with stoppable(pipeline), _Writer(store, pipeline) as writer:
         if pipeline.compiled and todo:
-            own.ran = pipeline.told(pipeline.denoiser_name, _that_run(pipeline, todo))
+            try:
+                own.ran = pipeline.told(pipeline.denoiser_name, _that_run(pipeline, todo))
+            except Stopped:
+                own.interrupted = True
+                return own
         while queue:
             batch = size.take(queue)
             try:
@@ -239,7 +244,7 @@ def _compute(batch: Batch, pipeline: Pipeline, draws: Draws, size: Size) -> tupl
     ]
     references = [Request(r.prompt, r.seed, shown=False) for r in batch.references]
     settings = batch.jobs[0].settings
-    with denoised(batch, pipeline, draws, own) as moments:
+    with pipeline.sized(settings), denoised(batch, pipeline, draws, own) as moments:
         samples = pipeline.sample([*requests, *references], settings, moments, batch.frames)
     weighed = {p for v in set(batch.variants) for e in v.edits if e.where == "weights"
                for p in e.touches}  # fmt: skip
@@ -270,11 +275,6 @@ def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
     with torch.compiler.set_stance("force_eager"), watched(pipeline.denoiser, modules) as ran:
         pipeline.sample([Request("", 0)], short)
     return ran
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class _Writer:
@@ -336,6 +336,8 @@ def _pixels(image: np.ndarray) -> np.ndarray:
 def shots_of(cells: Sequence[Cell], pipeline: Pipeline) -> list[Shot]:
     """One shot a cell, in their order; cells that are one image have one key."""
     settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in cells}}
+    for chosen in settings.values():
+        pipeline.refuse(chosen)
     shared: dict[str, Any] = {
         "model": pipeline.fingerprint,
         "component": pipeline.component,

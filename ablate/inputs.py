@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ablate.articles import articled
+
 SIDE = 64  # pixels of an image into an autoencoder, and tokens of a packed latent image of 1024
 TOKENS = 77  # of CLIP, and wherever a family is not known to take more
 
@@ -52,7 +54,7 @@ class Shapes:
     def __getitem__(self, key: str) -> Any:
         found = self.get(key)
         if found is None:
-            raise KeyError(f"the configuration of a {self.kind} has no `{key}`")
+            raise KeyError(f"the configuration of {articled(self.kind)} has no `{key}`")
         return found
 
     @property

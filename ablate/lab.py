@@ -9,6 +9,7 @@ result.sheet()[0].show()
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,17 +21,20 @@ from PIL import Image
 from ablate import drift, engine, recipe, report, sheets
 from ablate.classes import classify
 from ablate.concepts import Reader
-from ablate.document import Problem
+from ablate.document import Problem, in_order
 from ablate.drift import MeasuredCell
 from ablate.engine import Progress, Summary
+from ablate.lettering import wrong_length
 from ablate.models import (
     ModelError,
     denoiser_of,
     folder_of,
+    guided_rows,
     is_file,
     like,
     load_catalog,
     lora_file,
+    outline_of,
     scheduler_class,
 )
 from ablate.pictures import architecture, curves, maps
@@ -38,9 +42,11 @@ from ablate.pipeline import Pipeline
 from ablate.plan import Plan, check, plan
 from ablate.processes import Processes
 from ablate.recipe import Draft, Recipe, RecipeError
+from ablate.sizes import own_side, wrong_side
 from ablate.sources import Source
+from ablate.specs import keyed
 from ablate.store import Run
-from ablate.sweep import Networks
+from ablate.sweep import Networks, given_by, study_problems
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,12 @@ def resolve(recipe: Recipe) -> Plan:
     Raises `RecipeError` or `ModelError`.
     """
     names = {edit.component for edit in recipe.edits} | {axis.component for axis in recipe.axes}
-    return plan(recipe, _networks(Source.of(recipe), recipe.component, names))
+    source = Source.of(recipe)
+    planned = plan(recipe, _networks(source, recipe.component, names))
+    problems = list(_of_pictures(recipe))
+    if problems:
+        raise RecipeError(problems)
+    return planned
 
 
 def _networks(source: Source, component: str | None, named: Collection[str | None]) -> Networks:
@@ -88,6 +99,7 @@ def _networks(source: Source, component: str | None, named: Collection[str | Non
         load_catalog(source, component),
         name,
         {other: load_catalog(source, other) for other in sorted(others)},
+        guided_rows(source),
     )
 
 
@@ -103,33 +115,71 @@ def read(
         # It stands beside the selector.
         key = f"{chosen.place.key.removesuffix('.modules').removesuffix('.with')}.component"
         named.setdefault(chosen.component, dataclasses.replace(chosen.place, key=key))
-    for i, edit in enumerate(draft.recipe.edits if draft.recipe is not None else ()):
-        key = f"edits[{i}].{edit.op}.component"
-        named.setdefault(edit.component, draft.locate(Problem("", key)))
+    for key, edit in keyed(draft.sketch.edits if draft.sketch is not None else ()):
+        named.setdefault(edit.component, draft.locate(Problem("", f"{key}.component")))
     # One by one, so that each mistake is told where it stands.
+    unknown = {}
     for component, place in named.items():
         try:
             load_catalog(draft.origin, component or draft.component)
         except ModelError as error:
-            problems.append(dataclasses.replace(place, message=str(error)))
-    if len(problems) == len(draft.problems):
-        problems = check(draft, _networks(draft.origin, draft.component, list(named)))
+            unknown[component] = dataclasses.replace(place, message=str(error))
+    found: list[Problem] = []
+    if None not in unknown:
+        there = named.keys() - unknown.keys()
+        problems = check(draft, _networks(draft.origin, draft.component, there), unknown)
+    elif draft.sketch is not None:
+        found += study_problems(draft.sketch, None)
+    problems += unknown.values()
     for model, component, place in draft.checkpoints:
         wrong = _unlike(draft, model, component)
         if wrong:
             problems.append(dataclasses.replace(place, message=wrong))
     problems += _lost(draft)
+    if draft.sketch is not None:
+        found += _of_pictures(draft.sketch)
+    # What could not be read at all has nothing else that is wrong with it.
+    told = {problem.key for problem in problems}
+    problems += [p for p in map(draft.locate, found) if p.key not in told]
     for name, place in draft.schedulers:
         try:
             scheduler_class(name)
         except ModelError as error:
             problems.append(dataclasses.replace(place, message=str(error)))
-    return draft, tuple(sorted(problems, key=lambda p: p.line or 0))
+    return draft, in_order(problems)
+
+
+def _of_pictures(recipe: Recipe) -> Iterator[Problem]:
+    """Sizes that the model cannot make, and words that pictures of those that it can do not hold;
+    none where its pipeline is not known."""
+    outline = outline_of(Source.of(recipe))
+    if outline is None:
+        return
+    sides: list[list[int]] = []
+    for name in ("width", "height"):
+        axis = next((axis for axis in recipe.axes if axis.name == name), None)
+        places = {f"sampling.{name}": getattr(recipe.sampling, name)}
+        if axis is not None:
+            places = {f"axes.{name}.values[{i}]": side for i, side in enumerate(axis.values)}
+        sides.append([side or own_side(outline, name) for side in places.values()])
+        for (place, given), side in zip(places.items(), sides[-1], strict=True):
+            wrong = wrong_side(outline, name, side)
+            if wrong is not None:
+                yield Problem(wrong if given else f"{wrong}, its own where none is given", place)
+    zipped = any({"width", "height"} <= set(group) for group in recipe.zipped)
+    sizes = list(zip(*sides, strict=False) if zipped else itertools.product(*sides))
+    axes = {axis.name: axis for axis in recipe.axes}
+    for key, edit in keyed(recipe.edits):
+        for text, place in given_by(edit.text, axes, f"{key}.text"):
+            found = (wrong_length(str(text or ""), *size) for size in sizes)
+            too_long = next((wrong for wrong in found if wrong is not None), None)
+            if too_long is not None:
+                yield Problem(too_long, place)
 
 
 def _lost(draft: Draft) -> Iterator[Problem]:
     """LoRAs that are not where a recipe says; those on a hub are looked for when needed."""
-    for i, lora in enumerate(draft.recipe.lora if draft.recipe is not None else ()):
+    for i, lora in enumerate(draft.sketch.lora if draft.sketch is not None else ()):
         try:
             if is_file(lora.model) or folder_of(lora.model) is not None:
                 lora_file(lora)

@@ -7,6 +7,7 @@ The typographic attack of Goh et al. 2021, "Multimodal neurons in artificial neu
 from __future__ import annotations
 
 import math
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,14 +26,51 @@ INSIDE = 0.3  # between the letters and the label's sides, in heights of the typ
 MOST = 3  # lines
 Picture = TypeVar("Picture", np.ndarray, Image.Image)
 SMALLEST = 5  # pixels of type; words that are longer still are cut off
+SHOWN = 8  # letters that a sentence names
+
+
+class LetteringError(ValueError):
+    """A text that cannot be drawn; the message says why."""
+
+
+def wrong_letters(text: str) -> str | None:
+    """What is wrong with a text whose letters cannot all be drawn; None where they can."""
+    line = _line(text)
+    lacks = list(dict.fromkeys(c for c, drawn in zip(line, clean(line), strict=True) if c != drawn))
+    if not lacks:
+        return None
+    told = ", ".join(c if c.isprintable() and c.strip() else f"U+{ord(c):04X}"
+                     for c in lacks[:SHOWN])  # fmt: skip
+    rest = f" and {len(lacks) - SHOWN} more" if len(lacks) > SHOWN else ""
+    return (f"the typeface, Inter, lacks {told}{rest}, which would become boxes; it has the letters"
+            " of Latin, Greek and Cyrillic scripts, digits and common signs")  # fmt: skip
+
+
+def wrong_length(text: str, width: int, height: int) -> str | None:
+    """What is wrong with a text that a label on a picture of that size does not hold whole, in
+    pixels; None where it does."""
+    words = clean(_line(text))
+    if not words:
+        return None
+    _, lines = _set(words, *_room(width, height))
+    held, count = (len(part.replace(" ", "")) for part in ("".join(lines), words))
+    if held >= count:
+        return None
+    return (f"is too long for a picture of {width} × {height} pixels: of its {count} letters"
+            f" {held} have room, in the smallest type")  # fmt: skip
 
 
 def lettered(image: Picture, text: str) -> Picture:
-    """The picture with the text on a light label in its lower part, as large as fits.
+    """The picture with the text on a light label in its lower part, as large as fits; what does not
+    fit in the smallest type is cut off (`wrong_length`).
 
     `image`: floats in [0, 1], shape (height, width, 3), or a picture of Pillow's; the result is of
-    the same kind, and a copy. Without a word in `text` nothing is written.
+    the same kind, and a copy. Without a word in `text` nothing is written. Raises `LetteringError`
+    for letters that the typeface lacks.
     """
+    wrong = wrong_letters(text)
+    if wrong is not None:
+        raise LetteringError(wrong)
     if isinstance(image, Image.Image):
         pixels = np.asarray(image.convert("RGB")) / np.float32(255)
         return Image.fromarray((_written(pixels, text) * 255).round().astype("uint8"))
@@ -46,12 +84,12 @@ def _written(image: np.ndarray, text: str) -> np.ndarray:
 
 def label(text: str, width: int, height: int) -> np.ndarray:
     """A label as it lies on a picture of that size: float32 in [0, 1], shape (height, width, 3),
-    NaN beside it.
+    NaN beside it. Letters that the typeface lacks are boxes.
     """
     found = np.full((height, width, 3), np.nan, np.float32)
-    words = clean(text)
+    words = clean(_line(text))
     if words:
-        card = _card(words, max(1, round(WIDE * width)), max(1, round(TALL * height)))
+        card = _card(words, *_room(width, height))
         bottom = height - round(EDGE * height)
         top, left = max(0, bottom - card.height), (width - card.width) // 2
         found[top:bottom, left : left + card.width] = np.asarray(card, np.float32) / 255
@@ -59,13 +97,24 @@ def label(text: str, width: int, height: int) -> np.ndarray:
 
 
 def word(text: str, side: int) -> Image.Image:
-    """A white square with the text in dark letters, as wide as they can be; side in pixels."""
+    """A white square with the text in dark letters, as wide as they can be; side in pixels. Letters
+    that the typeface lacks are boxes."""
     paper = Image.new("RGB", (side, side), PAPER)
-    words = clean(text)
+    words = clean(_line(text))
     if words:
         card = _card(words, side, side)
         paper.paste(card, ((side - card.width) // 2, (side - card.height) // 2))
     return paper
+
+
+def _line(text: str) -> str:
+    """A text on one line, letters and their accents as one: so the typeface has most of them."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def _room(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the largest label on a picture of that size."""
+    return max(1, round(WIDE * width)), max(1, round(TALL * height))
 
 
 @lru_cache(maxsize=32)  # less than the pictures that they lie on: a megabyte each at 1024 × 1024

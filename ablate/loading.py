@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ablate import bundled
+from ablate.articles import articled
 from ablate.models import (
     RANDOM,
     ModelError,
@@ -164,7 +165,7 @@ def _fuse(pipe: Any, lora: Lora) -> None:
     """Add a LoRA to the weights, and leave the networks as they were but for that."""
     kind = type(pipe).__name__
     if not hasattr(pipe, "load_lora_weights"):
-        raise ModelError(f"`lora`: diffusers adds none to a {kind}")
+        raise ModelError(f"`lora`: diffusers adds none to {articled(kind)}")
     if find_spec("peft") is None:
         raise ModelError('`lora` needs the package peft: pip install "ablate[lora]"')
     file, _ = lora_file(lora)

@@ -36,7 +36,7 @@ from torch import nn
 from ablate import bundled, skeletons
 from ablate.catalog import did_you_mean
 from ablate.modules import Catalog
-from ablate.scope import DENOISERS
+from ablate.scope import AUTOENCODERS, DENOISERS
 from ablate.skeletons import SkeletonError
 from ablate.sources import Lora, Source
 
@@ -53,6 +53,10 @@ transformers.utils.logging.disable_progress_bar()
 
 class ModelError(Exception):
     """A model that cannot be found, read or used; the message says why and what would do."""
+
+
+class SizeError(ModelError):
+    """A size of pictures that a model turned out not to make, when it was sampled."""
 
 
 def is_file(model: str) -> bool:
@@ -237,6 +241,31 @@ def _component_config(source: Source, component: str | None) -> dict[str, Any]:
     near = did_you_mean(component or "", networks).rstrip("?")
     there = f"{near}; it has {', '.join(networks)}"
     raise ModelError(f"`{source.model}` has {what}{there if present else ''}")
+
+
+@lru_cache(maxsize=16)
+def outline_of(source: Source) -> Any | None:
+    """A model's pipeline without its networks, for what it says of sizes (`skeletons.outline`);
+    None where it cannot be had."""
+    try:
+        index = configuration(source, "model_index.json") or {}
+        configs = {
+            name: configuration(source, f"{name}/config.json")
+            for name in (*DENOISERS, *AUTOENCODERS)
+            if index.get(name, [None])[0]
+        }
+    except ModelError:  # told where it matters
+        return None
+    return skeletons.outline(index, {name: found for name, found in configs.items() if found})
+
+
+def guided_rows(source: Source) -> int:
+    """Denoiser rows that a step of a guided cell takes: one where guidance is distilled into the
+    network, which is told its scale, else two."""
+    index = configuration(source, "model_index.json") or {}
+    config = _component_config(source, None)
+    told = config.get("guidance_embeds") or config.get("time_cond_proj_dim") is not None
+    return 1 if told or index.get("is_distilled") is True else 2
 
 
 @dataclass(frozen=True)

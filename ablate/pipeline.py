@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ablate import loading
+from ablate.articles import articled
 from ablate.catalog import did_you_mean
 from ablate.models import (
     ModelError,
+    SizeError,
     catalog_of,
     config_of,
     find_device,
@@ -36,6 +39,7 @@ from ablate.sampling import (
     sample,
 )
 from ablate.scope import DENOISERS, ScopeError
+from ablate.sizes import own_side, wrong_side
 from ablate.sources import Lora, Source
 from ablate.weights import weights_of
 
@@ -55,6 +59,11 @@ class Settings:
     def guided(self) -> bool:
         """Whether a cell takes two denoiser rows a step: without and with its prompt."""
         return self.guidance_scale > 1
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _flows(scheduler: type) -> bool:
@@ -86,7 +95,7 @@ class Pipeline:
         present = [n for n in DENOISERS if getattr(pipe, n, None) is not None]
         if not present:
             raise ModelError(
-                f"`{model}`: a {type(pipe).__name__} has no denoiser that is known here"
+                f"`{model}`: {articled(type(pipe).__name__)} has no denoiser that is known here"
                 f" ({', '.join(DENOISERS)}); it has {', '.join(pipe.components)}"
             )
         self.denoiser_name = present[0]
@@ -224,19 +233,45 @@ class Pipeline:
             guidance_scale=float(sampling.guidance_scale),
             scheduler=type(scheduler).__name__,
             negative_prompt=sampling.negative_prompt,
-            width=sampling.width or self._side("width"),
-            height=sampling.height or self._side("height"),
+            width=sampling.width or own_side(self.pipe, "width"),
+            height=sampling.height or own_side(self.pipe, "height"),
         )
 
-    def _side(self, name: str) -> int:
-        """The width or height, in pixels, that the pipeline gives by itself."""
-        default = self._parameters.get(name)
-        if isinstance(default, int):
-            return default
-        config: Any = self.denoiser.config
-        size = getattr(self.pipe, "default_sample_size", None) or config.get("sample_size") or 64
-        side = size if isinstance(size, int) else size[name == "width"]
-        return int(side) * getattr(self.pipe, "vae_scale_factor", 1)
+    def refuse(self, settings: Settings) -> None:
+        """Raises `ModelError` for pictures of a size that the pipeline is known not to make."""
+        for name in ("width", "height"):
+            wrong = wrong_side(self.pipe, name, getattr(settings, name))
+            if wrong is not None:
+                raise ModelError(f"`{self.model}`: {name} {wrong}")
+
+    @contextmanager
+    def sized(self, settings: Settings) -> Iterator[None]:
+        """Errors of sampling become a `SizeError` where the size of the pictures is sure to be the
+        reason: two steps of the network as it is fail too, and do not at the model's own size."""
+        try:
+            yield
+        except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+            own = replace(
+                settings,
+                width=own_side(self.pipe, "width"),
+                height=own_side(self.pipe, "height"),
+            )
+            known = isinstance(error, ScopeError) or is_out_of_memory(error) or settings == own
+            if known or self._makes(settings) or not self._makes(own):
+                raise
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            raise SizeError(
+                f"`{self.model}` cannot make pictures of {settings.width} × {settings.height}"
+                f" pixels, while it can of {own.width} × {own.height}, its own size: {first[0]}"
+            ) from error
+
+    def _makes(self, settings: Settings) -> bool:
+        """Whether a picture can be made, tried with two steps."""
+        try:
+            self.sample([Request("", 0)], replace(settings, num_inference_steps=2))
+        except Exception:  # whatever it is
+            return False
+        return True
 
     def scheduler_of(self, name: str | None) -> Any:
         """The scheduler of that name, set up for this model; None is its own. Raises `ModelError`
@@ -293,9 +328,9 @@ class Pipeline:
             options["callback_steps"] = None
         options = {name: value for name, value in options.items() if name in self._parameters}
         parts = (self.pipe, *parts_of(self.pipe)[-1:])
-        for part in parts:
-            part.scheduler = scheduler
         try:
+            for part in parts:
+                part.scheduler = scheduler
             return sample(
                 self.pipe,
                 requests,

@@ -6,7 +6,7 @@ Pure: no weights, no device. `plan(recipe, catalog)` may be printed, counted and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from ablate.ops import OPS
 from ablate.recipe import Draft, Recipe, RecipeError
 from ablate.scope import Reference, Unit, When
 from ablate.spaces import Ref, Space
-from ablate.specs import OF_AXES, EditSpec
+from ablate.specs import OF_AXES, EditSpec, keyed
 from ablate.sweep import (
     Networks,
     PlanAxis,
@@ -29,6 +29,7 @@ from ablate.sweep import (
     condition_axis,
     paths_of,
     resolve,
+    study_problems,
     text_of,
 )
 
@@ -69,13 +70,15 @@ class Cell:
 @dataclass(frozen=True)
 class Plan:
     """A recipe expanded. Cells come in sweep order, added baselines first. `floor`: further
-    baselines, of other seeds, for the noise floor alone."""
+    baselines, of other seeds, for the noise floor alone. `guided`: how many denoiser rows a step of
+    a guided cell takes."""
 
     recipe: Recipe
     catalog: Catalog
     axes: tuple[PlanAxis, ...]
     cells: tuple[Cell, ...]
     floor: tuple[Cell, ...] = ()
+    guided: int = 2
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -88,8 +91,9 @@ class Plan:
 
     @property
     def denoiser_rows(self) -> int:
-        """How many single-image denoiser evaluations the cells ask for, guidance counted twice;
-        references, which run along in every batch, once."""
+        """How many single-image denoiser evaluations the cells ask for, guidance counted twice
+        where it is not distilled into the network; references, which run along in every batch,
+        once."""
         samplings = {
             (repr(c.variant.sampled.identity()), replace(c.condition, steps=None))
             for c in self.distinct()
@@ -99,7 +103,7 @@ class Plan:
             for reference in c.variant.references
         }
         return sum(
-            c.sampling.num_inference_steps * (2 if c.sampling.guidance_scale > 1 else 1)
+            c.sampling.num_inference_steps * (self.guided if c.sampling.guidance_scale > 1 else 1)
             for _, c in samplings
         )
 
@@ -111,19 +115,28 @@ class Plan:
         return tuple(found.values())
 
 
-def check(draft: Draft, networks: Networks) -> list[Problem]:
-    """All mistakes of a recipe that is to run on these networks, its selectors' included."""
+def check(draft: Draft, networks: Networks, unknown: Collection[str | None] = ()) -> list[Problem]:
+    """All mistakes of a recipe that is to run on these networks, its selectors' included.
+
+    `unknown`: components that there are none of; of what is chosen from them nothing is said.
+    """
     problems = list(draft.problems)
     for chosen in draft.selectors:
+        if chosen.component in unknown:
+            continue
         try:
             select(chosen.selector, networks.of(chosen.component), blocks=chosen.blocks)
         except SelectorError as error:
             problems.append(replace(chosen.place, message=str(error)))
-    if not problems and draft.recipe is not None:
+    if draft.sketch is not None:
+        problems += map(draft.locate, study_problems(draft.sketch, networks, unknown))
+    if not unknown and draft.recipe is not None:
+        told = {said for problem in problems for said in (problem.key, problem.message)}
         try:
             plan(draft.recipe, networks)
         except RecipeError as error:
-            problems += [draft.locate(p) for p in error.problems]
+            others = [p for p in map(draft.locate, error.problems) if p.key not in told]
+            problems += [problem for problem in others if problem.message not in told]
     return problems
 
 
@@ -143,7 +156,7 @@ def plan(recipe: Recipe, networks: Networks) -> Plan:
     if "prompt" not in named and (not spaces or any(Ref("prompt") in s.prompts for s in spaces)):
         axes.insert(0, condition_axis("prompt", recipe.prompts))
     edits = Edits(recipe, {axis.name: axis for axis in axes}, networks)
-    cells = [_cell(recipe, axes, assignment, edits) for assignment in assignments(recipe, axes)]
+    cells = _cells(recipe, axes, edits)
     if not recipe.edits:
         cells = [replace(c, baseline=_origin(c.condition, c.axes, spaces)) for c in cells]
     there = {cell.condition for cell in cells if cell.variant.is_baseline}
@@ -158,7 +171,7 @@ def plan(recipe: Recipe, networks: Networks) -> Plan:
             added[baseline] = Cell(BASELINE, baseline, values, baseline)
     all_cells = (*added.values(), *cells)
     floor = _floor(recipe.noise_floor or 0, all_cells)
-    return Plan(recipe, networks.catalog, tuple(axes), all_cells, floor)
+    return Plan(recipe, networks.catalog, tuple(axes), all_cells, floor, networks.guided)
 
 
 def _of_blocks(recipe: Recipe) -> set[str]:
@@ -193,13 +206,29 @@ def _origin(condition: Condition, axes: Mapping[str, Any], spaces: Sequence[Spac
     return replace(condition, prompt=text_of(start, axes), point=None, steps=None)
 
 
+def _cells(recipe: Recipe, axes: Sequence[PlanAxis], edits: Edits) -> list[Cell]:
+    """One cell for each combination of values. Raises `RecipeError` with the first mistake of each
+    place in the recipe."""
+    problems: dict[str, Problem] = {}
+    cells = []
+    for assignment in assignments(recipe, axes):
+        try:
+            cells.append(_cell(recipe, axes, assignment, edits))
+        except RecipeError as error:
+            problems = {problem.key: problem for problem in error.problems} | problems
+    if problems:
+        raise RecipeError(problems.values())
+    return cells
+
+
 def _cell(
     recipe: Recipe,
     axes: Sequence[PlanAxis],
     assignment: Mapping[str, Any],
     edits_of: Edits,
 ) -> Cell:
-    edits = edits_of.at(assignment)
+    parts = edits_of.at(assignment)
+    edits = [edit for part in parts for edit in part]
     condition = _condition(recipe, axes, assignment)
     if not edits:
         return Cell(BASELINE, condition, assignment, condition)
@@ -207,7 +236,7 @@ def _cell(
         f"{a.name}={a.labels[a.values.index(assignment[a.name])]}"
         for a in axes
         if not a.of_condition
-    ) or " + ".join(e.op for e in edits)  # fmt: skip
+    ) or " + ".join(part[0].op for part in parts)  # fmt: skip
     seed = int(assignment.get("perturbation_seed", recipe.perturbation_seed))
     return Cell(Variant(name, tuple(edits), seed), condition, assignment, condition)
 
@@ -240,28 +269,36 @@ class Edits:
         self.networks = networks
         self.components = {a.name: a.component for a in recipe.axes}
         self._infos: dict[str | None, dict[str, ModuleInfo]] = {}
-        self._studied: dict[int, Studied] = {}
+        self._studied: dict[int, Studied | RecipeError] = {}
 
-    def at(self, assignment: Mapping[str, Any]) -> list[Edit]:
-        """Those that change anything, at some values of the axes."""
-        found = []
-        for i, spec in enumerate(self.recipe.edits):
-            edit = self._edit(spec, assignment, f"edits[{i}].{spec.op}")
-            # Strength nought is the baseline: such a cell is drawn once and marked as what it is.
-            if edit.is_neutral:
-                continue
-            if spec.units is not None:
-                found += self._of_units(i, edit, assignment)
-            elif edit.modules or edit.where == "image":
-                found.append(edit)
-        return found
+    def at(self, assignment: Mapping[str, Any]) -> list[list[Edit]]:
+        """Those that change anything, at some values of the axes; one of the recipe's may be
+        several: one for each module of a study's units."""
+        found: list[list[Edit]] = []
+        problems: list[Problem] = []
+        for i, (key, spec) in enumerate(keyed(self.recipe.edits)):
+            try:
+                edit = self._edit(spec, assignment, key)
+                # Strength nought is the baseline: such a cell is drawn once and marked as it.
+                if edit.is_neutral:
+                    continue
+                if spec.units is not None:
+                    found.append(self._of_units(i, edit, assignment, key))
+                elif edit.modules or edit.where == "image":
+                    found.append([edit])
+            except RecipeError as error:
+                problems += error.problems
+        if problems:
+            raise RecipeError(problems)
+        return [part for part in found if part]
 
-    def _of_units(self, number: int, edit: Edit, assignment: Mapping[str, Any]) -> list[Edit]:
+    def _of_units(
+        self, number: int, edit: Edit, assignment: Mapping[str, Any], key: str
+    ) -> list[Edit]:
         """An edit for each module that has any of the units which the recipe's edit of that number
         asks for."""
         spec = self.recipe.edits[number]
         assert spec.units is not None
-        key = f"edits[{number}].{spec.op}"
         settings, places = {}, {}
         for name in OF_AXES:
             given = settings[name] = getattr(spec.units, name)
@@ -271,11 +308,16 @@ class Edits:
                 which = self.axes[given.axis].values.index(settings[name])
                 places[name] = f"axes.{given.axis}.values[{which}]"
         if number not in self._studied:
-            blocks = spec.where == "output"
-            self._studied[number] = Studied(
-                spec.units, self.networks, edit.component, blocks, f"{key}.units"
-            )
-        found = self._studied[number].chosen(replace(spec.units, **settings), places)
+            try:
+                made = Studied(spec.units, f"{key}.units")
+                made.meet(self.networks, edit.component, spec.where == "output")
+                self._studied[number] = made
+            except RecipeError as error:  # which is read once, whatever the axes
+                self._studied[number] = error
+        studied = self._studied[number]
+        if isinstance(studied, RecipeError):
+            raise studied
+        found = studied.chosen(replace(spec.units, **settings), places)
         edits = [replace(edit, modules=(path,), unit=unit) for path, unit in found]
         for one in edits:
             self._possible(one, assignment, key, _axis_of(spec.when))

@@ -105,9 +105,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Draft:
-    """A recipe as read: the recipe, unless it is wrong; its mistakes; where its selectors stand."""
+    """A recipe as read: the recipe, unless it is wrong; its mistakes; where its selectors stand.
+
+    `sketch`: the recipe as far as it could be read, wrong or not; None where it is not even YAML.
+    """
 
     recipe: Recipe | None
+    sketch: Recipe | None
     problems: tuple[Problem, ...]
     selectors: tuple[Selected, ...]
     origin: Source  # of the network, as far as its modules depend on it
@@ -165,6 +169,7 @@ def parse(
 
     return Draft(
         recipe=None if reader.problems else recipe,
+        sketch=recipe,
         problems=in_order(reader.problems),
         selectors=tuple(reader.selectors),
         origin=Source(word("model") or "bundled", word("revision"), config=word("config")),

@@ -138,7 +138,7 @@ class ReferenceReader(EditReader):
             case ("units", setting):
                 self.ranked(str(setting), value, inner)
             case ("text",):
-                self.text(value, inner)
+                self.words(value, inner)
             case (key,) if key == op.kind_key and op.kinds:
                 self.choice(value, inner, op.kinds)
             case (key,):

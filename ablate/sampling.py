@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ablate.articles import articled
 from ablate.embeddings import Point, embed
 from ablate.estimates import estimate
 from ablate.scope import AUTOENCODERS, EDITED, number_of, rebuilt, tensors
@@ -328,14 +329,14 @@ class _Call:
         """All images, those of frames taken apart from the finished ones."""
         count = len(self.requests)
         if not self.calls or self.calls != len(self.levels):
-            kind = type(self.pipe).__name__
+            kind = articled(type(self.pipe).__name__)
             raise SamplingError(
-                f"how a {kind} samples cannot be followed: it took {self.calls} steps of"
+                f"how {kind} samples cannot be followed: it took {self.calls} steps of"
                 f" {len(self.levels)}"
             )
         if self.frames - self.estimates.keys() or len(images) != count * (1 + len(self.estimates)):
-            kind = type(self.pipe).__name__
-            raise SamplingError(f"how a {kind} comes to its image cannot be shown step by step")
+            kind = articled(type(self.pipe).__name__)
+            raise SamplingError(f"how {kind} comes to its image cannot be shown step by step")
         latents = self.latents
         if latents is not None:
             numbers = latents.float().cpu().numpy()
@@ -373,12 +374,12 @@ def autoencoder_of(pipe: Any) -> Any:
 def _instead(owner: Any, name: str, replacement: Any) -> Iterator[None]:
     """Have an object's method, or what it holds, replaced for a while."""
     held = vars(owner).get(name)
-    object.__setattr__(owner, name, replacement)
     try:
+        object.__setattr__(owner, name, replacement)
         yield
     finally:
         if held is None:
-            object.__delattr__(owner, name)
+            vars(owner).pop(name, None)
         else:
             object.__setattr__(owner, name, held)
 

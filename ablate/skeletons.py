@@ -5,18 +5,56 @@ No weights are read and no remote code is run.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
 import diffusers
 import torch
 import transformers
+from diffusers.configuration_utils import FrozenDict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ablate.articles import articled
 from ablate.catalog import catalog
 from ablate.inputs import inputs_of
 from ablate.modules import Catalog
+
+
+class Described:
+    """In the place of a component: nothing but its configuration."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = FrozenDict(config)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["config"][name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+
+def outline(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> Any | None:
+    """The pipeline that a model_index.json names, its components nothing but their configurations,
+    or None. None where it cannot be made so."""
+    kind = getattr(diffusers, str(index.get("_class_name")), None)
+    if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
+        return None
+    given: dict[str, Any] = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name in configs:
+            given[name] = Described(configs[name])
+        elif name == "requires_safety_checker":  # it would be missed aloud
+            given[name] = False
+        elif name in index and not isinstance(index[name], list):
+            given[name] = index[name]
+        elif parameter.default is parameter.empty:
+            given[name] = None
+    try:
+        return kind(**given)
+    except Exception:  # a class that asks more of its components raises anything
+        return None
 
 
 class SkeletonError(ValueError):
@@ -66,10 +104,10 @@ def flops_of(config: Mapping[str, Any]) -> float:
     given = inputs_of(network)
     kind = type(network).__name__
     if given is None:
-        raise SkeletonError(f"no estimate is known for a {kind}")
+        raise SkeletonError(f"no estimate is known for {articled(kind)}")
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(**given)
     except Exception as error:
-        raise SkeletonError(f"no estimate is known for a {kind}: {error}") from error
+        raise SkeletonError(f"no estimate is known for {articled(kind)}: {error}") from error
     return float(counter.get_total_flops())

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from ablate.axes import AxisReader, WhenSpec
 from ablate.catalog import Selector, did_you_mean
-from ablate.document import KeyPath, kind_of
+from ablate.document import KeyPath, kind_of, written
+from ablate.lettering import wrong_letters
 from ablate.ops import OPS, Op, wrong_strength
 from ablate.scope import UNITS
 from ablate.spaces import MOST, Ref
@@ -56,7 +57,7 @@ class EditSpec:
     `modules`: None where `units` stand in their place, and for edits of the finished picture.
     `partner`: what the op takes its values from: of `swap` a selector, of `blend` a model. `over`:
     prompts and seeds of the references, None where the recipe's own are meant. `text`: what is
-    written.
+    written. `key`: where it stands in the recipe, as `edits[0].zero`.
     """
 
     op: str
@@ -73,6 +74,7 @@ class EditSpec:
     over: tuple[tuple[str, ...] | None, tuple[int, ...] | None] = (None, None)
     units: UnitsSpec | None = None
     text: str | Ref | None = None
+    key: str = field(default="", compare=False, repr=False)
 
     @property
     def settings(self) -> Iterator[tuple[str, Any]]:
@@ -108,6 +110,11 @@ def keys_of(op: Op) -> list[str]:
     return keys + (["over"] if op.draws in ("mean", "resample") else [])
 
 
+def keyed(edits: Iterable[EditSpec]) -> list[tuple[str, EditSpec]]:
+    """Edits with their places in the recipe."""
+    return [(edit.key or f"edits[{i}].{edit.op}", edit) for i, edit in enumerate(edits)]
+
+
 class EditReader(AxisReader):
     """Reads edits. `lacks_ops`: whether a file of ops was named that was not read."""
 
@@ -140,7 +147,7 @@ class EditReader(AxisReader):
             takes = f"takes `{op.strength}`" if op.strength else "has no strength"
             self.wrong((*path, key), f"`{name}` {takes}")
         body = {key: value for key, value in body.items() if key not in strengths}
-        body = {k: v for k, v in self.mapping(body, path, keys_of(op)).items() if k in keys_of(op)}
+        body = self._own(op, body, path)
         component = (
             self.text(body["component"], (*path, "component")) if "component" in body else None
         )
@@ -150,7 +157,7 @@ class EditReader(AxisReader):
         elif where == "output":
             self.wrong(path, f"`where: output` is missing; `{name}` edits what modules give")
         if where == "image":
-            return EditSpec(name, where=where, text=self._words(body, path))
+            return EditSpec(name, where=where, text=self._words(body, path), key=written(path))
         params = None
         if "params" in body:
             params = self.choice(body["params"], (*path, "params"), PARAMS)
@@ -171,7 +178,20 @@ class EditReader(AxisReader):
             self._partner(op, body, path, component),
             self._over(body.get("over", {}), (*path, "over")),
             self._units(body["units"], (*path, "units")) if "units" in body else None,
+            key=written(path),
         )
+
+    def _own(self, op: Op, body: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+        """Those settings that an edit with the op may have; notes what else there is."""
+        known = keys_of(op)
+        every = {key for other in OPS.values() for key in keys_of(other)}
+        for key in [key for key in body if key in every - set(known)]:
+            # No misspelling: it is right elsewhere, whatever key of this op looks like it.
+            why = ", which edits the finished picture," if op.draws == "letters" else ""
+            self.wrong((*path, key), f"`{op.name}`{why} takes no `{key}`; known here:"
+                       f" {', '.join(known)}")  # fmt: skip
+        body = {key: value for key, value in body.items() if key in known or key not in every}
+        return {k: v for k, v in self.mapping(body, path, known).items() if k in known}
 
     def _modules(
         self, body: dict[str, Any], path: KeyPath, component: str | None
@@ -234,7 +254,15 @@ class EditReader(AxisReader):
             self.wrong(path, "`text` is missing: what is written, or an axis (`$name`)")
             return ""
         given = self.or_ref(body["text"])
-        return given if isinstance(given, Ref) else self.text(given, (*path, "text"))
+        return given if isinstance(given, Ref) else self.words(given, (*path, "text"))
+
+    def words(self, value: Any, path: KeyPath) -> str:
+        """A text whose letters can all be drawn."""
+        text = self.text(value, path)
+        wrong = wrong_letters(text)
+        if wrong is not None:
+            self.wrong(path, wrong)
+        return text
 
     def _strength(
         self, op: Op, body: dict[str, Any], path: KeyPath, where: str

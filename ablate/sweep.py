@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,19 @@ from ablate.modules import Catalog, ModuleInfo
 from ablate.recipe import Recipe, RecipeError
 from ablate.scope import Phase, Unit, When, phase_of
 from ablate.spaces import Ref, Space
-from ablate.specs import UnitsSpec
+from ablate.specs import UnitsSpec, keyed
 from ablate.units.statistics import Layer, Statistics, StatisticsError
 
 
 @dataclass(frozen=True)
 class Networks:
     """The catalogs that a recipe chooses from. `others`: of further components, by name. `name`: of
-    the component that `catalog` is of."""
+    the component that `catalog` is of. `guided`: denoiser rows of a guided cell."""
 
     catalog: Catalog
     name: str
     others: Mapping[str, Catalog] = field(default_factory=dict)
+    guided: int = 2
 
     def of(self, component: str | None) -> Catalog:
         """The catalog of a component; None is the one that is edited."""
@@ -243,18 +244,25 @@ def _by_drift(axis: Axis, paths: Sequence[str]) -> tuple[str, ...]:
 class Studied:
     """The units of a study that an edit may ask for.
 
-    `asked`: as the recipe has it. `component`: whose they are, None for the one that is edited;
-    `blocks`: whether blocks can be edited. `key`: where it stands in the recipe. Raises
-    `RecipeError` for a study that is not there, is not whole, or is of another network.
+    `asked`: as the recipe has it. `key`: where it stands in the recipe. Raises `RecipeError` for a
+    study that is not there or not whole.
     """
 
-    def __init__(
-        self, asked: UnitsSpec, networks: Networks, component: str | None, blocks: bool, key: str
-    ) -> None:
+    def __init__(self, asked: UnitsSpec, key: str) -> None:
+        self.asked = asked
+        self.key = key
+        self.layers: list[Layer] = []
+        self._kept: dict[tuple[Any, ...], tuple[tuple[str, Unit], ...]] = {}
         try:
             self.study = Statistics.load(Path(asked.run) / "activations.npz", whole=True)
         except StatisticsError as error:
             raise RecipeError([Problem(str(error), f"{key}.run")]) from error
+
+    def meet(self, networks: Networks, component: str | None, blocks: bool) -> None:
+        """Have its layers in a model's networks. `component`: whose units are edited, None for the
+        one that is; `blocks`: whether blocks can be. Raises `RecipeError` for a study of another
+        network."""
+        asked, key = self.asked, self.key
         self.layers = self._layers(asked, component or networks.name, key)
         catalog = networks.of(component)
         if asked.modules is not None:
@@ -263,7 +271,21 @@ class Studied:
             wrong = _unlike(layer, catalog, blocks)
             if wrong is not None:
                 raise RecipeError([Problem(f"{asked.run}: {wrong}", f"{key}.run")])
-        self._kept: dict[tuple[Any, ...], tuple[tuple[str, Unit], ...]] = {}
+
+    def no_concept(self, name: object, place: str) -> Problem | None:
+        """What is wrong with a concept that it does not have; None for one of its own."""
+        known = self.study.concepts
+        if name in known:
+            return None
+        hint = did_you_mean(str(name), known) or f"; it has {', '.join(known[:8])}"
+        return Problem(f"{self.asked.run} has no concept `{name}`{hint}", place)
+
+    def too_many(self, count: object, place: str) -> Problem | None:
+        """What is wrong with a number of units that it does not have."""
+        there = sum(layer.units for layer in self.layers)
+        if not isinstance(count, int) or count <= there:
+            return None
+        return Problem(f"asks for {count} units; there are {there}", place)
 
     def _layers(self, asked: UnitsSpec, name: str, key: str) -> list[Layer]:
         found = [layer for layer in self.study.layers if layer.component == name]
@@ -290,10 +312,10 @@ class Studied:
     def _chosen(self, asked: UnitsSpec, places: Mapping[str, str]) -> tuple[tuple[str, Unit], ...]:
         scores = self._scores(asked, places["concept"])
         ranks = np.argsort(np.concatenate(scores), kind="stable")
+        problem = self.too_many(asked.count, places["count"])
+        if problem is not None:
+            raise RecipeError([problem])
         count = asked.count if isinstance(asked.count, int) else 0
-        if count > len(ranks):
-            told = f"asks for {count} units; there are {len(ranks)}"
-            raise RecipeError([Problem(told, places["count"])])
         wanted = np.zeros(len(ranks), bool)
         wanted[ranks[:count]] = True
         found, start = [], 0
@@ -314,28 +336,69 @@ class Studied:
                 np.array([generator.random() for _ in range(layer.units)])
                 for generator, layer in zip(drawn, self.layers, strict=True)
             ]
-        known = self.study.concepts
+        problem = self.no_concept(asked.concept, place)
         if asked.concept is None:
             values = self.study.selectivity()
-        elif asked.concept in known:
-            values = self.study.contrast()[known.index(asked.concept)]
+        elif problem is not None:
+            raise RecipeError([problem])
         else:
-            hint = did_you_mean(str(asked.concept), known) or f"; it has {', '.join(known[:8])}"
-            told = f"{asked.run} has no concept `{asked.concept}`{hint}"
-            raise RecipeError([Problem(told, place)])
+            values = self.study.contrast()[self.study.concepts.index(str(asked.concept))]
         values = values if asked.order == "least" else -values
         return [values[self.study.slice_of(layer)] for layer in self.layers]
 
 
+def study_problems(
+    recipe: Recipe, networks: Networks | None, unknown: Collection[str | None] = ()
+) -> list[Problem]:
+    """All mistakes of what the edits of a recipe, perhaps one with others, ask of studies; of
+    networks that are not known, or lack the component, those alone that are none of theirs."""
+    found: list[Problem | None] = []
+    for key, edit in keyed(recipe.edits):
+        if edit.units is None or not edit.units.run:
+            continue
+        try:
+            studied = Studied(edit.units, f"{key}.units")
+        except RecipeError as error:
+            found += error.problems
+            continue
+        axes = {axis.name: axis for axis in recipe.axes}
+        for concept, place in given_by(edit.units.concept, axes, f"{key}.units.concept"):
+            found.append(studied.no_concept(concept, place) if concept else None)
+        if networks is None or edit.component in unknown:
+            continue
+        try:
+            studied.meet(networks, networks.other(edit.component), edit.where == "output")
+        except RecipeError as error:
+            found += error.problems
+            continue
+        for count, place in given_by(edit.units.count, axes, f"{key}.units.count"):
+            found.append(studied.too_many(count, place))
+    return [problem for problem in found if problem is not None]
+
+
+def given_by(value: Any, axes: Mapping[str, Axis], place: str) -> Iterator[tuple[Any, str]]:
+    """A setting, or the values of the axis that it refers to, each with its place."""
+    if not isinstance(value, Ref):
+        yield value, place
+    elif value.axis in axes and axes[value.axis].form == "values":
+        for i, one in enumerate(axes[value.axis].values):
+            yield one, f"axes.{value.axis}.values[{i}]"
+
+
 def _narrowed(layers: Sequence[Layer], asked: UnitsSpec, catalog: Catalog, key: str) -> list[Layer]:
-    """The layers that the recipe's selector names."""
-    paths = paths_of(asked.modules or "*", catalog, key, blocks=True)
-    found = [layer for layer in layers if layer.path in paths]
-    if not found:
-        told = f"{asked.run} has units of none of these; it has those of `{layers[0].path}`"
-        told += f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-        raise RecipeError([Problem(told, key)])
-    return found
+    """The layers that the recipe's selector names: some by each item of a list."""
+    selector = asked.modules or "*"
+    paths = paths_of(selector, catalog, key, blocks=True)
+    items = selector if isinstance(selector, list) else [selector]
+    for item in items:
+        # What is taken out again, or drawn, need not be there.
+        alone = paths_of(item, catalog, key, blocks=True) if isinstance(item, str) else paths
+        if not any(layer.path in alone for layer in layers):
+            which = f"none of `{item}`" if len(items) > 1 else "none of these"
+            told = f"{asked.run} has units of {which}; it has those of `{layers[0].path}`"
+            told += f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+            raise RecipeError([Problem(told, key)])
+    return [layer for layer in layers if layer.path in paths]
 
 
 def _unlike(layer: Layer, catalog: Catalog, blocks: bool) -> str | None:

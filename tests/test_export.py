@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import byhand
 import diffusers
 import families
 import numpy as np
@@ -24,6 +25,7 @@ from ablate.models import ModelError
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
 from ablate.store import Run, StoredCell, StoreError, read_record
+from ablate.units.statistics import Layer, Statistics
 
 Build = Callable[..., Recipe]
 Ran = Callable[..., Run]
@@ -146,6 +148,31 @@ def test_changed_tensors_alone_give_the_same(everywhere: Run, tiny: Pipeline) ->
     lines = made.sentences()
     assert lines[0].startswith(f"{len(made.changed)} tensors (")
     assert any(line.endswith(f"  {made.path.name}") for line in lines)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_units_of_a_study_leave_as_they_were_edited(
+    run: Ran, build: Build, tiny: Pipeline, tmp_path: Path, changed: bool
+) -> None:
+    heads = f"{byhand.ATTENTION}.to_out.0"
+    hidden = byhand.ATTENTION.replace("attn1", "ff.net.0.proj")
+    count = {m.path: m.channels for m in tiny.catalog}[hidden]
+    layers = {"conv_in": ("channels", 16), hidden: ("channels", count), heads: ("heads", 2)}
+    made = Statistics([Layer("unet", p, *told) for p, told in layers.items()], ("cat", "dog"))
+    made.count[:], made.done, made.m2[:] = 10, 20, 1.0
+    made.mean[0], made.mean[1] = 1.0, np.random.default_rng(0).random(16 + count + 2)
+    made.save(tmp_path / "study" / "activations.npz")
+    units = {"run": str(tmp_path / "study"), "fraction": 0.5}
+    store = run(build(edits=[{"scale": {"units": units, "factor": -1.5}}]))
+    baseline, cell = cells(store)
+    written = export(store, "scale", changed=changed, pipeline=tiny)
+    # Of a projection that attention ends with no head has a bias.
+    names = ["conv_in.weight", "conv_in.bias", f"{hidden}.weight", f"{hidden}.bias",
+             f"{heads}.weight"]  # fmt: skip
+    assert set(written.changed) == {f"unet.{name}" for name in names}
+    image = by_hand(execute(written), cell)
+    assert apart(image, cell) <= 2
+    assert apart(image, baseline) > 2
 
 
 @pytest.mark.parametrize("changed", [False, True])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,16 @@ from families import FAMILIES, save
 from torch import nn
 
 from ablate import lab
+from ablate.axes import Sampling
 from ablate.drift import MeasuredCell
 from ablate.export import export
+from ablate.models import ModelError, SizeError, outline_of
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
+from ablate.sampling import Request
 from ablate.scope import phase_of
+from ablate.sizes import wrong_side
+from ablate.sources import Source
 
 PROMPT, SEED, STEPS, GUIDANCE = "a cat in a party hat", 3, 2, 5.0
 ALIKE = 2 / 255 + 1e-6
@@ -266,6 +271,28 @@ def export_and_reload(family: Family, folder: Path) -> None:
     assert differ(shown(edited), family.image(pipe)) <= ALIKE
 
 
+def sizes(family: Family, folder: Path) -> None:
+    """A picture is of the size asked for, or a sentence says why it cannot be."""
+    pipeline = family.pipeline
+    outline = outline_of(Source(str(family.folder)))
+    for width, height in ((24, 40), (64, 96), (272, 16)):
+        settings = pipeline.settings(Sampling(2, GUIDANCE, width=width, height=height))
+        sides = {"width": width, "height": height}
+        # Without weights as with them.
+        wrongs = {name: wrong_side(outline, name, side) for name, side in sides.items()}
+        known = [f"{name} {wrong}" for name, wrong in wrongs.items() if wrong is not None]
+        if known:
+            with pytest.raises(ModelError, match=re.escape(known[0])):
+                pipeline.refuse(settings)
+            continue
+        pipeline.refuse(settings)
+        # Whose small autoencoder is not the one that its code is written for.
+        refused = pytest.raises(SizeError, match=f"cannot make pictures of {width} × {height} pix")
+        with refused if family.name == "hunyuan" else nullcontext(), pipeline.sized(settings):
+            made = pipeline.sample([Request(PROMPT, SEED)], settings)
+            assert made.images.shape == (1, height, width, 3)
+
+
 FEATURES: dict[str, Callable[[Family, Path], None]] = {
     feature.__name__: feature
     for feature in (
@@ -276,6 +303,7 @@ FEATURES: dict[str, Callable[[Family, Path], None]] = {
         text_encoder_edit,
         when,
         export_and_reload,
+        sizes,
     )
 }
 

@@ -17,7 +17,7 @@ from PIL import Image
 from ablate import Edit, lab
 from ablate.cli import main
 from ablate.export import ExportError, export
-from ablate.lettering import label, lettered, word
+from ablate.lettering import LetteringError, label, lettered, word, wrong_length, wrong_letters
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, RecipeError
 from ablate.replay import replay
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("without_report")
 
 Build = Callable[..., Recipe]
 RunIt = Callable[..., lab.Result]
-TEXTS = ["cat", "strawberry", "a cat in a party hat", "W" * 60, "日本"]
+TEXTS = ["cat", "strawberry", "a cat in a party hat", "W" * 60, "щука"]
 
 
 def gray(width: int, height: int) -> np.ndarray:
@@ -97,6 +97,29 @@ def test_long_texts_are_cut_at_once(text: str) -> None:
     assert 512 * 0.6 < top < bottom <= 512
     assert right - left > 0.85 * 512
     assert (after == lettered(gray(512, 512), text + " and more")).mean() > 0.9
+
+
+def test_letters_that_cannot_be_drawn_are_named() -> None:
+    assert wrong_letters("cafe\u0301, Ωмега – “ß”") is None  # an accent of its own, too
+    told = wrong_letters("日本 cat 日\u200d")
+    assert told is not None
+    assert told.startswith("the typeface, Inter, lacks 日, 本, U+200D, which would become boxes")
+    with pytest.raises(LetteringError, match="lacks 日, 本, which"):
+        lettered(gray(64, 64), "日本")
+
+
+def test_what_has_no_room_is_told() -> None:
+    for text, side in (("a cat in a party hat", 64), ("word " * 30, 512), ("", 8)):
+        assert wrong_length(text, side, side) is None
+    told = wrong_length("w" * 100, 64, 64)
+    assert told is not None
+    assert told.startswith("is too long for a picture of 64 × 64 pixels: of its 100 letters ")
+    # So many are drawn, and the next ones change nothing.
+    held = int(told.split()[-7])
+    assert wrong_length("w" * held, 64, 64) is None
+    cut = lettered(gray(64, 64), "w" * held)
+    assert (lettered(gray(64, 64), "w" * (held + 9)) == cut).all()
+    assert (lettered(gray(64, 64), "w" * (held - 1)) != cut).any()
 
 
 def test_labels_are_each_callers_own() -> None:
@@ -185,8 +208,13 @@ def test_frames_and_resumed_runs_have_their_words(run: RunIt, build: Build) -> N
     [
         ({}, "edits[0].write: `text` is missing: what is written, or an axis (`$name`)", True),
         ({"text": 3}, "edits[0].write.text: must be text, not `3`; put it in quotes", True),
-        ({"text": "a", "modules": "*"}, "edits[0].write.modules: unknown key; known here: text,"
-         " where", True),
+        ({"text": "a", "modules": "*"}, "edits[0].write.modules: `write`, which edits the finished"
+         " picture, takes no `modules`; known here: text, where", True),
+        ({"text": "a", "when": {"steps": [0, 1]}}, "edits[0].write.when: `write`, which edits the"
+         " finished picture, takes no `when`; known here: text, where", True),
+        ({"text": "a", "wher": "image"}, "edits[0].write.wher: unknown key, did you mean `where`?",
+         True),
+        ({"text": "日本"}, "edits[0].write.text: the typeface, Inter, lacks 日, 本, which", False),
         ({"text": "a", "where": "output"}, "edits[0].write.where: must be `image`", True),
         ({"text": "$no"}, "edits[0].write.text: there is no axis `no`", False),
         ({"text": "$n"}, "axes.n.values[1]: must be text, not `2`", False),
@@ -196,9 +224,26 @@ def test_mistakes(edit: dict[str, Any], message: str, static: bool, build: Build
     keys = {"axes": {"n": {"values": ["one", 2]}}} if edit.get("text") == "$n" else {}
     with pytest.raises(RecipeError) as error:
         build(edits=[{"write": edit}], **keys)
-    assert message in str(error.value)
+    assert str(error.value).startswith(message)
     recipe = {"version": 1, "name": "x", "edits": [{"write": edit}], **keys}
     assert jsonschema.Draft202012Validator(schema()).is_valid(recipe) is not static
+
+
+def test_words_without_room_are_refused_where_they_stand(build: Build) -> None:
+    for sizes, fits in (
+        ({"width": {"values": [16, 256]}, "height": {"values": [16, 256]}}, False),
+        ({"width": {"values": [256, 512]}, "height": {"values": [512, 256]}}, True),
+    ):
+        keys = {"axes": {"word": {"values": ["at", "w" * 60]}, **sizes}}
+        recipe = build(edits=[{"write": {"text": "$word"}}], zip=["width", "height"], **keys)
+        if fits:
+            assert len(lab.resolve(recipe).cells) == 6
+            continue
+        with pytest.raises(RecipeError) as error:
+            lab.resolve(recipe)
+        (problem,) = error.value.problems
+        assert problem.key == "axes.word.values[1]"
+        assert "too long for a picture of 16 × 16 pixels" in problem.message
 
 
 @pytest.mark.parametrize(

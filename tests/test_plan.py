@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,8 @@ def test_distinct_leaves_out_what_an_earlier_cell_computes() -> None:
 def test_rows_count_steps_and_guidance() -> None:
     found = made({"guidance_scale": {"values": [1, 5]}, "num_inference_steps": {"values": [2, 10]}})
     assert found.denoiser_rows == 2 * (2 + 10) * (1 + 2)  # baseline and edit; guidance doubles
+    distilled = replace(NETWORKS, guided=1)
+    assert plan(found.recipe, distilled).denoiser_rows == 2 * (2 + 10) * (1 + 1)
 
 
 # ---------------------------------------------------------------- mistakes

@@ -220,6 +220,12 @@ def test_weights_of_units_are_edited_by_the_same_key(two: Path, build: Build) ->
     ]
 
 
+def test_a_variant_is_named_by_the_edits_of_the_recipe(two: Path, build: Build) -> None:
+    edits = [*zeroed(two, count=20), {"scale": {"modules": CONV, "factor": 2}}]
+    _, variant = lab.resolve(build(edits=edits)).variants
+    assert (variant.name, len(variant.edits)) == ("zero + scale", 3)
+
+
 def test_a_cell_is_made_again_without_the_study(
     two: Path, run: RunIt, build: Build, tiny: Pipeline
 ) -> None:
@@ -290,6 +296,37 @@ def test_mistakes_are_told_where_they_stand(
     told = f"{file}:{message.replace('RUN', str(two))}"
     assert [str(p) for p in problems if str(p).startswith(told)], problems
     assert jsonschema.Draft202012Validator(schema()).is_valid(yaml.safe_load(text)) is not static
+
+
+def test_all_mistakes_of_studies_are_told_beside_any_others(
+    two: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    lines = [
+        "{run: gone, count: 1}",
+        "{run: RUN, count: 1, concept: cow}",
+        "{run: RUN, count: 1, modules: [conv_in, mid*]}",
+        "{run: RUN, count: $n}",
+        "{run: RUN, count: 1}, component: vea",
+    ]
+    edits = [f"  - zero: {{where: output, units: {line}}}\n" for line in lines]
+    text = f"version: 1\nname: x\nmodel: {tiny_folder}\nsampling: {{width: 20}}\nedits:\n"
+    text += "".join(edits) + "  - zero: {modules: nowhere}\naxes: {n: {values: [1, 40]}}\n"
+    file = tmp_path / "r.yaml"
+    file.write_text(text.replace("RUN", str(two)))
+    _, problems = lab.read(file)
+    told = [str(p).removeprefix(f"{file}:").replace(str(two), "RUN") for p in problems]
+    expected = [
+        "4: sampling.width: must be a multiple of 8, not `20`",
+        "6: edits[0].zero.units.run: there is no gone/activations.npz",
+        "7: edits[1].zero.units.concept: RUN has no concept `cow`",
+        "8: edits[2].zero.units.modules: RUN has units of none of `mid*`; it has those of",
+        "10: edits[4].zero.component: ",
+        "11: edits[5].zero.modules: `nowhere` matches no module",
+        "12: axes.n.values[1]: asks for 40 units; there are 32",
+    ]
+    assert len(told) == len(expected), told
+    for one, start in zip(told, expected, strict=True):
+        assert one.startswith(start), one
 
 
 STUDIES: dict[str, tuple[Mapping[str, Any], str]] = {

@@ -330,7 +330,8 @@ EDITS = [
     ("neither dose nor amount", "add_noise", 'modules: "*"',
      ": `amount` is missing; `add_noise` needs it, a number or an axis (`$name`)", True),
     ("dose of an op without one", "zero", 'modules: "*", dose: 0.1',
-     ".dose: unknown key; known here: modules, component, where, params, when, unit, units", True),
+     ".dose: `zero` takes no `dose`; known here: modules, component, where, params, when, unit,"
+     " units", True),
     ("dose below 0", "mix_noise", 'modules: "*", dose: -0.1', ".dose: must not be below 0", True),
     ("dose of outputs", "mix_noise", 'modules: "*", dose: 0.1, where: output',
      ".dose: is of weights; outputs have none", True),
@@ -425,11 +426,12 @@ AXES = [
 ]  # fmt: skip
 
 EDITS += [
-    ("two mistakes in one: unknown and out of place", "scale", 'modules: "*", factor: 1, dose: 0.1',
-     ".dose: unknown key; known here: modules, component, where, params, when, unit, units, factor",
-     True),
+    ("a setting of other ops", "scale", 'modules: "*", factor: 1, dose: 0.1',
+     ".dose: `scale` takes no `dose`; known here: modules, component, where, params, when, unit,"
+     " units, factor", True),
     ("references of an op without any", "zero", 'modules: "*", over: {seed: [1]}',
-     ".over: unknown key; known here: modules, component, where, params, when, unit, units", True),
+     ".over: `zero` takes no `over`; known here: modules, component, where, params, when, unit,"
+     " units", True),
     ("bits as text", "quantize", 'modules: "*", bits: x', ".bits: must be a number, not `x`", True),
     ("fraction to text", "zero", 'modules: "*", when: {fraction: [0, x]}',
      ".when.fraction[1]: must be a number, not `x`", True),

@@ -1,0 +1,29 @@
+"""Which article names take."""
+
+from __future__ import annotations
+
+import pytest
+
+from ablate.articles import articled
+
+
+@pytest.mark.parametrize(
+    ("name", "article"),
+    [
+        ("IFPipeline", "an"),
+        ("SD3Transformer2DModel", "an"),
+        ("AuraFlowPipeline", "an"),
+        ("LMSDiscreteScheduler", "an"),
+        ("I2VGenXLPipeline", "an"),
+        ("EulerDiscreteScheduler", "a"),
+        ("UNet2DConditionModel", "a"),
+        ("UniPCMultistepScheduler", "a"),
+        ("StableDiffusionXLPipeline", "a"),
+        ("HunyuanDiTPipeline", "a"),
+        ("CLIPTextModel", "a"),
+        ("T5EncoderModel", "a"),
+        ("VQModel", "a"),
+    ],
+)
+def test_as_they_are_spoken(name: str, article: str) -> None:
+    assert articled(name) == f"{article} {name}"
