@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,10 @@ from ablate import engine
 from ablate.pipeline import Pipeline
 from ablate.units import atlas, recording, visualize
 from ablate.units.bins import LEAST, Bins, binned, central, darkened, labels, lifts, middles_of
-from ablate.units.layout import fit
+from ablate.units.layout import LayoutError, fit
 from ablate.units.stimuli import Stimuli
 from ablate.units.study import Setup, Study, StudyError
-from ablate.units.vectors import PLACE, Collector, Vectors, collect, drawn
+from ablate.units.vectors import PLACE, Collector, Vectors, collect, drawn, module_of
 
 PATH = "mid_block.resnets.1"  # 32 units on a map of 4 × 4
 CONCEPTS = ("cat", "dog", "owl")
@@ -53,8 +54,10 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Pictures of bins are plain, and how many were asked for at a time is noted."""
     asked: list[int] = []
 
-    def paint(_pipeline: Any, objectives: Any, _level: float) -> SimpleNamespace:
+    def paint(_pipeline: Any, objectives: Any, _level: float, *, on_step: Any) -> SimpleNamespace:
         asked.append(objectives[0].rows)
+        for step in range(1, 5):
+            on_step(step, 4)
         return SimpleNamespace(images=np.full((asked[-1], 4, 4, 3), 0.5, np.float32))
 
     monkeypatch.setattr(visualize, "of_latent", paint)
@@ -220,7 +223,7 @@ def test_boxes(
 
 def test_where_there_is_no_map_the_whole_image_is_shown(study: Study) -> None:
     atlas.make(study, "time_embedding", rows=2, columns=2, method="som", visualized=False)
-    patches = sorted((study.folder / "patches").glob("*.png"))
+    patches = sorted((study.folder / "patches").glob("*/*.png"))
     assert patches
     for path in patches:
         with Image.open(path) as patch:
@@ -231,15 +234,59 @@ def test_where_there_is_no_map_the_whole_image_is_shown(study: Study) -> None:
 
 
 def test_pictures_are_made_once(study: Study, painted: list[int]) -> None:
+    """Each grid has its own: coming back to one finds them again."""
     told = atlas.make(study, PATH, rows=2, columns=2, each=8)
     count = len(told["bins"])
     assert painted == [count]
-    assert all(one["picture"] == f"bins/{one['row']}-{one['column']}.png" for one in told["bins"])
+    for one in told["bins"]:
+        assert one["picture"] == f"bins/{told['grid']}/{one['row']}-{one['column']}.png"
     (study.folder / told["bins"][0]["picture"]).unlink()
     assert atlas.make(study, PATH, rows=2, columns=2, each=8) == told
     assert painted == [count, 1]
-    other = atlas.make(study, PATH, rows=2, columns=3, each=8)  # other bins, other pictures
+    other = atlas.make(study, PATH, rows=2, columns=3, each=8)
     assert painted == [count, 1, len(other["bins"])]
+    assert atlas.make(study, PATH, rows=2, columns=2, each=8) == told
+    assert len(painted) == 3
+
+
+def test_what_is_broken_is_made_again(study: Study, painted: list[int]) -> None:
+    told = atlas.make(study, PATH, rows=2, columns=2, each=8)
+    one, other = told["bins"][:2]
+    patch = study.folder / one["patch"]
+    before = patch.read_bytes()
+    patch.write_bytes(before[:60])
+    for picture in study.pictures.folder.glob("cells/*.png"):  # patches are cut from them
+        picture.write_bytes(b"no picture")
+    (study.folder / other["picture"]).write_bytes(b"no picture")
+    (study.folder / "atlas.json").write_text("{")
+    assert atlas.make(study, PATH, rows=2, columns=2, each=8) == told
+    assert painted == [len(told["bins"]), 1]
+    assert patch.read_bytes() == before
+    (layout,) = study.folder.glob("bins/*/layout.npz")
+    layout.write_bytes(layout.read_bytes()[:300])
+    (vectors,) = study.folder.glob("vectors/*/vectors.json")
+    vectors.write_text('{"format": 1')
+    assert atlas.make(study, PATH, rows=2, columns=2, each=8) == told
+    (study.folder / "atlas.json").write_text("[]")
+    with pytest.raises(StudyError, match=r"atlas\.json is none of this version"):
+        atlas.read(study.folder)
+
+
+def test_each_part_is_counted_for_itself(study: Study, painted: list[int]) -> None:
+    seen: dict[str, list[engine.Progress]] = {}
+    edits = [{"zero": {"modules": "conv_in"}}]
+
+    def watch(now: engine.Progress) -> None:
+        seen.setdefault(now.noun, []).append(now)  # type: ignore[attr-defined]
+
+    told = atlas.make(study, PATH, rows=2, columns=2, each=8, edits=edits, watch=watch)
+    assert list(seen) == ["samples", "layouts", "bins", "samples of the variant"]
+    assert [now.total for (*_, now) in seen.values()] == [6, 1, len(told["bins"]), 6]
+    for part in seen.values():
+        done = [now.done for now in part]
+        assert done == sorted(done)
+        assert done[-1] == part[-1].total
+    assert len(seen["bins"]) == 5  # also while they are made
 
 
 def test_inputs_go_toward_bins(study: Study) -> None:
@@ -282,6 +329,9 @@ def test_a_variant_like_the_baseline_leaves_nothing_dark(study: Study) -> None:
     assert [one["variant"] for one in told["bins"]] == [one["count"] for one in told["bins"]]
     assert (told["dark"], told["dark_bins"], told["variant_outside"]) == ([], [], 0)
     assert told["variant"]
+    assert told["notes"] == [
+        f"The edits change nothing that reaches `{PATH}`: its vectors are the baseline's."
+    ]
     assert atlas.read(study.folder) == json.loads(json.dumps(told))
 
 
@@ -296,6 +346,7 @@ def test_a_layer_that_is_zeroed_is_one_vector(begin: Begin) -> None:
     counts = [one["variant"] for one in told["bins"]]
     assert sorted(counts)[-2:] in ([0, 192], [0, 0])
     assert max(counts) + told["variant_outside"] == told["variant_vectors"] == 192
+    assert told["notes"] == []
     lost = {(one["row"], one["column"]) for one in told["dark_bins"]}
     assert lost == {(b["row"], b["column"]) for b in told["bins"] if not b["variant"]}
     with pytest.raises(StudyError, match=r"the atlas in .* is of"):
@@ -317,6 +368,23 @@ def test_without_an_atlas_there_is_nothing_to_compare(study: Study) -> None:
         atlas.compare(study, PATH, ZERO)
     with pytest.raises(StudyError, match="1 × 5 bins is none"):
         atlas.make(study, PATH, rows=1, columns=5)
+
+
+def test_what_cannot_be_an_atlas_says_so(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(LayoutError, match="umap-learn"):
+        atlas.make(study, PATH, method="umap")
+    assert not (study.folder / "vectors").exists()  # before anything is recorded
+    few = r"none of 20 × 20 bins holds the 5 vectors that one needs, of 24 in all; fewer"
+    with pytest.raises(StudyError, match=f"{few} `--rows` and `--columns`, such as 2 × 2, or"):
+        atlas.make(study, PATH, each=2, method="pca")
+    assert not (study.folder / "atlas.json").exists()
+
+
+def test_an_atlas_is_of_one_module(begin: Begin) -> None:
+    assert module_of(begin("one", modules="mid_block.resnets.1.conv*2")) == f"{PATH}.conv2"
+    with pytest.raises(StudyError, match=r"MODULE: `.*` names 2 modules, such as `.*conv1` and"):
+        module_of(begin("two", modules=f"{PATH}.conv*"))
 
 
 def test_places_have_the_size_that_files_say() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,68 @@ def test_names_stand_on_areas_that_share_a_concept(tmp_path: Path) -> None:
     assert found["cat"][2] > found["dog"][2]
 
 
+@pytest.mark.parametrize("grid", [(2, 2), (2, 40), (40, 2), (3, 3), (4, 4), (5, 8)])
+def test_all_that_is_written_lies_on_the_page(tmp_path: Path, grid: tuple[int, int]) -> None:
+    """Whatever the grid: within the margins, below the atlas or beside it, no line over another."""
+    rows, columns = grid
+    long = ["a concept of so many words that no bin holds it", "кошка", "猫", "🦊"]
+    bins = [
+        row(3 + 5 * r + c, r, c, long[r // 2 % 4], variant=9) for r in range(rows)
+        for c in range(columns)
+    ]  # fmt: skip
+    folder = study_of(tmp_path, bins, rows=rows, columns=columns, method="som", variant="v" * 90)
+    for drawn in (atlases.svg(folder), atlases.compared(folder)):
+        root = parsed(drawn)
+        wide, tall = (float(root.attrib[n]) for n in ("width", "height"))
+        assert tall < 45 * 80 + 600
+        assert wide < 45 * 80
+        boxes = [(x, y, x + side, y + side) for x, y, side, _ in tiles(root)]
+        for part in root.iter("text"):
+            x, y, size = (float(part.attrib[n]) for n in ("x", "y", "font-size"))
+            half = svg.length(part.text or "", size, "font-weight" in part.attrib) / 2
+            anchor = part.attrib.get("text-anchor", "start")
+            x -= {"start": 0, "middle": half, "end": 2 * half}[anchor]
+            assert x >= 79
+            assert x + 2 * half <= wide - 78
+            assert y <= tall - 30
+            if part.attrib.get("paint-order") != "stroke":  # no name on an area
+                box = x, y - 0.7 * size, x + 2 * half, y
+                assert not any(over(box, other) for other in boxes)
+                boxes.append(box)
+
+
+def over(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) share an area."""
+    (a, b, c, d), (e, f, g, h) = one, other
+    return e < c and a < g and f < d and b < h
+
+
+def test_only_what_is_drawn_is_explained(tmp_path: Path) -> None:
+    told = words(parsed(atlases.svg(study_of(tmp_path, [row(9, 0, 0, "cat"), row(9, 0, 2)]))))
+    assert not any("Names:" in line for line in told)  # one bin of twenty by twenty has no name
+    assert {line for line in told if re.fullmatch(r"[≤≥]? ?\d+", line)} == {"9"}
+    bins = [row(9, 0, 0, "cat", variant=9), row(9, 0, 1, "cat", variant=9)]
+    told = words(parsed(atlases.compared(study_of(tmp_path / "b", bins, variant="zero mid"))))
+    assert any("Names:" in line for line in told)
+    assert any("No bin went dark" in line for line in told)
+    assert not any("struck" in line or "Framed" in line for line in told)
+
+
+def test_without_visualizations_patches_are_compared(tmp_path: Path) -> None:
+    kinds = {"picture": None, "patch": "bins/a.png", "variant": 9}
+    bins = [row(9, 0, 0, **kinds), row(9, 0, 1, **kinds)]
+    root = parsed(atlases.compared(study_of(tmp_path, bins, variant="zero mid")))
+    assert len(tiles(root)) == 4
+    assert any("the patch of an image" in line for line in words(root))
+    bins = [row(40, 0, 0, picture=None, variant=0), row(40, 0, 1, picture=None, variant=80)]
+    root = parsed(atlases.compared(study_of(tmp_path / "none", bins, variant="zero mid")))
+    faded = [r for r in root.iter("rect") if r.attrib.get("opacity") == str(atlases.FADED)]
+    (strike,) = [p for p in root.iter("path") if p.attrib.get("stroke-width") == "1.4"]
+    x, side = (float(faded[0].attrib[n]) for n in ("x", "width"))
+    ends = [float(end) for end in re.findall(r"(?<=[ML])[\d.]+", strike.attrib["d"])]
+    assert x <= ends[0] < ends[1] <= x + side
+
+
 def test_names_never_lie_over_one_another(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     known = ["sunflower", "airplane", "a very long concept", "cat", "dog", "penguin"]
@@ -180,7 +243,8 @@ def test_bins_that_went_dark_and_that_grew_are_marked(tmp_path: Path) -> None:
     x, _, side, _ = found[5]
     strikes = [p for p in root.iter("path") if p.attrib.get("stroke-width") == "1.4"]
     (strike,) = strikes
-    assert float(strike.attrib["d"][1:].split(" ")[0]) == pytest.approx(x, abs=0.2)
+    ends = [float(end) for end in re.findall(r"(?<=[ML])[\d.]+", strike.attrib["d"])]
+    assert ends == pytest.approx([x + 0.7, x + side - 0.7], abs=0.2)  # within its tile
     (grown,) = [r for r in root.iter("rect") if r.attrib.get("stroke-width") == "3"]
     assert float(grown.attrib["x"]) == pytest.approx(found[7][0], abs=0.2)
     assert found[7][2] >= found[2][2]

@@ -116,6 +116,7 @@ CARDS = {
 ATLAS = {
     "module?": TEXT, "component?": TEXT, "method?": TEXT, "spread?": TEXT, "rows": COUNT,
     "columns": COUNT, "vectors": COUNT, "variant?": TEXT, "variant_vectors?": COUNT,
+    "notes?": [TEXT],
     "bins": [{
         "row": COUNT, "column": COUNT, "count": COUNT, "concepts?": [(TEXT, FIGURE)],
         "picture?": TEXT, "patch?": TEXT, "variant?": COUNT,

@@ -6,10 +6,12 @@ binned on a grid. A bin is labeled by the concepts that are commoner in it than 
 by the input that drives the layer toward its mean and by the patch of an image whose vector is most
 like its mean. Under edits, vectors are placed by the same map: what they leave goes dark.
 
-    layout.npz           the map (`ablate.units.layout`)
-    bins/R-C.png         feature visualizations; row 0 is on top
-    patches/R-C.png
-    atlas.json
+    bins/GRID/layout.npz    the map (`ablate.units.layout`)
+    bins/GRID/R-C.png       feature visualizations; row 0 is on top
+    patches/GRID/R-C.png
+    atlas.json              of the grid that was made last
+
+Another grid, or another method, has files of its own: coming back to one finds them again.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from ablate.sampling import Stopped
 from ablate.store import Run, key_of, whole
 from ablate.units import visualize
 from ablate.units.bins import (
+    LEAST,
     LOST,
     Bins,
     binned,
@@ -42,14 +45,16 @@ from ablate.units.bins import (
     placed,
     tally,
 )
-from ablate.units.clock import Clock, Watch
+from ablate.units.clock import Clock, Watch, counting
 from ablate.units.layers import grid_of
-from ablate.units.layout import Layout, fit
+from ablate.units.layout import Layout, check, fit
 from ablate.units.objectives import HEADS, Objective, Outputs
+from ablate.units.recording import opened, readable
 from ablate.units.study import CLIP, Study, StudyError
-from ablate.units.vectors import Vectors, collect, planned, size_of
+from ablate.units.vectors import Vectors, alike, collect, planned, size_of
 
 FILE = "atlas.json"
+SETTINGS = ("method", "spread", "rows", "columns", "each")
 LAYOUT = "layout.npz"
 PICTURES, PATCHES = "bins", "patches"
 EACH, DENSE = 4, 32  # positions of a sample and moment, where there are many moments or one
@@ -58,8 +63,11 @@ NARROWEST, WIDEST = 0.25, 0.75  # of an image
 LARGEST = 128  # pixels of a patch's side
 POWER = 2.0  # of the cosine in the objective
 BATCH = 32  # pictures that are made together
+SPARSE = 0.25  # share of bins that are shown, below which an atlas is told to be thin
+ROUNDING = 1e-3  # of a deviation and of a value: what differs by less is the same
 
 Atlas = dict[str, Any]
+Tell = Callable[[int, int], None]  # how much is done, of how much
 
 
 def make(
@@ -80,8 +88,10 @@ def make(
     `method`, `spread`: `ablate.units.layout.fit`. `each`: positions of a sample and moment, by
     itself 4 of a denoiser that is recorded at all moments, else 32. `visualized`: whether bins get
     pictures by feature visualization, which take most of the time. `edits`: see `compare`. Raises
-    `StudyError`, `RecipeError`, `LayoutError`, or `Stopped` after Ctrl-C.
+    `StudyError`, also where vectors are too few for any bin, `RecipeError`, `LayoutError`, or
+    `Stopped` after Ctrl-C.
     """
+    check(method, spread)
     if edits:  # which may be wrong, and nothing is made then
         planned(study, edits)
     if min(rows, columns) < 2:
@@ -90,16 +100,38 @@ def make(
         many = study.component != CLIP and not study.texts and study.setup.when is None
         each = EACH if many else DENSE
     settings = {"method": method, "spread": spread, "rows": rows, "columns": columns, "each": each}
-    vectors = collect(study, path, each, watch=watch)
-    layout = _laid(study, vectors, settings)
+    vectors = collect(study, path, each, watch=counting("samples", watch))
+    layout = _laid(study, vectors, settings, counting("layouts", watch))
     bins = binned(layout, vectors, rows, columns)
+    if not len(bins.shown):
+        raise StudyError(_few(len(vectors), 0, rows, columns))
     told = _told(study, path, settings, vectors, bins)
-    cut(study, vectors, bins)
+    cut(study, vectors, bins, told["grid"])
     write(study, told)
     if visualized:
-        draw(study, path, layout, vectors, bins, watch)
+        draw(study, path, layout, vectors, bins, told["grid"], counting("bins", watch))
         write(study, told)
     return compare(study, path, edits, watch) if edits else told
+
+
+def _few(vectors: int, shown: int, rows: int, columns: int) -> str:
+    """What is to be said of an atlas with few bins or none, and what helps."""
+    side = max(int((vectors / (2 * LEAST)) ** 0.5), 2)  # bins of twice as many in the mean
+    enough = vectors >= side**2 * LEAST  # so that one at least holds them
+    fewer = f"fewer `--rows` and `--columns`, such as {side} × {side}, or " if enough else ""
+    hold = "holds" if shown < 2 else "hold"
+    some = f"Only {shown}" if shown else "none"
+    return (
+        f"{some} of {rows} × {columns} bins {hold} the {LEAST} vectors that one needs, of"
+        f" {vectors:,} in all; {fewer}more `--seeds` or `--concepts` fill them"
+    )
+
+
+def _notes(told: Atlas) -> list[str]:
+    """What is to be said of an atlas."""
+    shown, rows, columns = len(told["bins"]), told["rows"], told["columns"]
+    thin = shown < SPARSE * rows * columns
+    return [f"{_few(told['vectors'], shown, rows, columns)}."] if thin else []
 
 
 def read(folder: Path) -> Atlas:
@@ -108,34 +140,42 @@ def read(folder: Path) -> Atlas:
         found: Atlas = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StudyError(f"there is no atlas in {folder}; `ablate units atlas` makes one") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{folder / FILE} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not {*SETTINGS, "grid", "module", "bins"} <= {*found}:
+        raise StudyError(f"{folder / FILE} is none of this version; make the atlas anew")
     return found
 
 
 def write(study: Study, told: Atlas) -> None:
     """Write `atlas.json`; bins name the pictures that are there by now."""
     for one in told["bins"]:
-        name = f"{one['row']}-{one['column']}.png"
+        name = f"{told['grid']}/{one['row']}-{one['column']}.png"
         for key, folder in (("picture", PICTURES), ("patch", PATCHES)):
-            there = (study.folder / folder / name).exists()
+            there = readable(study.folder / folder / name)
             one[key] = f"{folder}/{name}" if there else None
     Run(study.folder).write_text(FILE, json.dumps(told, indent=1) + "\n")
 
 
-def _laid(study: Study, vectors: Vectors, settings: dict[str, Any]) -> Layout:
+def _laid(study: Study, vectors: Vectors, settings: dict[str, Any], watch: Watch | None) -> Layout:
     """The layout that lies in the folder, or a new one, with which pictures of another go."""
-    path, key = study.folder / LAYOUT, _key(vectors, settings)
+    key, grid = _key(vectors, settings), _grid(vectors, settings)
+    path = study.folder / PICTURES / grid / LAYOUT
     layout = Layout.load(path, key)
     if layout is None:
         for folder in (PICTURES, PATCHES):
-            shutil.rmtree(study.folder / folder, ignore_errors=True)
-        method, spread, rows, columns = (
-            settings[name] for name in ("method", "spread", "rows", "columns")
-        )
-        layout = fit(vectors.chunks, method, spread, rows, columns)
+            shutil.rmtree(study.folder / folder / grid, ignore_errors=True)
+        clock = Clock(1, 0, watch)
+        clock(0)
+        layout = fit(vectors.chunks, *(settings[name] for name in SETTINGS[:4]))
         layout.save(path, key)
+        clock(1)
     return layout
+
+
+def _grid(vectors: Vectors, settings: dict[str, Any]) -> str:
+    """The name of what is laid out so, as folders are called."""
+    return f"{settings['rows']}x{settings['columns']}-{_key(vectors, settings)[:8]}"
 
 
 def _key(vectors: Vectors, settings: dict[str, Any]) -> str:
@@ -147,11 +187,12 @@ def _told(study: Study, path: str, settings: dict[str, Any], vectors: Vectors, b
     samples, names = vectors.places()["sample"], study.setup.stimuli.concepts
     named = labels(bins, samples, study.concepts, names)
     when = study.setup.when
-    return {
+    told = {
         "module": path,
         "component": study.component,
         "model": study.pipeline.model,
         **settings,
+        "grid": _grid(vectors, settings),
         "vectors": len(vectors),
         "samples": vectors.done,
         "outside": int((bins.of < 0).sum()),
@@ -172,26 +213,32 @@ def _told(study: Study, path: str, settings: dict[str, Any], vectors: Vectors, b
         "variant": None,
         "dark": [],
     }
+    return {**told, "notes": _notes(told)}
 
 
 # ---------------------------------------------------------------- patches
 
 
-def cut(study: Study, vectors: Vectors, bins: Bins) -> None:
+def cut(study: Study, vectors: Vectors, bins: Bins, grid: str) -> None:
     """Cut, for each bin that is shown, the patch of an image whose vector is nearest to its mean,
-    into `patches/`; the whole image where a layer is no map of it. Images that do not exist, as of
-    what reads texts, have no patches."""
+    into a folder of `patches/`; the whole image where a layer is no map of it. What reads texts has
+    no patches."""
+    if study.texts:
+        return
     best, places = central(vectors, bins), vectors.places()
     shots = engine.shots_of(study.samples, study.pipeline)
     for number in bins.shown.tolist():
-        path = study.folder / PATCHES / f"{bins.name(number)}.png"
+        path = study.folder / PATCHES / grid / f"{bins.name(number)}.png"
+        if readable(path):
+            continue
         place = places[best[number]]
         picture = study.pictures.path(shots[place["sample"]].key)
-        if path.exists() or not picture.exists():
-            continue
-        with Image.open(picture) as image:
-            seen = _squared(image.convert("RGB")) if study.component == CLIP else image
-            patch = seen.convert("RGB")
+        if readable(picture):
+            patch = opened(picture)
+        else:  # gone, or broken, since it was recorded
+            patch = Image.fromarray(engine.make(study.samples[place["sample"]], study.pipeline)[1])
+        if study.component == CLIP:
+            patch = _squared(patch)
         if np.isfinite(place["y"]):
             patch = patch.crop(
                 box(float(place["y"]), float(place["x"]), vectors.rows, patch.width, patch.height)
@@ -233,19 +280,24 @@ def draw(
     layout: Layout,
     vectors: Vectors,
     bins: Bins,
+    grid: str,
     watch: Watch | None = None,
 ) -> None:
-    """Visualize the bins that are shown into `bins/`, many at once; those that are there stay.
+    """Visualize the bins that are shown into a folder of `bins/`, many at once; those that are
+    there stay.
 
     What reads texts has no pictures. Raises `Stopped` after Ctrl-C.
     """
     optimized = _optimizer(study)
     if optimized is None:
         return
-    folder = study.folder / PICTURES
     shown = bins.shown.tolist()
-    todo = [n for n in shown if not (folder / f"{bins.name(n)}.png").exists()]
-    clock = Clock(len(shown), len(shown) - len(todo), watch)
+    paths = {n: study.folder / PICTURES / grid / f"{bins.name(n)}.png" for n in shown}
+    todo = [n for n in shown if not readable(paths[n])]
+    before = len(shown) - len(todo)
+    clock = Clock(len(shown), before, watch)
+    if todo:
+        clock(before)
     name = path + HEADS if study.setup.kind == "heads" else path
     # A denoiser's bins lie each about one place of the picture, and are made clear there; of an
     # image encoder, in the mean over positions, whole pictures fill with what a bin stands for.
@@ -254,31 +306,31 @@ def draw(
     with engine.stoppable(study.pipeline):
         for start in range(0, len(todo), BATCH):
             some = todo[start : start + BATCH]
+
+            def tell(step: int, total: int, start: int = start, count: int = len(some)) -> None:
+                if study.pipeline.stop():
+                    raise Stopped
+                clock(before + start + count * step // total)
+
             away = bins.mean[some] - layout.mean
             goal = Goal(name, away, layout.whitened(away), layout.mean, middles[some], size)
-            for number, image in zip(some, optimized(goal.objective()), strict=True):
-                _save(_picture(image), folder / f"{bins.name(number)}.png")
-            clock(len(shown) - len(todo) + start + len(some))
+            for number, image in zip(some, optimized(goal.objective(), tell), strict=True):
+                _save(_picture(image), paths[number])
             if study.pipeline.stop():
                 raise Stopped
 
 
-def _optimizer(study: Study) -> Callable[[Objective], np.ndarray] | None:
+def _optimizer(study: Study) -> Callable[[Objective, Tell], np.ndarray] | None:
     """What finds the inputs that an objective's rows are largest for, as images (rows, height,
     width, 3) in [0, 1]."""
     reader, pipeline = study.reader, study.pipeline
     if study.texts:
         return None
     if study.component == CLIP and reader is not None:
-
-        def heed(_done: int, _total: int) -> None:
-            if pipeline.stop():
-                raise Stopped
-
-        return lambda objective: visualize.of_image(reader, [objective], on_step=heed).images
+        return lambda goal, tell: visualize.of_image(reader, [goal], on_step=tell).images
     if study.component == pipeline.denoiser_name:
         level = _level(study)
-        return lambda objective: visualize.of_latent(pipeline, [objective], level).images
+        return lambda goal, tell: visualize.of_latent(pipeline, [goal], level, on_step=tell).images
     return None
 
 
@@ -363,22 +415,25 @@ def compare(study: Study, path: str, edits: Sequence[Any], watch: Watch | None =
 
     `edits`: as recipes write them. Bins get the counts of the variant. `dark`: concepts that left
     their own bins, those where their lift is 2 or more: their vectors there before and after, and
-    the share that is gone; `dark_bins`: bins that lost most. Raises `StudyError` where there is no
-    atlas of this module, or for edits that cannot be recorded.
+    the share that is gone; `dark_bins`: bins that lost most; `notes`: that the edits do not reach
+    the module, where they do not. Raises `StudyError` where there is no atlas of this module, or
+    for edits that cannot be recorded.
     """
     told = read(study.folder)
     planned(study, edits)
-    settings = {k: told[k] for k in ("method", "spread", "rows", "columns", "each")}
+    settings = {name: told[name] for name in SETTINGS}
     if told["module"] != path or told["component"] != study.component:
         raise StudyError(
             f"the atlas in {study.folder} is of `{told['module']}` of `{told['component']}`, not of"
             f" `{path}`; make one of it, in a folder of its own"
         )
-    baseline = collect(study, path, told["each"], watch=watch)
-    layout = Layout.load(study.folder / LAYOUT, _key(baseline, settings))
+    baseline = collect(study, path, told["each"], watch=counting("samples", watch))
+    file = study.folder / PICTURES / told["grid"] / LAYOUT
+    layout = Layout.load(file, _key(baseline, settings))
     if layout is None:
-        raise StudyError(f"{study.folder / LAYOUT} is not the layout of this atlas; make it anew")
-    variant = collect(study, path, told["each"], edits=edits, watch=watch)
+        raise StudyError(f"{file} is not the layout of this atlas; make it anew")
+    seen = counting("samples of the variant", watch)
+    variant = collect(study, path, told["each"], edits=edits, watch=seen)
     rows, columns, names = told["rows"], told["columns"], study.setup.stimuli.concepts
     concepts = np.array(study.concepts)
     of = [placed(layout, vectors, rows, columns) for vectors in (baseline, variant)]
@@ -398,6 +453,11 @@ def compare(study: Study, path: str, edits: Sequence[Any], watch: Watch | None =
         for one in sorted(told["bins"], key=lambda b: (b["variant"] / b["count"], -b["count"]))
         if one["variant"] <= (1 - LOST) * one["count"]
     ]  # fmt: skip
+    told["notes"] = _notes(told)
+    if alike(baseline, variant, ROUNDING, (layout.total / baseline.units) ** 0.5):
+        told["notes"].append(
+            f"The edits change nothing that reaches `{path}`: its vectors are the baseline's."
+        )
     write(study, told)
     return told
 

@@ -11,8 +11,11 @@ is placed by the same. Methods:
 
 from __future__ import annotations
 
+import sys
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -34,6 +37,10 @@ NARROW = 0.3  # how far, in bins, prototypes pull their neighbors along in the l
 KNOTS = 257  # quantiles that an axis is evened out by
 TAIL = 0.01  # share beyond each end of a `range`
 SLACK = 1e-4  # of an axis's length, so that rounding puts nothing outside
+
+# What a file that is no layout, or half of one, may come to.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile,
+              zlib.error)  # fmt: skip
 
 Chunks = Callable[[], Iterable[np.ndarray]]  # all vectors from the first, (n, units) each
 
@@ -138,8 +145,23 @@ class Layout:
                 return cls(
                     str(file["method"]), **arrays, total=total, nearest=int(nearest), reach=reach
                 )
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except UNREADABLE:
             return None
+
+
+def check(method: str, spread: str) -> None:
+    """Raise `LayoutError` for a layout that cannot be made, whatever the vectors: one of another
+    name, or one by `umap` without umap-learn."""
+    for word, known in ((method, METHODS), (spread, SPREADS)):
+        if word not in known:
+            raise LayoutError(f"there is no layout by `{word}`; choose one of {', '.join(known)}")
+    if method != "umap" or sys.modules.get("umap"):
+        return
+    if "umap" in sys.modules or find_spec("umap") is None:  # None there: it must not be imported
+        raise LayoutError(
+            "a layout by `umap` needs the package umap-learn; `pip install ablate[umap]` brings"
+            " it, and layouts by `pca` and `som` need nothing"
+        )
 
 
 def fit(
@@ -152,12 +174,12 @@ def fit(
     leaves what is beyond outside. `rows`, `columns`: the prototypes of `som`. Raises `LayoutError`
     for other words, for fewer than three vectors, and without umap-learn.
     """
-    for word, known in ((method, METHODS), (spread, SPREADS)):
-        if word not in known:
-            raise LayoutError(f"there is no layout by `{word}`; choose one of {', '.join(known)}")
+    check(method, spread)
     count, mean = _mean(chunks)
     if count < 3:
         raise LayoutError(f"a layout needs three vectors or more, there are {count}")
+    if not np.isfinite(mean).all():
+        raise LayoutError("among the vectors there are some that hold NaN or infinity")
     basis, variance, total = _principal(chunks, mean, count)
     anchors, places = np.zeros((0, len(basis))), np.zeros((0, 2))
     nearest, reach = 0, np.inf
@@ -306,13 +328,8 @@ def _organized(points: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray,
 
 def _umap(points: np.ndarray) -> np.ndarray:
     """Where UMAP puts points, always the same; with the settings of Carter et al."""
-    try:
-        from umap import UMAP
-    except ModuleNotFoundError:
-        raise LayoutError(
-            "a layout by `umap` needs the package umap-learn; `pip install ablate[umap]` brings"
-            " it, and layouts by `pca` and `som` need nothing"
-        ) from None
+    from umap import UMAP
+
     near = min(20, len(points) - 1)
     made = UMAP(
         n_neighbors=near, min_dist=0.01, metric="cosine", init="pca", random_state=SEED, n_jobs=1

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.catalog import did_you_mean
+from ablate.catalog import SelectorError, did_you_mean
 from ablate.plan import Plan
 from ablate.store import Run, key_of
 from ablate.units.clock import Clock, Watch
 from ablate.units.layers import grid_of, middle_of
-from ablate.units.recording import maps_in, stream
+from ablate.units.recording import maps_in, pictured, stream
 from ablate.units.study import CLIP, Study, StudyError
 
 FORMAT = 1
@@ -79,7 +79,9 @@ class Vectors:
                     raise ValueError
                 with path.open("r+b") as file:
                     file.truncate(size)  # what a killed process wrote of its last batch
-        except (OSError, ValueError, KeyError, TypeError):
+            if min(self.done, self.count, self.units, self.rows) < 0:
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.done = self.count = self.units = self.rows = 0
 
@@ -218,6 +220,8 @@ def collect(
     vectors = Vectors(study.folder / FOLDER / name, about)
     total = len(study.samples)
     if vectors.done < total:
+        if study.component == CLIP and not study.texts:  # they take the most time
+            pictured(study, plan or study.plan, watch=watch)
         clock = Clock(total, vectors.done, watch)
         sink = Collector(vectors, each, size_of(study), maps_in(study))
         for done in stream(study, sink, vectors.done, paths=[path], plan=plan):
@@ -248,6 +252,29 @@ def _identity(study: Study, plan: Plan) -> dict[str, Any]:
     models = dict.fromkeys(e.checkpoint for e in variant.edits if e.checkpoint is not None)
     prints = {model: study.pipeline.checkpoint_fingerprint(model) for model in models}
     return {**variant.identity(), "checkpoints": prints}
+
+
+def alike(one: Vectors, other: Vectors, relative: float, absolute: float) -> bool:
+    """Whether two collections hold the same vectors, up to a share of each value and an amount."""
+    return len(one) == len(other) and all(
+        np.allclose(a, b, rtol=relative, atol=absolute * relative)
+        for a, b in zip(one.chunks(), other.chunks(), strict=True)
+    )
+
+
+def module_of(study: Study) -> str:
+    """The path of the one module or block that a study is about. Raises `StudyError` where its
+    selector names none, or several."""
+    try:
+        found = [module.path for module in study.layers]
+    except SelectorError as error:
+        raise StudyError(f"MODULE: {error}") from None
+    if len(found) > 1:
+        raise StudyError(
+            f"MODULE: `{study.setup.modules}` names {len(found)} modules, such as `{found[0]}` and"
+            f" `{found[-1]}`; an atlas is of one"
+        )
+    return found[0]
 
 
 def size_of(study: Study) -> tuple[int, int] | None:
