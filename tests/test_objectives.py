@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ablate.units.expressions import parse
 from ablate.units.objectives import (
     Objective,
     ObjectiveError,
@@ -20,7 +21,6 @@ from ablate.units.objectives import (
     head,
     hearing,
     neuron,
-    parse,
     signed,
     text,
 )
@@ -92,6 +92,8 @@ def test_a_silent_channel_can_be_woken() -> None:
         ("2*(a#1 + neuron('x#1', n=2, y=3))/4", "0.25 * (2 * (a#1 + neuron('x#1', 2, 3)))"),
         ("a#1 - (a#2 - 1)", "a#1 - (a#2 - 1)"),
         ("head(\"attn.to_q\", 1)", "head('attn.to_q', 1)"),
+        ("neuron('a', 1, x=2)", "neuron('a', 1, x=2)"),
+        ("0.123456789 * a#01", "0.123456789 * a#1"),
     ],
 )  # fmt: skip
 def test_text_is_read(written: str, text: str) -> None:
@@ -103,7 +105,7 @@ def test_text_is_read(written: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("", "an objective is needed, such as `conv_in#3`; this one is empty"),
+        ("", "an objective is needed, such as `visual_projection#3`; this one is empty"),
         ("a#", "`a` alone is no objective; write `a#3`"),
         ("-" * 5000 + "a#1", "is no objective"),
         ("a#1 -", "`a#1 -` is no objective; write `PATH#3"),
@@ -117,6 +119,18 @@ def test_text_is_read(written: str, text: str) -> None:
         ("channel(open('x'), 1)", "is not how `channel` is called; write `channel\\('PATH', 3\\)`"),
         ("channel('a')", "is not how `channel` is called"),
         ("channel('a', 1.5)", "is not how `channel` is called"),
+        ("channel('a', None)", "is not how `channel` is called"),
+        ("channel('a', n=1, n=2)", "is not how `channel` is called"),
+        ("neuron('a', 1, 'top')", "is not how `neuron` is called"),
+        ("direction('a', 1, 2)", "`direction` of `a` takes a list of numbers, one a unit, as in"),
+        ("direction('a', [[1, 2], [3]])", "or several such lists of one length"),
+        ("direction('a', ['1'])", "takes a list of numbers"),
+        ("direction('a', [1e999])", "`direction` of `a` takes finite numbers"),
+        ("direction('a', [[1, 0], [0, 0]])", "a vector of zeros points nowhere"),
+        ("direction('a', [1], 'much')", "the power of a direction is a number from 0 on, not 'm"),
+        ("a#" + "9" * 5000, "is no objective"),
+        ("1" * 400 + " * a#1", "is no objective"),
+        ("a#1 + 1e999", "made with finite numbers, which inf is not"),
         ("text('a cat')", "`text` needs a CLIP model"),
     ],
 )
@@ -186,13 +200,31 @@ class Small(nn.Module):
 
 
 def test_modules_that_are_not_there_are_named() -> None:
-    with pytest.raises(ObjectiveError, match="there is no module `lst`, did you mean `last`"):
+    with pytest.raises(ObjectiveError, match="no module `lst` in the Small, did you mean `last`"):
         check([parse("lst#1")], Small())
     with pytest.raises(
         ObjectiveError, match="there are no attention heads to tell apart in `last`"
     ):
         check([head("last", 0)], Small())
     check([parse("last#1")], Small())
+    with pytest.raises(ObjectiveError, match="`0` is a list of modules, which gives nothing"):
+        check([channel("0", 1)], nn.Sequential(nn.ModuleList([Small()])))
+
+
+@pytest.mark.parametrize(
+    "written", ["last#1 - last#1", "0 * last#1", "0.1 * last#1 + 0.2 * last#1 - 0.3 * last#1 + 1"]
+)
+def test_what_no_input_changes_is_refused(written: str) -> None:
+    with pytest.raises(ObjectiveError, match="does not depend on the input: its terms cancel"):
+        check([parse("last#1"), parse(written)], Small())
+    check([parse("last#1 - last#2")], Small())
+
+
+def test_pictures_that_differ_are_several() -> None:
+    check([diversity("last")], Small())
+    with pytest.raises(ObjectiveError, match="several seeds apart, and there is one seed"):
+        check([2 * diversity("last")], Small(), rows=1)
+    check([diversity("last") + channel("last", 1)], Small(), rows=1)
 
 
 def test_hearing_stops_where_all_is_heard_and_leaves_no_hooks() -> None:

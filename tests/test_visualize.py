@@ -25,14 +25,14 @@ from ablate.store import StoreError, read_record
 from ablate.units import canvas, visualize, wanted
 from ablate.units.ascent import Ascent, records
 from ablate.units.calls import capture
-from ablate.units.gallery import file_of, fill
+from ablate.units.expressions import parse
+from ablate.units.gallery import file_of, fill, outcome, picture_in, ratio_of
 from ablate.units.objectives import (
     ObjectiveError,
     channel,
     direction,
     diversity,
     hearing,
-    parse,
     signed,
 )
 from ablate.units.visualize import of_image, of_latent, of_prompt, present, save, waiting
@@ -128,7 +128,7 @@ def test_objectives_rise_and_the_network_is_as_it_was(reader: Reader) -> None:
     assert np.median(found.end - found.start) > 0.2
     assert (found.start <= found.typical).all()
     assert found.curve.shape == (12, 6)
-    assert steps == [(i + 1, 24) for i in range(24)]
+    assert steps == [*((4 * i + 4, 72) for i in range(12)), *((2 * i + 50, 72) for i in range(12))]
     assert unchanged(reader.network, before)
 
 
@@ -171,18 +171,25 @@ def test_diverse_rows_differ_more(reader: Reader) -> None:
 
 def test_what_cannot_be_visualized_is_said(reader: Reader) -> None:
     before = state(reader.network)
-    with pytest.raises(ObjectiveError, match=r"no module `vision_model.*fc3`, did you mean"):
+    with pytest.raises(ObjectiveError, match=r"no module `vision_model.*fc3` in the CLIPModel"):
         of_image(reader, [channel(FC.replace("fc1", "fc3"), 0)])
+    with pytest.raises(ObjectiveError, match="latents and prompts the denoiser"):
+        of_image(reader, [channel("conv_in", 0)])
     with pytest.raises(ObjectiveError, match="has 32 units, numbered 0 to 31; there is no 32"):
         of_image(reader, [channel(FC, 32)])
-    with pytest.raises(ObjectiveError, match="did not run"):
+    with pytest.raises(ObjectiveError, match="`text_projection` reads texts, and no image can"):
         of_image(reader, [channel("text_projection", 0)])
+    position = "vision_model.embeddings.position_embedding"
+    with pytest.raises(ObjectiveError, match=rf"`{position}#0` does not depend on the input"):
+        of_image(reader, [channel(position, 0)])
     with pytest.raises(ObjectiveError, match="no objective was given"):
         of_image(reader, [])
     assert unchanged(reader.network, before)
 
 
-def test_a_dream_keeps_its_size_and_changes_the_picture(reader: Reader) -> None:
+def test_a_dream_keeps_its_size_and_changes_the_picture(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels).resize((70, 50))
     before = state(reader.network)
@@ -192,6 +199,15 @@ def test_a_dream_keeps_its_size_and_changes_the_picture(reader: Reader) -> None:
     assert 0.02 < change.mean() < 0.4
     assert found.end[0] > found.start[0]
     assert unchanged(reader.network, before)
+    # However many tiles are computed at once.
+    monkeypatch.setattr(visualize, "TILES", 2)
+    told: list[tuple[int, int]] = []
+    again = visualize.dream(reader, [parse(f"deepdream('{FC}')")], picture,
+                            on_step=lambda *done: told.append(done))  # fmt: skip
+    np.testing.assert_allclose(again.images, found.images, atol=1e-3)
+    total = visualize.work_of((70, 50), 32, 12)
+    assert told[-1] == (total, total)
+    assert told[1][0] - told[0][0] < told[-2][0] - told[-3][0]  # the last steps are more work
 
 
 # ---------------------------------------------------------------- latents and prompts
@@ -313,6 +329,11 @@ def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
         of_latent(tiny, [parse(CHOSEN["tiny"])], 1.5)
     with pytest.raises(ObjectiveError, match="there is no module"):
         of_prompt(tiny, [channel("nowhere", 1)])
+    both = [parse(CHOSEN["tiny"]), channel("conv_in", 1)]
+    with pytest.raises(ObjectiveError, match="`conv_in#1` does not depend on the input"):
+        of_prompt(tiny, both, ascent=WORDS)
+    with pytest.raises(ModelError, match="cannot be sampled at 36 × 20 pixels: "):
+        of_latent(tiny, both, size=(36, 20))
 
 
 # ---------------------------------------------------------------- on disk
@@ -332,8 +353,11 @@ def test_what_is_on_disk_is_not_made_again(reader: Reader, tmp_path: Path) -> No
     assert waiting(tmp_path, names, told[::-1]) == [0, 1]
     batched = records("image", reader.id, objectives, (0,), replace(SHORT, batch=1))
     assert waiting(tmp_path, names, batched) == []
-    paths[1].write_bytes(b"half a picture")
-    assert waiting(tmp_path, names, told) == [1]
+    whole = paths[1].read_bytes()
+    for broken in (b"half a picture", whole[: len(whole) - 400], whole[:700] + bytes(400)):
+        paths[1].write_bytes(broken)
+        assert waiting(tmp_path, names, told) == [1]
+    assert len(present(tmp_path)) == 2  # of the one that is whole
     record = read_record(paths[0])
     assert record["end"] == pytest.approx(float(found.end[0]))
     with Image.open(paths[0]) as image:
@@ -355,11 +379,57 @@ def test_the_table_and_the_sheet_are_made_of_the_pictures(reader: Reader, tmp_pa
     assert [row["name"] for row in rows] == ["four", "three"]
     assert rows[1]["objective"] == f"{FC}#3"
     assert float(rows[1]["end"]) == pytest.approx(float(found.end[0]), rel=1e-4)
-    ratio = float(found.end[0] / abs(found.start[0]))
-    assert float(rows[1]["ratio"]) == pytest.approx(ratio, rel=1e-3)
+    ratio = f"{found.end[0] / found.start[0]:.6g}" if found.start[0] > 0 else ""
+    assert rows[1]["ratio"] == ratio
     with Image.open(sheet) as page:
         assert page.width > 300
     assert [path.name for path in present(tmp_path)] == ["visualizations.csv", "sheet.png"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "told", "ratio"),
+    [
+        (0.5, 6.2, "12.4 times", 12.4),
+        (1e-6, 3.0, "3,000,000 times", 3e6),
+        (0.0, 2.0, "from 0", None),
+        (-1.0, 2.0, "from below 0", None),
+        (2.0, 0.5, "fell", 0.25),
+        (-1.0, -2.0, "fell", None),
+        (-2.0, -1.0, "rose", None),
+        (0.0, 0.0, "stayed at 0", None),
+        (0.0, math.nan, "not a number", None),
+    ],
+)
+def test_how_an_objective_went_is_said_in_words(
+    start: float, end: float, told: str, ratio: float | None
+) -> None:
+    assert outcome({"start": start, "end": end}) == told
+    found = ratio_of({"start": start, "end": end})
+    assert found == (None if ratio is None else pytest.approx(ratio))
+
+
+def test_pictures_to_dream_on_are_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    assert [one.size if hasattr(one, "size") else one for one in picture_in(path)] == [
+        (200, 300), (200, 300),
+    ]  # fmt: skip
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(StoreError, match=r"picture\.png cannot be read as a picture: .*truncated"):
+        picture_in(path)
+    Image.new("L", (3000, 1)).save(path)
+    with pytest.raises(StoreError, match=r"3,000 × 1 pixels: .* at most 50 times as long as it is"):
+        picture_in(path)
+    Image.new("1", (10_000, 10_000)).save(path)
+    with pytest.raises(StoreError, match="has more than 89,478,485 pixels"):
+        picture_in(path)
+    Image.new("L", (4000, 2000)).save(path)
+    picture, size = picture_in(path)
+    assert (picture.size, size) == ((2896, 1448), (4000, 2000))
+    path.write_text("no picture")
+    with pytest.raises(StoreError, match="cannot be read as a picture: cannot identify image file"):
+        picture_in(path)
 
 
 def test_no_two_names_have_one_file() -> None:

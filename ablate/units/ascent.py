@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.sampling import Stopped
-from ablate.units.objectives import Objective, ObjectiveError, hearing
+from ablate.units.objectives import HEADS, Objective, ObjectiveError, hearing
 
 Told = Callable[[int, int], object]
 SMALL = 1e-20
@@ -45,7 +45,7 @@ class Visualized:
     its mean over the plain inputs that a row could have started from. `curve`: on the way,
     (steps, rows), with motions. `inputs`: latents (rows, channels, height, width) or embeddings
     (rows, tokens, width). `finished`: of latents, the images that the rest of the sampling comes
-    to. `records`: everything that determines each row.
+    to. `records`: everything that determines each row. `model`: what it is called.
     """
 
     objectives: tuple[str, ...]
@@ -58,6 +58,7 @@ class Visualized:
     records: tuple[Mapping[str, Any], ...]
     inputs: np.ndarray | None = None
     finished: np.ndarray | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,20 @@ def ready(network: nn.Module) -> Iterator[None]:
 def values_of(
     network: nn.Module, rows: Sequence[Row], call: Callable[[], object], repeats: int = 1
 ) -> Tensor:
-    """The objectives' values, one a row, of a call that computes `repeats` inputs for each."""
+    """The objectives' values, one a row, of a call that computes `repeats` inputs for each.
+
+    Raises `ObjectiveError` for what did not run and, where gradients are wanted, for what does not
+    depend on the inputs.
+    """
     paths = tuple(dict.fromkeys(path for row in rows for path in row.objective.paths))
     outputs: dict[str, Tensor] = {}
     with hearing(network, paths, outputs):
         call()
+    if silent := next((path for path in paths if path not in outputs), None):
+        raise ObjectiveError(
+            f"`{silent.removesuffix(HEADS)}` did not run when the {type(network).__name__} was"
+            " called with the input that is to be optimized: it has no part in it"
+        )
     runs = [(o, len(list(same))) for o, same in groupby(row.objective for row in rows)]
     sizes = [count * repeats for _, count in runs]
     for path, found in outputs.items():
@@ -130,6 +140,12 @@ def values_of(
         objective({path: found[i] for path, found in parts.items()})
         for i, (objective, _) in enumerate(runs)
     ]
+    for (objective, _), found in zip(runs, values, strict=True):
+        if torch.is_grad_enabled() and not found.requires_grad:
+            raise ObjectiveError(
+                f"`{objective.text}` does not depend on the input that is to be optimized: it is"
+                " the same for all"
+            )
     return torch.cat(values).reshape(len(rows), repeats).mean(1)
 
 
@@ -147,7 +163,7 @@ def climb(
     parameter: Tensor,
     value: Callable[[Tensor, int | None], Tensor],
     ascent: Ascent,
-    tell: Callable[[], object],
+    tell: Callable[[int], object],
     kept: Callable[[Tensor], Tensor] = lambda parameter: parameter,
 ) -> Climbed:
     """Raise `value(parameter, step)`, (rows,), by Adam (Kingma & Ba 2015); step None is the input
@@ -161,8 +177,6 @@ def climb(
         left = 1 - step / ascent.steps
         optimizer.param_groups[0]["lr"] = ascent.rate * min(1, 2 * left + 0.1)
         values = value(parameter, step)
-        if not values.requires_grad:
-            raise ObjectiveError("these units do not depend on the input that is to drive them")
         (gradient,) = torch.autograd.grad(-SCALE * values.sum(), parameter)
         gradient = torch.nan_to_num(gradient)
         # Rows of one batch climb alike, however large what they climb is.
@@ -172,7 +186,7 @@ def climb(
         with torch.no_grad():
             parameter.copy_(kept(parameter))
         curve.append(values.detach().cpu())
-        tell()
+        tell(len(parameter))
     with torch.no_grad():
         end = value(parameter, None)
     found = parameter.detach()
@@ -189,39 +203,39 @@ def fading(motion: Tensor, step: int) -> Tensor:
 
 
 def counted(
-    on_step: Told | None, rows: int, ascent: Ascent, stop: Callable[[], bool] = lambda: False
-) -> Callable[[], None]:
-    """Counts the steps of all batches, and raises `Stopped` after one where it is time to stop."""
-    total = ascent.steps * -(-rows // ascent.batch)
-    done = iter(range(1, total + 1))
+    on_step: Told | None, total: int, stop: Callable[[], bool] = lambda: False
+) -> Callable[[int], None]:
+    """Counts work that is done, of so much in all, and raises `Stopped` after a part of it where it
+    is time to stop. Work: rows times steps, or whatever takes as long."""
+    done = 0
 
-    def tell() -> None:
-        number = next(done)
+    def tell(work: int) -> None:
+        nonlocal done
+        done += work
         if on_step is not None:
-            on_step(number, total)
+            on_step(done, total)
         if stop():
             raise Stopped
 
     return tell
 
 
-def batches(rows: Sequence[Row], ascent: Ascent) -> Iterator[Sequence[Row]]:
-    """Rows that are optimized together."""
-    for first in range(0, len(rows), ascent.batch):
-        yield rows[first : first + ascent.batch]
-
-
-def together(
-    rows: Sequence[Row], told: Sequence[Mapping[str, Any]], parts: Sequence[Visualized]
+def in_batches(
+    rows: Sequence[Row],
+    told: Sequence[Mapping[str, Any]],
+    size: int,
+    make: Callable[[Sequence[Row]], Visualized],
+    model: str,
 ) -> Visualized:
-    """All rows from the batches that they were made in."""
+    """All rows, `size` of them made at once. `told`: their records; `model`: what it is called."""
 
     def joined(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
         present = [value for value in values if value is not None]
         return np.concatenate(present) if present else None
 
-    if not parts:
+    if not rows:
         raise ObjectiveError("there is nothing to visualize: no objective was given")
+    parts = [make(rows[first : first + size]) for first in range(0, len(rows), size)]
     return Visualized(
         tuple(row.objective.text for row in rows),
         tuple(row.seed for row in rows),
@@ -233,6 +247,7 @@ def together(
         tuple(told),
         joined([p.inputs for p in parts]),
         joined([p.finished for p in parts]),
+        model,
     )
 
 

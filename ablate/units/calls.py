@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ablate.articles import articled
 from ablate.models import ModelError
 from ablate.pipeline import Pipeline, Settings
 from ablate.sampling import Moments, Request, Samples, Stopped, parts_of
@@ -80,7 +81,7 @@ class Call:
             if next(tensors(self.given.get(name)), None) is not None:
                 return name, self.given[name]
         raise ModelError(
-            f"a {type(self.network).__name__} takes no states of a prompt's tokens"
+            f"{articled(type(self.network).__name__)} takes no states of a prompt's tokens"
             f" ({', '.join(WORDS)}), so that no prompt can be optimized for it"
         )
 
@@ -133,7 +134,9 @@ def settings_of(
         pipeline.scheduler_of("flow_match_euler_discrete")
         scheduler = "flow_match_euler_discrete"
     except ModelError:
-        scheduler = "ddim"
+        # Of those that fit others, one alone takes what a network says of its variance.
+        learned = str(pipeline.scheduler_of(None).config.get("variance_type")).startswith("learned")
+        scheduler = "ddpm" if learned else "ddim"
     asked = SimpleNamespace(
         num_inference_steps=STEPS, guidance_scale=guidance, scheduler=scheduler,
         negative_prompt="",
@@ -155,7 +158,8 @@ def capture(
     if not 0 < level <= 1:
         raise ModelError(f"a noise level lies above 0 and is at most 1; {level:g} does not")
     if not hasattr(parts_of(pipeline.pipe)[-1], "prepare_latents"):
-        raise ModelError(f"a {type(pipeline.pipe).__name__} has no latents to be visualized")
+        kind = articled(type(pipeline.pipe).__name__)
+        raise ModelError(f"{kind} has no latents to be visualized")
     requests = [Request(prompt, seed) for seed in seeds]
     return _unguided(pipeline, requests, level, size)
 
@@ -179,6 +183,7 @@ def _captured(
 ) -> Call:
     if pipeline.compiled:
         raise ModelError("a compiled network cannot be visualized: load it without `compile`")
+    pipeline.refuse(settings)
     network, watched = pipeline.denoiser, _Watched(level)
 
     def listen(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -189,7 +194,8 @@ def _captured(
 
     handle = network.register_forward_pre_hook(listen, with_kwargs=True)
     try:
-        pipeline.sample(requests, settings, watched.moments)
+        with pipeline.sized(settings):
+            pipeline.sample(requests, settings, watched.moments)
     except Stopped:
         if pipeline.stop():  # and not because all was heard
             raise
@@ -223,7 +229,8 @@ def drawn_from(pipeline: Pipeline, call: Call, maps: Tensor) -> tuple[np.ndarray
     one step, and the one that the rest of the sampling comes to; both (rows, height, width, 3)."""
     with _continued(pipeline, call, maps) as (mine, moments):
         requests = [Request(call.prompt, seed) for seed in call.seeds]
-        found = mine.sample(requests, call.settings, moments, frozenset({call.number + 1}))
+        with pipeline.sized(call.settings):
+            found = mine.sample(requests, call.settings, moments, frozenset({call.number + 1}))
     return found.frames[call.number + 1].images, found.images
 
 
@@ -278,7 +285,8 @@ def sampled_with(
     method = getattr(part, "encode_prompt", None)
     if method is None:
         raise ModelError(
-            f"`{pipeline.model}`: a {type(part).__name__} cannot be sampled with an embedding"
+            f"`{pipeline.model}`: {articled(type(part).__name__)} cannot be sampled with an"
+            " embedding"
         )
 
     def encode(*args: Any, **kwargs: Any) -> Any:
@@ -305,6 +313,7 @@ def sampled_with(
             Request(call.prompt, seed, encoding=functools.partial(encoding, row))
             for row, seed in zip(words, seeds, strict=True)
         ]
-        return pipeline.sample(requests, settings)
+        with pipeline.sized(settings):
+            return pipeline.sample(requests, settings)
     finally:
         vars(part).pop("encode_prompt", None)

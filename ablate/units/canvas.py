@@ -63,8 +63,12 @@ class Fourier:
 
 def drawn(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Normal noise (rows, ...), each row from its own seed, in float32 on the CPU."""
-    generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+    generators = map(_seeded, seeds)
     return torch.stack([torch.randn(tuple(shape[1:]), generator=g) for g in generators])
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed % 2**63)  # no larger ones are taken
 
 
 def motions(steps: int, seeds: Sequence[int], amount: float = 1.0) -> Tensor:
@@ -73,7 +77,7 @@ def motions(steps: int, seeds: Sequence[int], amount: float = 1.0) -> Tensor:
     Of an `amount` of 1: jitter by up to an eighth of the side, scales from 0.9 to 1.1, turns by up
     to 8 degrees.
     """
-    generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+    generators = map(_seeded, seeds)
     drawn = torch.stack([2 * torch.rand(steps, 4, generator=g) - 1 for g in generators], dim=1)
     across, down, larger, turn = (amount * drawn).unbind(-1)
     scale, angle = 1 + 0.1 * larger, math.radians(8) * turn

@@ -1,8 +1,8 @@
 """Objectives: what an input is optimized for, as sums of what units give.
 
 >>> objective = channel("vision_model.encoder.layers.2.mlp.fc1", 12) - 0.5 * deepdream("conv_in")
->>> parse("conv_in#12 - 0.5 * conv_in#3").paths
-('conv_in',)
+>>> objective.paths
+('vision_model.encoder.layers.2.mlp.fc1', 'conv_in')
 
 An objective reads what modules gave, by path, as (rows, channels, *positions) in float32, and says
 one number a row. A path that ends in `@heads` stands for the attention heads there: the root mean
@@ -11,7 +11,6 @@ square of what each gives, as channels. Objectives as closures with arithmetic a
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import math
 import re
@@ -33,12 +32,16 @@ Outputs = Mapping[str, Tensor]
 HEADS = "@heads"
 VISION = "visual_projection"  # the last module of a CLIP model's image encoder
 SMALL = 1e-8
-LONGEST = 200  # letters of an expression in a message
+LARGEST = 1e18  # number of a vector: its square is one of float32
 PULL = 0.3  # of the gradient of a channel remains where it is silent
 
 
 class ObjectiveError(ValueError):
     """An objective that is not well formed or that a network cannot have; the message says why."""
+
+
+class MissingError(ObjectiveError):
+    """An objective that reads a module which a network does not have."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,21 @@ class Objective:
 
     `paths`: the modules it reads. `of(outputs, row)`: its values, shape (rows,); of an objective
     that has rows of its own, as `direction` of many vectors, `row` takes one of these. `text`: how
-    it is written; two objectives with one text are the same.
+    it is written; two objectives with one text are the same. `terms`: the factors of what it is a
+    sum of, by text; of itself alone unless told.
     """
 
     text: str
     paths: tuple[str, ...]
     of: Callable[[Outputs, int | None], Tensor] = field(compare=False)
     rows: int | None = None
+    terms: Mapping[str, float] | None = field(default=None, compare=False)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The factors of its terms; those that cancel are gone."""
+        terms = {self.text: 1.0} if self.terms is None else self.terms
+        return {text: factor for text, factor in terms.items() if factor}
 
     def __call__(self, outputs: Outputs) -> Tensor:
         return self.of(outputs, None)
@@ -65,10 +76,14 @@ class Objective:
         """The objectives of its own rows, itself where it has none."""
         if self.rows is None:
             return [self]
-        return [
-            Objective(f"{self.text}[{i}]", self.paths, lambda outputs, _, i=i: self.of(outputs, i))  # type: ignore[misc]
-            for i in range(self.rows)
-        ]
+
+        def single(number: int) -> Objective:
+            def of(outputs: Outputs, _: int | None) -> Tensor:
+                return self.of(outputs, number)
+
+            return Objective(f"{self.text}[{number}]", self.paths, of, None, self.weights)
+
+        return [single(number) for number in range(self.rows)]
 
     def __add__(self, other: Objective | float) -> Objective:
         return _joined(self, other, "+")
@@ -90,10 +105,11 @@ class Objective:
             raise ObjectiveError(f"an objective is multiplied by a number, not by {factor}")
         inner = f"({self.text})" if re.search(r" [+-] ", self.text) else self.text
         return Objective(
-            f"{factor:g} * {inner}",
+            f"{_written(factor)} * {inner}",
             self.paths,
             lambda outputs, row: factor * self.of(outputs, row),
             self.rows,
+            {text: factor * own for text, own in self.weights.items()},
         )
 
     __rmul__ = __mul__
@@ -108,8 +124,10 @@ def _joined(a: Objective, b: Objective | float, sign: str) -> Objective:
     """The sum or difference of an objective and another, or a number."""
     factor = 1 if sign == "+" else -1
     if not isinstance(b, Objective):
-        text = f"{a.text} {sign} {b:g}"
-        return Objective(text, a.paths, lambda out, row: a.of(out, row) + factor * b, a.rows)
+        text = f"{a.text} {sign} {_written(b)}"
+        return Objective(
+            text, a.paths, lambda out, row: a.of(out, row) + factor * b, a.rows, a.weights
+        )
     if a.rows and b.rows and a.rows != b.rows:
         raise ObjectiveError(
             f"`{a.text}` has {a.rows} rows and `{b.text}` {b.rows}: they cannot be added"
@@ -120,7 +138,25 @@ def _joined(a: Objective, b: Objective | float, sign: str) -> Objective:
         tuple(dict.fromkeys([*a.paths, *b.paths])),
         lambda out, row: a.of(out, row) + factor * b.of(out, row),
         a.rows or b.rows,
+        _summed(a.weights, {term: factor * own for term, own in b.weights.items()}),
     )
+
+
+def _summed(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """The factors of two sums together; what is left of a term by rounding alone is nothing."""
+    found = {}
+    for term in {**one, **other}:
+        pair = one.get(term, 0.0), other.get(term, 0.0)
+        left = abs(sum(pair)) > 1e-12 * max(map(abs, pair))
+        found[term] = sum(pair) if left else 0.0
+    return found
+
+
+def _written(number: float) -> str:
+    """A number with all its digits, so that two that differ are written differently."""
+    if not math.isfinite(number):
+        raise ObjectiveError(f"an objective is made with finite numbers, which {number} is not")
+    return repr(float(number)).removesuffix(".0")
 
 
 # ---------------------------------------------------------------- the vocabulary
@@ -161,7 +197,8 @@ def neuron(path: str, n: int, y: int | None = None, x: int | None = None) -> Obj
         values = _unit(outputs, path, n)
         return values.reshape(len(values), -1)[:, _place(path, values.shape[1:], y, x)]
 
-    where = "".join(f", {v}" for v in (y, x) if v is not None)
+    where = f", {y}" if y is not None else ""
+    where += "" if x is None else f", {x}" if y is not None else f", x={x}"
     return Objective(f"neuron('{path}', {n}{where})", (path,), of)
 
 
@@ -183,7 +220,9 @@ def direction(path: str, vectors: Any, power: float = 2.0) -> Objective:
 
     `vectors`: (units,), or (rows, units): a row of the batch each.
     """
-    wanted = torch.as_tensor(np.asarray(vectors, np.float32))
+    wanted = _vectors("direction", path, vectors)
+    if isinstance(power, bool) or not isinstance(power, int | float) or not 0 <= power < math.inf:
+        raise ObjectiveError(f"the power of a direction is a number from 0 on, not {power!r}")
     digest = _digest(wanted)
 
     def of(outputs: Outputs, row: int | None) -> Tensor:
@@ -201,13 +240,13 @@ def direction(path: str, vectors: Any, power: float = 2.0) -> Objective:
         return weighed
 
     rows = len(wanted) if wanted.dim() == 2 else None
-    return Objective(f"direction('{path}', {digest}, {power:g})", (path,), of, rows)
+    return Objective(f"direction('{path}', {digest}, {_written(power)})", (path,), of, rows)
 
 
 def cosine(path: str, vectors: Any, said: str = "") -> Objective:
     """The cosine of the mean over positions with a vector, (units,) or (rows, units). `said`: how
     the vector is called."""
-    wanted = torch.as_tensor(np.asarray(vectors, np.float32))
+    wanted = _vectors("cosine", path, vectors)
 
     def of(outputs: Outputs, row: int | None) -> Tensor:
         found = _pooled(outputs, path)
@@ -249,6 +288,25 @@ def diversity(path: str) -> Objective:
 WORDS: dict[str, Callable[..., Objective]] = {
     f.__name__: f for f in (channel, signed, neuron, head, direction, deepdream, diversity)
 }
+
+
+def _vectors(word: str, path: str, given: Any) -> Tensor:
+    """Vectors (units,) or (rows, units) of finite numbers, none of them of zeros alone."""
+    try:
+        values = np.asarray(given)
+    except ValueError:  # lists of unequal length
+        values = np.asarray("")
+    if values.dtype.kind not in "fiu" or values.ndim not in (1, 2) or not values.size:
+        raise ObjectiveError(
+            f"`{word}` of `{path}` takes a list of numbers, one a unit, as in"
+            f" `{word}('{path}', [0.5, -1.0])`, or several such lists of one length"
+        )
+    if not (np.abs(values) < LARGEST).all():
+        raise ObjectiveError(f"`{word}` of `{path}` takes finite numbers, none beyond {LARGEST:g}")
+    wanted = torch.as_tensor(values.astype(np.float32))
+    if not wanted.any(-1).all():
+        raise ObjectiveError(f"`{word}` of `{path}`: a vector of zeros points nowhere")
+    return wanted
 
 
 def _digest(values: Tensor) -> str:
@@ -297,127 +355,33 @@ def _place(path: str, positions: Sequence[int], y: int | None, x: int | None) ->
     return skipped + y * width + x
 
 
-# ---------------------------------------------------------------- as text
-
-SHORTHAND = re.compile(r"""('[^']*'|"[^"]*")|([A-Za-z_]\w*(?:\.\w+)*)#(\d+)""")
-
-
-def parse(expression: str, read: Callable[[Sequence[str]], np.ndarray] | None = None) -> Objective:
-    """An objective from text: sums, differences and products with numbers of the words of this
-    vocabulary, called with paths and numbers; `PATH#12` is `channel('PATH', 12)`.
-
-    `read`: what `text('a cat')` reads words with. Raises `ObjectiveError`; nothing is executed.
-    """
-    if not expression.strip():
-        raise ObjectiveError("an objective is needed, such as `conv_in#3`; this one is empty")
-    plain = SHORTHAND.sub(
-        lambda m: m[1] if m[1] else f"channel({m[2]!r}, {int(m[3])})", expression.strip()
-    )
-    try:
-        found = _Parser(expression, read).value(ast.parse(plain, mode="eval").body)
-    except ObjectiveError:
-        raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ObjectiveError(
-            f"`{expression[:LONGEST]}` is no objective; write `PATH#3 - 0.5 * PATH#7`, or calls"
-            " such as `neuron('PATH', 3)`"
-        ) from error
-    if not isinstance(found, Objective):
-        raise ObjectiveError(f"`{expression}` is a number, where an objective is needed")
-    return found
-
-
-@dataclass(frozen=True)
-class _Parser:
-    """What the parts of one expression stand for."""
-
-    whole: str
-    read: Callable[[Sequence[str]], np.ndarray] | None
-
-    def value(self, node: ast.AST) -> Objective | float:
-        match node:
-            case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-                return number
-            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=inner):
-                found = self.value(inner)
-                return -found if isinstance(sign, ast.USub) else found
-            case ast.BinOp(left=left, op=op, right=right):
-                return self.combined(self.value(left), op, self.value(right), node)
-            case ast.Call(func=ast.Name(id=word)):
-                return self.called(word, node)
-            case ast.Name() | ast.Attribute():
-                told = ast.unparse(node)
-                raise ObjectiveError(f"`{told}` alone is no objective; write `{told}#3` for unit 3")
-        raise self.refused(node)
-
-    def combined(
-        self, left: Objective | float, op: ast.operator, right: Objective | float, node: ast.AST
-    ) -> Objective | float:
-        match op:
-            case ast.Add():
-                return left + right
-            case ast.Sub():
-                return left - right
-            case ast.Mult() if not isinstance(left, Objective):
-                return left * right
-            case ast.Mult() if not isinstance(right, Objective):
-                return left * right
-            case ast.Div() if not isinstance(right, Objective) and right != 0:
-                return left / right
-        raise self.refused(node)
-
-    def called(self, word: str, node: ast.Call) -> Objective:
-        if word == "text":
-            return self.texts(node)
-        if word not in WORDS:
-            raise ObjectiveError(
-                f"`{self.whole}`: there is no `{word}`{did_you_mean(word, [*WORDS, 'text'])};"
-                f" there are {', '.join([*WORDS, 'text'])}"
-            )
-        try:
-            given = [ast.literal_eval(argument) for argument in node.args]
-            named = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
-            if len(named) < len(node.keywords) or not given or not isinstance(given[0], str):
-                raise ValueError
-            if word != "direction" and not all(
-                type(v) is int or v is None for v in (*given[1:], *named.values())
-            ):
-                raise ValueError
-            return WORDS[word](*given, **named)
-        except (TypeError, ValueError) as error:
-            example = {"deepdream": "", "diversity": "", "direction": ", [0.5, -1.0]"}
-            raise ObjectiveError(
-                f"`{ast.unparse(node)}` is not how `{word}` is called; write"
-                f" `{word}('PATH'{example.get(word, ', 3')})`"
-            ) from error
-
-    def texts(self, node: ast.Call) -> Objective:
-        if self.read is None:
-            raise ObjectiveError(f"`{self.whole}`: `text` needs a CLIP model that reads images")
-        match node.args:
-            case [ast.Constant(value=str(words))] if not node.keywords:
-                return text(words, self.read)
-        raise ObjectiveError(f"`{ast.unparse(node)}`: write `text('a cat')`")
-
-    def refused(self, node: ast.AST) -> ObjectiveError:
-        return ObjectiveError(
-            f"`{self.whole}`: `{ast.unparse(node)}` cannot stand in an objective: it is made of"
-            f" `PATH#3`, numbers, + - * /, and {', '.join([*WORDS, 'text'])}"
-        )
-
-
 # ---------------------------------------------------------------- networks
 
 
-def check(objectives: Iterable[Objective], network: nn.Module) -> None:
-    """Raise `ObjectiveError` where an objective reads a module that a network does not have."""
+def check(objectives: Iterable[Objective], network: nn.Module, rows: int = 2) -> None:
+    """Raise `ObjectiveError` where an objective reads a module that a network does not have, or
+    cannot change whatever the input: alone where there are no other `rows` to differ from, say."""
     modules = dict(network.named_modules())
     for objective in objectives:
+        if not objective.weights:
+            raise ObjectiveError(
+                f"`{objective.text}` does not depend on the input: its terms cancel"
+            )
+        if rows == 1 and all(term.startswith("diversity(") for term in objective.weights):
+            raise ObjectiveError(
+                f"`{objective.text}` tells pictures of several seeds apart, and there is one seed"
+            )
         for name in objective.paths:
             path = name.removesuffix(HEADS)
             if not path or path not in modules:
+                raise MissingError(
+                    f"`{objective.text}`: there is no module `{path}` in the"
+                    f" {type(network).__name__}{did_you_mean(path, modules)}"
+                )
+            if isinstance(modules[path], nn.ModuleList):
                 raise ObjectiveError(
-                    f"`{objective.text}`: there is no module `{path}`{did_you_mean(path, modules)}"
+                    f"`{objective.text}`: `{path}` is a list of modules, which gives nothing by"
+                    f" itself; name one of them, as in `{path}.0`"
                 )
             if name.endswith(HEADS) and not heads_of(modules, path):
                 raise ObjectiveError(
@@ -450,7 +414,7 @@ def hearing(network: nn.Module, paths: Sequence[str], outputs: dict[str, Tensor]
 
         def hear(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             found = next(tensors((args, kwargs) if inputs else output), None)
-            if found is None:
+            if found is None or found.dim() == 0:
                 raise ObjectiveError(f"`{path}` gives no tensor that could be optimized")
             dim = channel_dim(module, found)
             moved = found.movedim(dim, 1).float() if found.dim() > 1 else found[:, None].float()

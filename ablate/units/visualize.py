@@ -4,7 +4,7 @@ Three inputs can be optimized: an image for the CLIP model that reads images, a 
 denoiser at a noise level, and the embedding of a prompt (Olah, Mordvintsev & Schubert 2017, Feature
 Visualization; Mordvintsev, Olah & Tyka 2015, Inceptionism, for pictures that are dreamed on).
 
->>> found = of_image(reader, [parse("vision_model.encoder.layers.2.mlp.fc1#12")])
+>>> found = of_image(reader, [channel("vision_model.encoder.layers.2.mlp.fc1", 12)])
 >>> save(found, ["fc1-12"], folder), present(folder)
 
 Optimizing, saving and presenting are apart; a picture that lies in the folder is not made again
@@ -14,6 +14,7 @@ Optimizing, saving and presenting are apart; a picture that lies in the folder i
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,16 +33,15 @@ from ablate.units.ascent import (
     Row,
     Told,
     Visualized,
-    batches,
     climb,
     counted,
     fading,
+    in_batches,
     part_of,
     ready,
     records,
     rows_of,
     started,
-    together,
     values_of,
 )
 from ablate.units.calls import Call, capture, drawn_from, sampled_with, settings_of
@@ -49,14 +49,18 @@ from ablate.units.canvas import Fourier, drawn, motions, moved
 from ablate.units.gallery import present as present
 from ablate.units.gallery import save as save
 from ablate.units.gallery import waiting as waiting
-from ablate.units.objectives import Objective, check
+from ablate.units.objectives import MissingError, Objective, ObjectiveError, check
 
 PLAIN = 16  # inputs that a visualization may start from
 STRONGEST = 0.7  # deviation of the color of the last of these pictures, before the sigmoid
-LEVEL = 0.8  # of noise: high enough that latents may still become anything
+LEVEL = 0.9  # of noise: little is decided by then, and few units answer to whatever they see
 IMAGE = Ascent()
 DENOISER = Ascent(rate=0.2, decay=1.0, motion=0.0, batch=16)
 PROMPT = Ascent(steps=64, rate=0.1, batch=8)
+GUIDANCE = 5.0  # of the images that optimized embeddings are shown by
+OCTAVES = 4  # of dreams
+TILES = 64  # of a dream that are computed at once
+EACH = 8  # tiles that take as long as all else in a step of a dream
 
 
 # ---------------------------------------------------------------- images
@@ -75,29 +79,48 @@ def of_image(
     Each starts from the plainest of 16 pictures, from gray to colored with faint forms, in
     which the objective is nearly silent (`started`). What `on_step` raises ends it.
     """
-    check(objectives, reader.network)
-    rows, side = rows_of(objectives, seeds), reader.preparation.side
+    check_seen(objectives, reader, seeds)
+    rows, side, device = rows_of(objectives, seeds), reader.preparation.side, reader.network.device
     basis = Fourier(side, side, decay=ascent.decay, colors=True)
-    tell, parts, device = counted(on_step, len(rows), ascent), [], reader.network.device
-    with ready(reader.network):
-        for batch in batches(rows, ascent):
-            motion = motions(ascent.steps, [row.seed for row in batch], ascent.motion)
+    tell = counted(on_step, len(rows) * ascent.steps)
 
-            def value(
-                coefficients: Tensor, step: int | None, batch: Any = batch, motion: Any = motion
-            ) -> Tensor:
-                images = basis.map(coefficients).sigmoid()
-                if step is not None:
-                    images = moved(images, fading(motion, step))
-                return _seen(reader, batch, images)
+    def make(batch: Sequence[Row]) -> Visualized:
+        motion = motions(ascent.steps, [row.seed for row in batch], ascent.motion)
 
-            plain = _plain(basis, batch, device)
-            first, typical = started(plain, value)
-            climbed = climb(first, value, ascent, tell)
-            images = basis.map(climbed.parameter).sigmoid().permute(0, 2, 3, 1).cpu().numpy()
-            parts.append(part_of(climbed, images, typical))
+        def value(coefficients: Tensor, step: int | None) -> Tensor:
+            images = basis.map(coefficients).sigmoid()
+            if step is not None:
+                images = moved(images, fading(motion, step))
+            return _seen(reader, batch, images)
+
+        first, typical = started(_plain(basis, batch, device), value)
+        climbed = climb(first, value, ascent, tell)
+        images = basis.map(climbed.parameter).sigmoid().permute(0, 2, 3, 1)
+        return part_of(climbed, images.cpu().numpy(), typical)
+
     told = records("image", reader.id, objectives, seeds, ascent)
-    return together(rows, told, parts)
+    with ready(reader.network):
+        return in_batches(rows, told, ascent.batch, make, reader.id)
+
+
+def check_seen(
+    objectives: Sequence[Objective], reader: Reader, seeds: Sequence[int] = (0,)
+) -> None:
+    """Raise `ObjectiveError` for objectives that images cannot drive."""
+    try:
+        check(objectives, reader.network, len(seeds))
+    except MissingError as error:
+        raise ObjectiveError(
+            f"{error} (images drive the CLIP model that reads them, latents and prompts the"
+            " denoiser)"
+        ) from error
+    for objective in objectives:
+        for path in objective.paths:
+            if path.startswith("text_"):
+                raise ObjectiveError(
+                    f"`{objective.text}`: `{path}` reads texts, and no image can drive it; what"
+                    " reads images is `vision_model` and `visual_projection`"
+                )
 
 
 def _seen(reader: Reader, rows: Sequence[Row], images: Tensor, repeats: int = 1) -> Tensor:
@@ -136,7 +159,7 @@ def dream(
     seeds: Sequence[int] = (0,),
     *,
     steps: int = 12,
-    octaves: int = 4,
+    octaves: int = OCTAVES,
     rate: float = 0.01,
     on_step: Told | None = None,
 ) -> Visualized:
@@ -146,50 +169,65 @@ def dream(
     the whole picture to its own, in so many octaves; where it is larger than the encoder reads, in
     tiles that lie elsewhere at every step (Mordvintsev, Olah & Tyka 2015).
     """
-    check(objectives, reader.network)
-    rows = rows_of(objectives, seeds)
-    side = reader.preparation.side
+    check_seen(objectives, reader, seeds)
     whole = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)
     whole = whole.permute(2, 0, 1)[None].to(reader.network.device)
-    sizes = _octaves((whole.shape[2], whole.shape[3]), side, octaves)
-    tell = counted(on_step, len(rows), Ascent(steps * len(sizes), batch=1))
-    parts = []
-    with ready(reader.network):
-        for row in rows:
-            generator = torch.Generator().manual_seed(row.seed)
+    sizes = _octaves(picture.size, reader.preparation.side, octaves)
+    work = _work(sizes, reader.preparation.side)
+    rows = rows_of(objectives, seeds)
+    total = work_of(picture.size, reader.preparation.side, steps, octaves)
+    tell = counted(on_step, len(rows) * total)
 
-            def value(image: Tensor, shift: tuple[int, int] = (0, 0), row: Row = row) -> Tensor:
-                tiles = _tiles(image.roll(shift, (2, 3)), side)
-                return _seen(reader, [row], tiles, len(tiles))
+    def make(batch: Sequence[Row]) -> Visualized:
+        generator, lines = torch.Generator().manual_seed(batch[0].seed), []
 
-            seen, lines = F.interpolate(whole, sizes[0], mode="bicubic", antialias=True), []
-            with torch.no_grad():
-                first = value(F.interpolate(whole, sizes[-1], mode="bicubic"))
-            for size in sizes:
-                basis = Fourier(*size, decay=0.7)
-                base = F.interpolate(whole, size, mode="bicubic", antialias=True)
-                shrunk = F.interpolate(whole, seen.shape[2:], mode="bicubic", antialias=True)
-                image = base + F.interpolate(seen - shrunk, size, mode="bicubic")
-                for _ in range(steps):
-                    image = image.clamp(0, 1).detach().requires_grad_()
-                    shift = torch.randint(0, side, (2,), generator=generator).tolist()
-                    level = value(image, (shift[0], shift[1]))
-                    (gradient,) = torch.autograd.grad(level.sum(), image)
-                    # What is fine in a gradient is noise to the eye.
-                    spectrum = torch.fft.rfft2(gradient, norm="ortho")
-                    gradient = basis.map(torch.view_as_real(spectrum))
-                    image = image + rate * gradient / gradient.abs().mean().clamp_min(SMALL)
-                    lines.append(level.detach().cpu())
-                    tell()
-                seen = image.clamp(0, 1).detach()
-            with torch.no_grad():
-                last = value(seen)
-            climbed = Climbed(seen, first.cpu(), last.cpu(), torch.stack(lines))
-            sized = F.interpolate(seen, whole.shape[2:], mode="bicubic", antialias=True)
-            images = sized.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-            parts.append(part_of(climbed, images, first))
+        def value(image: Tensor, shift: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
+            return _uphill(reader, batch, image, shift)
+
+        seen = F.interpolate(whole, sizes[0], mode="bicubic", antialias=True)
+        first, _ = value(F.interpolate(whole, sizes[-1], mode="bicubic").clamp(0, 1))
+        tell(work[-1])
+        for size, each in zip(sizes, work, strict=True):
+            basis = Fourier(*size, decay=0.7)
+            base = F.interpolate(whole, size, mode="bicubic", antialias=True)
+            shrunk = F.interpolate(whole, seen.shape[2:], mode="bicubic", antialias=True)
+            seen = (base + F.interpolate(seen - shrunk, size, mode="bicubic")).clamp(0, 1)
+            for _ in range(steps):
+                down, right = torch.randint(0, reader.preparation.side, (2,), generator=generator)
+                level, gradient = value(seen, (int(down), int(right)))
+                # What is fine in a gradient is noise to the eye.
+                spectrum = torch.fft.rfft2(gradient, norm="ortho")
+                gradient = basis.map(torch.view_as_real(spectrum))
+                seen = seen + rate * gradient / gradient.abs().mean().clamp_min(SMALL)
+                seen = seen.clamp(0, 1)
+                lines.append(level.cpu())
+                tell(each)
+        last, _ = value(seen)
+        tell(work[-1])
+        climbed = Climbed(seen, first.cpu(), last.cpu(), torch.stack(lines))
+        sized = F.interpolate(seen, whole.shape[2:], mode="bicubic", antialias=True)
+        return part_of(climbed, sized.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy(), first)
+
     told = dreamed(reader, objectives, picture, seeds, steps, octaves, rate)
-    return together(rows, told, parts)
+    with ready(reader.network):
+        return in_batches(rows, told, 1, make, reader.id)
+
+
+def _uphill(
+    reader: Reader, rows: Sequence[Row], image: Tensor, shift: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """What an objective comes to of an image (1, 3, height, width) that is shifted, in the mean
+    over its tiles, and its gradient."""
+    image = image.detach().requires_grad_()
+    tiles = _tiles(image.roll(shift, (2, 3)), reader.preparation.side)
+    levels, gradients = list[Tensor](), list[Tensor]()
+    for some in torch.split(tiles.detach(), TILES):  # all at once would need as much memory
+        some.requires_grad_()
+        level = _seen(reader, rows, some, len(some)) * (len(some) / len(tiles))
+        gradients += torch.autograd.grad(level.sum(), some)
+        levels.append(level.detach())
+    (gradient,) = torch.autograd.grad(tiles, image, torch.cat(gradients))
+    return torch.stack(levels).sum(0), gradient
 
 
 def dreamed(
@@ -198,7 +236,7 @@ def dreamed(
     picture: Image.Image,
     seeds: Sequence[int],
     steps: int = 12,
-    octaves: int = 4,
+    octaves: int = OCTAVES,
     rate: float = 0.01,
 ) -> list[dict[str, Any]]:
     """Everything that determines what is dreamed on a picture."""
@@ -211,13 +249,25 @@ def dreamed(
 
 
 def _octaves(size: tuple[int, int], side: int, count: int) -> list[tuple[int, int]]:
-    """Heights and widths, from the shorter side that the encoder reads up to a picture's own."""
+    """Heights and widths that a picture of a width and height is dreamed on at: from the shorter
+    side that the encoder reads up to its own."""
     least = side / min(size)
     if least >= 1 or count == 1:
         factors = [max(1.0, least)]
     else:
         factors = [least ** (1 - i / (count - 1)) for i in range(count)]
-    return [(max(side, round(size[0] * f)), max(side, round(size[1] * f))) for f in factors]
+    return [(max(side, round(size[1] * f)), max(side, round(size[0] * f))) for f in factors]
+
+
+def work_of(size: tuple[int, int], side: int, steps: int, octaves: int = OCTAVES) -> int:
+    """How much work it is to dream on a picture of a width and height: in tiles of a side."""
+    work = _work(_octaves(size, side, octaves), side)
+    return steps * sum(work) + 2 * work[-1]
+
+
+def _work(sizes: Sequence[tuple[int, int]], side: int) -> list[int]:
+    """That of a step of each octave."""
+    return [EACH + math.prod(-(-length // side) for length in size) for size in sizes]
 
 
 def _tiles(image: Tensor, side: int) -> Tensor:
@@ -250,23 +300,37 @@ def of_latent(
     step; `finished` are those that the rest of the sampling comes to. `size`: their width and
     height, the model's own unless told. Raises `Stopped` where the pipeline is asked to stop.
     """
-    check(objectives, pipeline.denoiser)
-    rows, parts = rows_of(objectives, seeds), []
-    tell = counted(on_step, len(rows), ascent, pipeline.stop)
-    for batch in batches(rows, ascent):
+    check(objectives, pipeline.denoiser, len(seeds))
+    rows = rows_of(objectives, seeds)
+    tell = counted(on_step, len(rows) * ascent.steps, pipeline.stop)
+
+    def make(batch: Sequence[Row]) -> Visualized:
         call = capture(pipeline, prompt, [row.seed for row in batch], t, size)
         with ready(call.network):
             climbed, maps, typical = _latents(call, batch, ascent, tell)
         images, finished = drawn_from(pipeline, call, maps)
-        made = {"inputs": maps.cpu().numpy(), "finished": finished}
-        parts.append(part_of(climbed, images, typical, **made))
-    more = {"t": t, "prompt": prompt, "size": size and list(size)}
-    told = records("latent", pipeline.fingerprint, objectives, seeds, ascent, **more)
-    return together(rows, told, parts)
+        return part_of(climbed, images, typical, inputs=maps.cpu().numpy(), finished=finished)
+
+    told = of_latents(pipeline, objectives, t, prompt, seeds, ascent, size)
+    return in_batches(rows, told, ascent.batch, make, pipeline.model)
+
+
+def of_latents(
+    pipeline: Pipeline,
+    objectives: Sequence[Objective],
+    t: float,
+    prompt: str,
+    seeds: Sequence[int],
+    ascent: Ascent,
+    size: tuple[int, int] | None = None,
+) -> list[dict[str, Any]]:
+    """Everything that determines the latents that are made of them."""
+    more = {"t": t, "prompt": prompt, "size": size and list(size), "dtype": str(pipeline.dtype)}
+    return records("latent", pipeline.fingerprint, objectives, seeds, ascent, **more)
 
 
 def _latents(
-    call: Call, rows: Sequence[Row], ascent: Ascent, tell: Callable[[], object]
+    call: Call, rows: Sequence[Row], ascent: Ascent, tell: Callable[[int], object]
 ) -> tuple[Climbed, Tensor, Tensor]:
     """What an ascent came to, its latents, and what the objectives typically are."""
     first = call.map
@@ -303,7 +367,7 @@ def of_prompt(
     prompt: str = "",
     seeds: Sequence[int] = (0, 1),
     ascent: Ascent = PROMPT,
-    guidance: float = 5.0,
+    guidance: float = GUIDANCE,
     size: tuple[int, int] | None = None,
     on_step: Told | None = None,
 ) -> Visualized:
@@ -314,20 +378,22 @@ def of_prompt(
     from one that lies beside it (`started`); every token keeps its length and mean. Raises
     `Stopped` where the pipeline is asked to stop.
     """
-    check(objectives, pipeline.denoiser)
-    rows, parts = rows_of(objectives, seeds[:1]), []
-    tell = counted(on_step, len(rows), ascent, pipeline.stop)
-    for batch in batches(rows, ascent):
+    check(objectives, pipeline.denoiser, len(seeds))
+    rows = rows_of(objectives, seeds[:1])
+    tell = counted(on_step, len(rows) * ascent.steps, pipeline.stop)
+    settings = settings_of(pipeline, guidance, size)
+
+    def make(batch: Sequence[Row]) -> Visualized:
         call = capture(pipeline, prompt, list(seeds) * len(batch), t, size)
         first = call.words[:: len(seeds)]
         middle = first.mean(-1, keepdim=True)
         length = (first - middle).norm(dim=-1, keepdim=True)
 
-        def value(words: Tensor, step: int | None, call: Call = call, batch: Any = batch) -> Tensor:
+        def value(words: Tensor, step: int | None) -> Tensor:
             wide = words.repeat_interleave(len(seeds), dim=0)
             return values_of(call.network, batch, lambda: call(words=wide), len(seeds))
 
-        def kept(words: Tensor, middle: Tensor = middle, length: Tensor = length) -> Tensor:
+        def kept(words: Tensor) -> Tensor:
             free = words - words.mean(-1, keepdim=True)
             put: Tensor = middle + free * (length / free.norm(dim=-1, keepdim=True).clamp_min(1e-8))
             return put
@@ -335,16 +401,28 @@ def of_prompt(
         with ready(call.network):
             start, typical = started(_near(first, kept, batch), value)
             climbed = climb(start, value, ascent, tell, kept)
-        found = sampled_with(
-            pipeline, call, climbed.parameter, [seeds[0]] * len(batch),
-            settings_of(pipeline, guidance, size),
-        )  # fmt: skip
-        inputs = climbed.parameter.cpu().numpy()
-        parts.append(part_of(climbed, found.images, typical, inputs=inputs))
+        words = climbed.parameter
+        found = sampled_with(pipeline, call, words, [seeds[0]] * len(batch), settings)
+        return part_of(climbed, found.images, typical, inputs=words.cpu().numpy())
+
+    told = of_prompts(pipeline, objectives, t, prompt, seeds, ascent, guidance, size)
+    return in_batches(rows, told, ascent.batch, make, pipeline.model)
+
+
+def of_prompts(
+    pipeline: Pipeline,
+    objectives: Sequence[Objective],
+    t: float,
+    prompt: str,
+    seeds: Sequence[int],
+    ascent: Ascent,
+    guidance: float = GUIDANCE,
+    size: tuple[int, int] | None = None,
+) -> list[dict[str, Any]]:
+    """Everything that determines the embeddings that are made of them, and their images."""
     more = {"t": t, "prompt": prompt, "guidance": guidance, "latents": list(seeds),
-            "size": size and list(size)}  # fmt: skip
-    told = records("prompt", pipeline.fingerprint, objectives, seeds[:1], ascent, **more)
-    return together(rows, told, parts)
+            "size": size and list(size), "dtype": str(pipeline.dtype)}  # fmt: skip
+    return records("prompt", pipeline.fingerprint, objectives, seeds[:1], ascent, **more)
 
 
 def _near(first: Tensor, kept: Callable[[Tensor], Tensor], rows: Sequence[Row]) -> Tensor:

@@ -24,14 +24,18 @@ from ablate.units.visualize import (
     IMAGE,
     LEVEL,
     PROMPT,
+    check_seen,
     dream,
     dreamed,
     of_image,
     of_latent,
+    of_latents,
     of_prompt,
+    of_prompts,
+    work_of,
 )
 
-GUIDANCE = 5.0  # of the images that optimized embeddings are shown by
+IMAGES = replace(IMAGE, steps=192)  # twice those of an atlas, whose hundreds would take too long
 
 
 def images(
@@ -45,8 +49,8 @@ def images(
 ) -> list[Path]:
     """Images that the CLIP model's image encoder responds to most, a file for each objective and
     seed (`ablate.units.visualize.of_image`)."""
-    check(objectives, reader.network)
-    ascent = replace(IMAGE, steps=steps or IMAGE.steps)
+    check_seen(objectives, reader, seeds)
+    ascent = replace(IMAGES, steps=steps or IMAGES.steps)
 
     def make(some: Sequence[Objective], tell: Told) -> Visualized:
         return of_image(reader, some, seeds, ascent, on_step=tell)
@@ -54,6 +58,7 @@ def images(
     return fill(
         folder, "image", objectives, seeds,
         lambda some: records("image", reader.id, some, seeds, ascent), make, watch, ascent.batch,
+        ascent.steps * len(seeds),
     )  # fmt: skip
 
 
@@ -68,15 +73,16 @@ def dreams(
     watch: Watch | None = None,
 ) -> list[Path]:
     """What the objectives see in a picture, drawn into it (`ablate.units.visualize.dream`)."""
-    check(objectives, reader.network)
+    check_seen(objectives, reader, seeds)
     count = steps or 12
+    work = len(seeds) * work_of(picture.size, reader.preparation.side, count)
 
     def make(some: Sequence[Objective], tell: Told) -> Visualized:
         return dream(reader, some, picture, seeds, steps=count, on_step=tell)
 
     return fill(
         folder, "dream", objectives, seeds,
-        lambda some: dreamed(reader, some, picture, seeds, count), make, watch, 1,
+        lambda some: dreamed(reader, some, picture, seeds, count), make, watch, 1, work,
     )  # fmt: skip
 
 
@@ -93,18 +99,18 @@ def latents(
 ) -> list[Path]:
     """Latents at noise level `t` that the denoiser responds to most
     (`ablate.units.visualize.of_latent`). Raises `Stopped` after Ctrl-C."""
-    check(objectives, pipeline.denoiser)
+    check(objectives, pipeline.denoiser, len(seeds))
     ascent = replace(DENOISER, steps=steps or DENOISER.steps)
-
-    def tell(some: Sequence[Objective]) -> list[dict[str, object]]:
-        more = {"t": t, "prompt": prompt, "size": None}
-        return records("latent", pipeline.fingerprint, some, seeds, ascent, **more)
 
     def make(some: Sequence[Objective], told: Told) -> Visualized:
         return of_latent(pipeline, some, t, prompt, seeds, ascent, on_step=told)
 
     with engine.stoppable(pipeline):
-        return fill(folder, "latent", objectives, seeds, tell, make, watch, ascent.batch)
+        return fill(
+            folder, "latent", objectives, seeds,
+            lambda some: of_latents(pipeline, some, t, prompt, seeds, ascent),
+            make, watch, ascent.batch, ascent.steps * len(seeds),
+        )  # fmt: skip
 
 
 def prompts(
@@ -120,16 +126,15 @@ def prompts(
 ) -> list[Path]:
     """Embeddings of prompts that the denoiser responds to most at noise level `t`, over the latents
     of all seeds (`ablate.units.visualize.of_prompt`). Raises `Stopped` after Ctrl-C."""
-    check(objectives, pipeline.denoiser)
+    check(objectives, pipeline.denoiser, len(seeds))
     ascent = replace(PROMPT, steps=steps or PROMPT.steps)
 
-    def tell(some: Sequence[Objective]) -> list[dict[str, object]]:
-        more = {"t": t, "prompt": prompt, "guidance": GUIDANCE, "latents": list(seeds),
-                "size": None}  # fmt: skip
-        return records("prompt", pipeline.fingerprint, some, seeds[:1], ascent, **more)
-
     def make(some: Sequence[Objective], told: Told) -> Visualized:
-        return of_prompt(pipeline, some, t, prompt, seeds, ascent, GUIDANCE, on_step=told)
+        return of_prompt(pipeline, some, t, prompt, seeds, ascent, on_step=told)
 
     with engine.stoppable(pipeline):
-        return fill(folder, "prompt", objectives, seeds[:1], tell, make, watch, ascent.batch)
+        return fill(
+            folder, "prompt", objectives, seeds[:1],
+            lambda some: of_prompts(pipeline, some, t, prompt, seeds, ascent),
+            make, watch, ascent.batch, ascent.steps,
+        )  # fmt: skip
