@@ -13,7 +13,9 @@ import base64
 import csv
 import html
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -39,16 +41,27 @@ ATLASES = {
     "atlas-patches": "Atlas of patches",
     "atlas-compared": "Atlas compared",
 }
+ALONE = ("selectivity", "concepts", *ATLASES)  # drawings that there is one of
+REPORT, SHEET, CARDS = "report.html", "cards", "cards"
+# The files that are drawn from, and the commands that make them.
+SOURCES = {"units.csv": "selectivity", "cards.json": "cards", "atlas.json": "atlas"}
+Tell = Callable[[str], None]
 
 
-def save(folder: Path, drawn: Mapping[str, str] | None = None) -> Path:
+def save(
+    folder: Path,
+    drawn: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
+    tell: Tell | None = None,
+) -> Path:
     """Write `report.html` into the folder of a study and return its path.
 
-    `drawn`: its drawings, where they were made already. Raises `PictureError` when the folder is no
-    study, or one of its files cannot be read.
+    `drawn`: its drawings, where they were made already, but for those from the files `without`.
+    Raises `PictureError` when the folder is no study, or one of its files cannot be read; where
+    there is someone to `tell`, visualizations that cannot be read are left out.
     """
     study = facts.study(folder)
-    found = facts.cards(folder)
+    found = {} if "cards.json" in without else facts.cards(folder)
     made = _Sections()
     drawn = dict(drawings(folder)) if drawn is None else drawn
     made.drawing("Selectivity", drawn.get("selectivity"), distributions.BODY)
@@ -56,7 +69,8 @@ def save(folder: Path, drawn: Mapping[str, str] | None = None) -> Path:
     reads = found.get("component") == "clip"  # the model whose units may know words and pictures
     made.cards(found.get("cards", []), drawn, "" if reads else _notes(found))
     made.add("Words and pictures", _multimodal(found) if reads else "")
-    made.add("Visualizations", _visualizations(folder))
+    with _telling(tell, "visualize" if (folder / VISUALIZATIONS).is_file() else "cards"):
+        made.add("Visualizations", _visualizations(folder))
     for name, title in ATLASES.items():
         made.drawing(title, drawn.get(name), atlases.BODY, ZOOM)
     made.add("Settings", _settings(study.manifest))
@@ -73,35 +87,77 @@ def save(folder: Path, drawn: Mapping[str, str] | None = None) -> Path:
         "sections": "".join(made.parts),
         "script": script,
     })  # fmt: skip
-    return webpage.write(folder / "report.html", text)
+    return webpage.write(folder / REPORT, text)
 
 
-def present(folder: Path) -> Iterator[Path]:
-    """Write all pictures of a study, each as SVG and as PNG, its sheets of cards, and its page."""
-    drawn = dict(drawings(folder))
+def present(folder: Path, tell: Tell | None = None) -> Iterator[Path]:
+    """Write all pictures of a study, each as SVG and as PNG, its sheets of cards, and its page.
+
+    What is drawn from a file that cannot be read, or from pictures that cannot, is left out where
+    there is someone to `tell`; else it is a `PictureError`.
+    """
+    drawn: dict[str, str] = {}
+    without = set(SOURCES)
+    for source, command in SOURCES.items():
+        with _telling(tell, command):
+            drawn |= dict(_drawn(source, folder))
+            without.remove(source)
     for name, svg in drawn.items():
         yield from drawing.save(svg, folder / name)
-    if unitcards.cards(folder):
-        yield from page.write(unitcards.sheet(folder), folder, "cards")
-    yield save(folder, drawn)
+    if not without:  # what an earlier study came to, and this one does not
+        for path in (folder / f"{name}.{kind}" for name in ALONE for kind in ("svg", "png")):
+            if path.stem not in drawn:
+                path.unlink(missing_ok=True)
+    if "cards.json" not in without and unitcards.cards(folder):
+        yield from page.write(unitcards.sheet(folder), folder, SHEET)
+    yield save(folder, drawn, without, tell)
+
+
+@contextmanager
+def _telling(tell: Tell | None, command: str) -> Iterator[None]:
+    """What cannot be drawn is told, with the command that makes anew what it is drawn from."""
+    try:
+        yield
+    except drawing.PictureError as error:
+        if tell is None:
+            raise
+        tell(f"{error}; it is left out, and `ablate units {command}` makes it anew")
+
+
+def written(folder: Path) -> Iterator[Path]:
+    """All files and folders that `present` may have written into a study's folder."""
+    for name in ALONE:
+        yield from (folder / f"{name}.{kind}" for kind in ("svg", "png"))
+    yield from (folder / name for name in (CARDS, f"{SHEET}.png", REPORT))
+    for path in folder.glob(f"{SHEET}-*.png"):
+        if re.fullmatch(rf"{SHEET}-\d+", path.stem):
+            yield path
 
 
 def drawings(folder: Path) -> Iterator[tuple[str, str]]:
     """Names of files, without suffixes, and drawings of all that the study has come to."""
-    if (folder / "units.csv").is_file():
+    for source in SOURCES:
+        yield from _drawn(source, folder)
+
+
+def _drawn(source: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Those that are drawn from one of its files."""
+    if source == "units.csv" and (folder / source).is_file():
         yield "selectivity", distributions.svg(folder)
-    table = unitcards.search(folder)
-    if table is not None:
-        yield "concepts", table
-    for card in unitcards.cards(folder):
-        yield f"cards/{unitcards.slug(card)}", unitcards.svg(card, folder)
-    atlas = facts.atlas(folder)
+    if source == "cards.json":
+        table = unitcards.search(folder)
+        if table is not None:
+            yield "concepts", table
+        for card in unitcards.cards(folder):
+            yield f"{CARDS}/{unitcards.slug(card)}", unitcards.svg(card, folder)
+    atlas = facts.atlas(folder) if source == "atlas.json" else None
     if atlas is None:
         return
     bins = atlas["bins"]
-    if any(b.get("picture") for b in bins):
+    patches = any(b.get("patch") for b in bins)
+    if any(b.get("picture") for b in bins) or not patches:  # names alone, of what reads texts
         yield "atlas", atlases.svg(folder)
-    if any(b.get("patch") for b in bins):
+    if patches:
         yield "atlas-patches", atlases.svg(folder, "patch")
     if atlas.get("variant") and any(b.get("variant") is not None for b in bins):
         yield "atlas-compared", atlases.compared(folder)
@@ -147,10 +203,13 @@ class _Sections:
             f" {_unit(card)}</a>"
             for slug, card in zip(slugs, known, strict=True)
         )
-        made = "".join(
-            f'<article id="unit-{html.escape(slug)}">'
-            f"{self._drawn(unitcards.name(card), drawn[f'cards/{slug}'], unitcards.BODY)}</article>"
+        shown = (
+            self._drawn(unitcards.name(card), drawn[f"{CARDS}/{slug}"], unitcards.BODY)
             for slug, card in zip(slugs, known, strict=True)
+        )
+        made = "".join(
+            f'<article id="unit-{html.escape(slug)}">{card}</article>'
+            for slug, card in zip(slugs, shown, strict=True)
         )
         self.add(
             "Units", made and f'<nav class="units" aria-label="Units">{links}</nav>{notes}{made}'
@@ -269,21 +328,24 @@ def _visualizations(folder: Path) -> str:
     shown = []
     for row in rows:
         name = row.get("name") or ""
-        image = facts.image(path.parent, row.get("file") or f"{name}.png")
+        picture = row.get("finished") or row.get("file") or f"{name}.png"
+        image = facts.image(path.parent, picture)
         if image is None:
             continue
         told = f"{_figure(row.get('start'))} → {_figure(row.get('end'))}"
         if row.get("typical"):
             told += f", typically {_figure(row['typical'])}"
+        objective = row.get("objective") or ""
+        objective = "" if name.startswith(objective) else objective  # said already
         shown.append(
             f'<figure><img class="pixels" alt="" src="{_inlined(image)}">'
             f"<figcaption><b>{html.escape(name)}</b>"
-            f"<span>{html.escape(row.get('objective') or '')}</span>"
+            f"<span>{html.escape(objective)}</span>"
             f"<span>{html.escape(told)}</span></figcaption></figure>"
         )
     note = (
         '<p class="note">Objective from the start to the end of its optimization, and what plain'
-        " inputs give.</p>"
+        " inputs give; of latents, what the rest of the sampling makes of them.</p>"
     )
     return f'<div class="seen">{"".join(shown)}</div>{note}' if shown else ""
 

@@ -13,22 +13,27 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Told of progress, it writes. `noun`: what is counted."""
+    """Told of progress, it writes. `noun`: what is counted, unless the progress has a noun of its
+    own (`ablate.units.clock.Part`); what counts something else gets a line of its own."""
 
     EVERY = 5.0  # seconds between lines in a log
 
     def __init__(self, noun: str = "images") -> None:
-        self.noun = noun
+        self.noun = self.told = noun
         self.terminal = sys.stderr.isatty()
         self.last = 0.0
         self.wrote = False
 
     def __call__(self, now: Progress) -> None:
-        left = f", {clock(now.left)} left"
-        count = f"{now.done}/{now.total} {self.noun}"
+        noun = getattr(now, "noun", "") or self.noun
+        if noun != self.told:
+            self.close()
+            self.told, self.last = noun, 0.0
+        left = f", {clock(now.left)} left" if now.computed else ""
+        count = f"{now.done}/{now.total} {noun}"
         if self.terminal:
             width = 28
-            full = round(width * now.done / now.total)
+            full = round(width * now.done / max(now.total, 1))
             bar = "█" * full + "·" * (width - full)
             click.echo(f"\r\x1b[K{bar} {count}, {clock(now.seconds)}{left}", err=True, nl=False)
             self.wrote = True

@@ -13,7 +13,6 @@ from ablate.exits import GO_ON, INTERRUPTED, WRONG, Exit, model_told, overrides,
 from ablate.progress import Reporter
 
 if TYPE_CHECKING:
-    from ablate.scope import When
     from ablate.units.statistics import Statistics
     from ablate.units.study import Setup, Study
 
@@ -89,65 +88,44 @@ def _setup(
     heads: bool = False,
 ) -> Setup:
     """A setup from what options say."""
-    from ablate.units.stimuli import TEMPLATES, Stimuli
-    from ablate.units.study import Setup, default_concepts
+    from ablate.units.stimuli import TEMPLATES, Stimuli, words_of
+    from ablate.units.study import Setup, default_concepts, window_of
 
     given = {"model": model, "dtype": dtype, "clip": clip}
     told = keys | {key: value for key, value in given.items() if value is not None}
-    words = _words(concepts) if concepts else default_concepts(model, clip)
+    options = given | {"component": component, "concepts": concepts, "when": when}
+    for name, value in options.items():
+        _filled(name, value)
     try:
+        words = default_concepts(model, clip) if concepts is None else words_of(concepts)
         stimuli = Stimuli(tuple(words), tuple(templates) or TEMPLATES, _numbers(seeds))
     except ValueError as error:
         raise Exit(str(error), WRONG) from None
-    kind = "heads" if heads else "channels"
-    return Setup(stimuli, told, component, modules, kind, _window(when) if when else None)
-
-
-def _words(given: str) -> list[str]:
-    """Concepts: a list with commas, or the lines of a file."""
-    if "," in given or not Path(given).is_file():
-        words = given.split(",")
-    else:
-        try:
-            words = Path(given).read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError:
-            raise Exit(f"--concepts: {given} is no text in UTF-8", WRONG) from None
-    return [word.strip() for word in words if word.strip()]
+    kind, window = "heads" if heads else "channels", None if when is None else window_of(when)
+    return Setup(stimuli, told, component, modules, kind, window)
 
 
 def _numbers(given: str) -> tuple[int, ...]:
     """Seeds, as in `0-7,11`."""
-    found: list[int] = []
-    for part in given.split(","):
-        low, dash, high = part.strip().partition("-")
-        ends = (low, high) if dash else (low, low)
-        if not all(end.isdecimal() and len(end) < 20 for end in ends):
-            raise Exit(f"--seeds: `{part.strip()}` is no number nor a range such as `0-7`", WRONG)
-        if int(ends[1]) - int(ends[0]) > 1_000_000:
-            raise Exit(f"--seeds: `{part.strip()}` are more seeds than anyone waits for", WRONG)
-        found += range(int(ends[0]), int(ends[1]) + 1)
-    return tuple(found)
-
-
-def _window(given: str) -> When:
-    """A window of the sampling, as recipes write it."""
-    import yaml
-
-    from ablate.scope import BY, When
+    from ablate.units.stimuli import numbers_of
 
     try:
-        return When.from_json(yaml.safe_load(given))
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError):
-        known = ", ".join(BY)
-        raise Exit(
-            f"--when: `{given}` is no window; write one of {known}, as in `{{t: [1, 0.5]}}`", WRONG
-        ) from None
+        return numbers_of(given)
+    except ValueError as error:
+        raise Exit(f"--seeds: {error}", WRONG) from None
+
+
+def _filled(name: str, given: str | None) -> None:
+    """Refuse an option that was given nothing: it does not mean its default."""
+    if given is not None and not given.strip():
+        raise Exit(f"--{name}: there is nothing in it; leave it out for the default", WRONG)
 
 
 def _selector(given: str | None) -> Any:
     """A selector; what begins like a list or mapping is YAML."""
     import yaml
 
+    _filled("select", given)
     if given is None or not given.startswith(("[", "{")):
         return given
     try:
@@ -160,7 +138,7 @@ def _present(folder: Path) -> None:
     """Write the pictures and the page of a study, and name them."""
     from ablate import folio
 
-    for path in folio.present(folder):
+    for path in folio.present(folder, lambda words: click.echo(words, err=True)):
         if path.parent == folder and path.suffix != ".svg":
             click.echo(str(path))
 
@@ -190,6 +168,8 @@ def selectivity(
         setup = _setup(**asked, modules=_selector(modules), heads=heads)
         study = Study.load(setup, out, device=device)
         study.begin("selectivity", fresh)
+        if study.note:
+            click.echo(study.note, err=True)
         reporter = Reporter("samples")
         try:
             found = record(study, reporter)
@@ -214,8 +194,9 @@ def _tell_layers(study: Study, found: Statistics) -> None:
         cells = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths,
                  strict=True))]  # fmt: skip
         click.echo("  ".join(cells))
+    layers = f"{len(found.layers)} layer{'s' * (len(found.layers) != 1)}"
     click.echo(
-        f"{found.units:,} units of {len(found.layers)} layers, {found.done:,} samples of"
+        f"{found.units:,} unit{'s' * (found.units != 1)} of {layers}, {found.done:,} samples of"
         f" {len(found.concepts)} concepts"
     )
     if found.skipped:
@@ -235,8 +216,11 @@ def search(study: Path, what: str | None) -> None:
     with _told():
         statistics = searching.load(study)
         if what is not None and "#" in what:
-            found = searching.find(statistics, *_unit(what))
-            click.echo(f"{what}: selectivity {found['selectivity']:.3f}")
+            unit = _unit(what)
+            found = searching.find(statistics, *unit)
+            never = searching.silent(statistics, searching.number_of(statistics, *unit))
+            active = "never active" if never else f"selectivity {found['selectivity']:.3f}"
+            click.echo(f"{what}: {active}")
             for concept, contrast in (*found["concepts"], *found["against"]):
                 click.echo(f"{contrast:9.2f}  {concept}")
             return
@@ -314,7 +298,7 @@ def cards(
               " or prompt embedding.")  # fmt: skip
 @click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Dream on this picture (DeepDream).")  # fmt: skip
-@click.option("--t", type=click.FloatRange(0, 1, min_open=True), default=0.8, show_default=True,
+@click.option("--t", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True,
               help="Noise level of latents, 1 is noise alone.")  # fmt: skip
 @click.option("--prompt", default="", help="Of the denoiser; where an embedding starts from.")
 @click.option("--seeds", default="0", show_default=True, metavar="A-B,C",
@@ -328,27 +312,28 @@ def cards(
 def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -> None:
     """Optimize an input to drive a unit, a channel, a direction.
 
-    OBJECTIVE is PATH#12 for a channel, or a sum of such, as in "conv_in#3 - 0.5 * conv_in#7"; also
-    neuron, head, direction, deepdream, text and more, called with a module path. A picture that
-    lies in the folder with the same settings is not made again.
+    OBJECTIVE is PATH#12 for a channel, or a sum of such, as in "visual_projection#3 - 0.5 *
+    visual_projection#7" (with --input latent "conv_in#3"); also neuron, head, direction, deepdream,
+    text and more, called with a module path. A picture that lies in the folder with the same
+    settings is not made again.
     """
-    from ablate.units.gallery import present, ratio_of, written
+    from ablate.units.gallery import outcome, present, written
 
-    seeds = _numbers(asked.pop("seeds"))
+    seeds = tuple(dict.fromkeys(_numbers(asked.pop("seeds"))))
     with _told():
         if asked["start"] is not None and kind != "image":
             raise Exit("--start: only images are dreamed on", WRONG)
-        reporter = Reporter("pictures")
+        reporter = Reporter("steps" if asked["start"] is None else "tiles")
         try:
             files = _visualized(objectives, kind, out, seeds, reporter, **asked)
         finally:
             reporter.close()
         found = written(out)
         for told in (found[path] for path in dict.fromkeys(files)):
-            times = f"{ratio_of(told):.1f} times" if told["end"] else "never active"
+            plain = "" if asked["start"] else f", typically {told['typical']:<9.4g}"
             click.echo(
-                f"{told['start']:9.4g} → {told['end']:<9.4g} {times:>12}, typically"
-                f" {told['typical']:<9.4g} {told['name']}"
+                f"{told['start']:9.4g} → {told['end']:<9.4g} {outcome(told):>12}{plain}"
+                f" {told['name']}"
             )
         for path in present(out):
             click.echo(str(path))
@@ -373,12 +358,11 @@ def _visualized(
     device: str | None,
 ) -> list[Path]:
     """Load what is asked for, and have pictures made that are not there yet."""
-    from PIL import Image
-
     from ablate.concepts import Reader
     from ablate.pipeline import Pipeline
     from ablate.units import wanted
-    from ablate.units.objectives import parse
+    from ablate.units.expressions import parse
+    from ablate.units.gallery import picture_in
 
     reader = Reader.of(model, clip, device)
     found = [parse(text, reader.texts if reader is not None else None) for text in objectives]
@@ -387,8 +371,11 @@ def _visualized(
             raise Exit(f"`{model}` has no CLIP model beside it; `--clip` names one", WRONG)
         if start is None:
             return wanted.images(reader, found, out, seeds, steps=steps, watch=watch)
-        with Image.open(start) as image:
-            picture = image.convert("RGB")
+        picture, (width, height) = picture_in(start)
+        if picture.size != (width, height):
+            less = f"{picture.width:,} × {picture.height:,}"
+            told = f"{start}: of {width:,} × {height:,} pixels {less} are dreamed on"
+            click.echo(told, err=True)
         return wanted.dreams(reader, found, picture, out, seeds, steps=steps, watch=watch)
     pipeline = Pipeline.load(model, device=device, dtype=dtype or "auto")
     make = wanted.latents if kind == "latent" else wanted.prompts
@@ -431,19 +418,22 @@ def atlas(
     to see what goes dark.
     """
     from ablate.units.atlas import make
+    from ablate.units.layout import check
     from ablate.units.study import Study
-    from ablate.units.vectors import planned
+    from ablate.units.vectors import module_of, planned
 
     given = [_edit(edit) for edit in edits]
     with _told():
+        check(method, "even")
         study = Study.load(_setup(**asked, modules=module), out, device=device)
+        path = module_of(study)
         if given:  # which may be wrong, and nothing is made then
             planned(study, given)
         study.begin("atlas", fresh)
         reporter = Reporter("steps")
         try:
             made = make(
-                study, module, rows=rows, columns=columns, method=method,
+                study, path, rows=rows, columns=columns, method=method,
                 visualized=not plain, edits=given, watch=reporter,
             )  # fmt: skip
         finally:
@@ -452,6 +442,8 @@ def atlas(
     click.echo(f"{made['vectors']:,} vectors in {len(made['bins'])} of {rows * columns} bins")
     for dark in made.get("dark", []):
         click.echo(f"{dark['concept']:16} {dark['before']:6} → {dark['after']:<6} in its own bins")
+    for note in made["notes"]:
+        click.echo(note)
 
 
 def _edit(given: str) -> Any:

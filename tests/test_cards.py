@@ -337,7 +337,7 @@ def test_stopped_and_gone_on_with(
     study = begin(tmp_path / "study", made.reader, modules=VALUES)
 
     def stop(now: Progress) -> None:
-        if now.total > len(study.samples):  # the effects are under way
+        if now.total > len(study.samples) and now.computed:  # the effects are under way
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Stopped):

@@ -118,6 +118,25 @@ def test_few_units_have_no_density_but_dots(tmp_path: Path) -> None:
     assert {"c2", "0.90", "c1", "0.40"} <= set(words(layer))
 
 
+def test_where_all_units_are_alike_is_a_peak_and_no_density(tmp_path: Path) -> None:
+    rows = units("a.b", [0.0] * 30, chance=0.0) + units("a.c", [0.5] * 30)
+    root = parsed(distributions.svg(study_of(tmp_path, rows)))
+    low, high = axis(root)
+    for layer, value in zip(layers(root), (0, 0.5), strict=True):
+        own = [p.attrib["d"] for p in layer.iter("path") if p.attrib["d"].endswith("Z")][1]
+        places = [(float(x) - low) / (high - low) for x in re.findall(r"([\d.]+) [\d.]+", own)]
+        assert max(abs(place - value) for place in places) < 0.011
+    assert distributions.NONE in words(layers(root)[0])
+    assert distributions.NONE not in words(layers(root)[1])
+
+
+def test_long_concepts_keep_their_beginning(tmp_path: Path) -> None:
+    rows = units("a.b", [0.2, 0.9])
+    rows[1][8] = "hippopotamus" * 20
+    (layer,) = layers(parsed(distributions.svg(study_of(tmp_path, rows))))
+    assert [w for w in words(layer) if re.fullmatch(r"hippopotamus\w*…", w)]
+
+
 def test_what_was_never_active_is_left_out(tmp_path: Path) -> None:
     rows = units("a.b", [0.2, "", 0.4]) + units("a.c", ["nan"])
     root = parsed(distributions.svg(study_of(tmp_path, rows)))

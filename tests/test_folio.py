@@ -123,6 +123,24 @@ def test_files_that_are_broken_are_named(tmp_path: Path, name: str) -> None:
         list(folio.present(folder))
 
 
+def test_what_cannot_be_drawn_is_told_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_study(tmp_path, layers=1, units=4, cards=1)
+    (folder / "cards.json").write_text("[1", "utf-8")
+    (folder / "neuron-1.png").write_bytes(b"nothing")
+    monkeypatch.setattr(svg, "WIDE", 1)
+    told: list[str] = []
+    made = {path.name for path in folio.present(folder, told.append)}
+    assert made == {"selectivity.svg", "selectivity.png", "report.html"}
+    assert titles(page(folder)) == ["Selectivity", "Settings"]
+    assert "cards.json cannot be read as JSON" in told[0]
+    assert told[0].endswith("; it is left out, and `ablate units cards` makes it anew")
+    assert "neuron-1.png cannot be read as a picture" in told[1]
+    assert told[1].endswith("`ablate units visualize` makes it anew")
+    assert len(told) == 2
+
+
 def test_the_same_study_gives_the_same_page(study: Path) -> None:
     before = page(study)
     folio.save(study)
@@ -175,6 +193,7 @@ def test_all_pictures_are_written_beside_the_page(
     drawn = [f"{name}.{kind}" for name in names for kind in ("svg", "png")]
     assert made == [*drawn, "cards.png", "report.html"]
     assert all((folder / name).stat().st_size for name in made)
+    assert {folder / name.partition("/")[0] for name in made} <= set(folio.written(folder))
 
 
 # ------------------------------------------------------------ in a browser

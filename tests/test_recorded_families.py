@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ablate.pipeline import Pipeline
 from ablate.scope import ScopeError, When
+from ablate.units import layers
 from ablate.units.layers import grid_of, listening
 from ablate.units.recording import maps_in, stream
 from ablate.units.selectivity import record
@@ -25,6 +27,23 @@ from ablate.units.stimuli import Stimuli
 from ablate.units.study import Setup, Study
 
 NEGATIVE = "ugly"
+# What hidden units are called, behind the number of their block.
+UNET = {"norm2", "ff.net.0"}
+HIDDEN = {
+    "sd1": UNET, "sd2": UNET, "sdxl": UNET, "kandinsky22": {"norm2"}, "if": {"norm2"},
+    "kandinsky3": {"group_norm", "feed_forward.0"},
+    "sd3": {"ff.net.0", "ff_context.net.0"}, "pixart": {"ff.net.0"}, "hunyuan": {"ff.net.0"},
+    "cogview4": {"ff.net.0"}, "qwen": {"img_mlp.net.0", "txt_mlp.net.0"},
+    "flux": {"ff.net.0", "ff_context.net.0", "proj_mlp"},
+    "chroma": {"ff.net.0", "ff_context.net.0", "proj_mlp"},
+    "flux2-klein": {"ff.linear_in", "ff_context.linear_in", "attn.to_qkv_mlp_proj"},
+    "auraflow": {"ff.linear_1", "ff_context.linear_1"}, "sana": {"ff.conv_inverted"},
+    "lumina2": {"feed_forward.linear_1"}, "z-image": {"feed_forward.w1"},
+}  # fmt: skip
+READERS = {
+    "CLIP": "fc1", "T5": "wi_0", "Bert": "dense", "Gemma": "gate_proj", "Qwen": "gate_proj",
+    "Glm": "gate_up_proj",
+}  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
 
 
@@ -94,12 +113,25 @@ def unguided(pipeline: Pipeline, prompt: str, paths: list[str]) -> dict[str, np.
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_text_encoders_have_hidden_units(name: str, pipelines: Callable[[str], Pipeline]) -> None:
+    pipeline = pipelines(name)
+    for part in pipeline.networks:
+        if "text_encoder" in part:
+            found = layers.chosen(pipeline.catalog_of(part), None, "channels")
+            leaves = {layer.path.rpartition(".")[2] for layer in found}
+            kind = type(pipeline.networks[part]).__name__
+            assert leaves == {next(leaf for key, leaf in READERS.items() if key in kind)}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_only_what_follows_the_prompts_counts(
     name: str, pipelines: Callable[[str], Pipeline], tmp_path: Path
 ) -> None:
     pipeline = pipelines(name)
-    found = record(begun(pipeline, tmp_path, when=When("steps", 0, 0)))
-    assert found.layers
+    study = begun(pipeline, tmp_path, when=When("steps", 0, 0))
+    assert not study.note
+    found = record(study)
+    assert {re.sub(r".*\d\.(?=\D)", "", layer.path) for layer in found.layers} == HIDDEN[name]
     for concept, prompt in enumerate(("a", "b")):
         by_hand = unguided(pipeline, prompt, [layer.path for layer in found.layers])
         for layer in found.layers:
@@ -111,16 +143,24 @@ def test_only_what_follows_the_prompts_counts(
     ("name", "path"), [("hunyuan", "text_embedder.linear_1"), ("z-image", "cap_embedder.1")]
 )
 def test_layers_without_a_row_a_sample(
-    name: str, path: str, pipelines: Callable[[str], Pipeline], tmp_path: Path
+    name: str,
+    path: str,
+    pipelines: Callable[[str], Pipeline],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Some embed all words of all prompts one after the other."""
     pipeline = pipelines(name)
     assert path in {module.path for module in pipeline.catalog}
     with pytest.raises(ScopeError, match=rf"`{path}` gives \d+ rows where .* called with 4"):
         record(begun(pipeline, tmp_path / "named", modules=path))
-    if name == "z-image":  # where all modules are recorded unless some are named
-        found = record(begun(pipeline, tmp_path / "all"))
-        paths = {layer.path for layer in found.layers}
+    if name == "z-image":  # as a network would be whose hidden units have other names
+        monkeypatch.setattr(layers, "HIDDEN", re.compile("(?!)"))
+        study = begun(pipeline, tmp_path / "all")
+        assert (
+            f"all {len(study.layers)} are recorded, such as `{study.layers[0].path}`" in study.note
+        )
+        paths = {layer.path for layer in record(study).layers}
         assert path not in paths
         assert "layers.0.attention.to_q" in paths
 

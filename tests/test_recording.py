@@ -22,8 +22,8 @@ from ablate.units import recording
 from ablate.units.layers import grid_of, listening, maps_of, middle_of
 from ablate.units.selectivity import ByConcept, record
 from ablate.units.statistics import Statistics
-from ablate.units.stimuli import Stimuli, told
-from ablate.units.study import Setup, Study, StudyError
+from ablate.units.stimuli import Stimuli, numbers_of, told, words_of
+from ablate.units.study import Setup, Study, StudyError, window_of
 
 NORM = "down_blocks.0.resnets.0.norm2"
 GATE = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0"
@@ -54,6 +54,53 @@ def layer(found: Statistics, path: str) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- what is shown
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("cat, dog,", ("cat", "dog")), ("cat", ("cat",)), ("a.txt,", ("a.txt",)),
+     (",".join(map(str, range(999))), tuple(map(str, range(999))))],
+)  # fmt: skip
+def test_concepts_are_a_list(given: str, words: tuple[str, ...]) -> None:
+    assert words_of(given) == words
+
+
+def test_concepts_are_the_lines_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a,b.txt").write_text("cat\n\ntoy, red\n", encoding="utf-8")
+    assert words_of(str(tmp_path / "a,b.txt")) == ("cat", "toy, red")
+    for given, message in (
+        (tmp_path, "is a folder; a concept of this name needs a comma"),
+        (tmp_path / "missing", "there is no file"),
+        ("missing.txt", "there is no file missing.txt"),
+        (" ,", "there are none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            words_of(str(given))
+
+
+def test_seeds_are_ranges() -> None:
+    assert numbers_of("0-2, 7") == (0, 1, 2, 7)
+    for given, message in (
+        ("3-1", "`3-1` ends before it begins"),
+        ("0-1000000", "more seeds than the 100,000 there may be"),
+        ("0-59999,60000-119999", "more seeds than the 100,000 there may be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            numbers_of(given)
+
+
+def test_windows_are_those_of_recipes() -> None:
+    assert window_of("{steps: [0, 3]}") == When("steps", 0, 3)
+    assert window_of("{t: [0.5, 1]}") == When("t", 0.5, 1)  # either end may come first
+    for given, message in (
+        ("later", "is no window; write one of steps, fraction, t"),
+        ("{steps: [3, 1]}", "ends before it begins"),
+        ("{steps: [0.5, 1]}", "whole numbers"),
+        ("{fraction: [0, 1.5]}", "between 0 and 1"),
+        ("{t: [1, 1]}", "it is empty"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            window_of(given)
 
 
 def test_prompts_are_told_as_people_do() -> None:
@@ -242,6 +289,10 @@ def test_its_pictures_are_a_run_like_any_other(
 ) -> None:
     study = begin()
     record(study)
+    one, other = (cell.path for cell in study.pictures.cells())
+    one.write_bytes(one.read_bytes()[:200])  # they are made again
+    other.write_bytes(b"nothing")
+    record(study)
     alone = run(build(axes={"prompt": {"values": ["a cat", "a dog"]}}))
     for cell, other in zip(study.pictures.cells(), alone, strict=True):
         assert cell.key == other.key
@@ -296,7 +347,12 @@ def test_text_encoders_read_each_prompt_once(begin: Begin, plain: Any) -> None:
 
 def test_the_clip_model_reads_the_images(begin: Begin) -> None:
     study = begin(component="clip", keys={"clip": "bundled"})
-    found = record(study)
+    parts: list[Any] = []
+    found = record(study, parts.append)
+    assert [(p.noun, p.done, p.total) for p in parts] == [
+        ("images", 0, 2), ("images", 2, 2), ("samples", 0, 2), ("samples", 2, 2),
+    ]  # fmt: skip
+    assert parts[2].seconds < parts[1].seconds  # what they took to be made does not count
     assert [x.path for x in found.layers] == [
         f"vision_model.encoder.layers.{i}.mlp.fc1" for i in range(4)
     ]
@@ -329,7 +385,8 @@ def test_it_goes_on_where_it_stopped(begin: Begin, monkeypatch: pytest.MonkeyPat
     study = begin(stimuli)
 
     def stop(progress: Any) -> None:
-        raise Enough
+        if progress.computed:
+            raise Enough
 
     with pytest.raises(Enough):
         record(study, stop)
@@ -338,7 +395,7 @@ def test_it_goes_on_where_it_stopped(begin: Begin, monkeypatch: pytest.MonkeyPat
     first = min(path.stat().st_mtime_ns for path in (study.folder / "pictures/cells").iterdir())
     told: list[int] = []
     again = record(begin(stimuli), lambda now: told.append(now.done))
-    assert told == [6]
+    assert told == [4, 6]
     for name in Statistics.ARRAYS:
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert (study.folder / "units.csv").read_bytes() == (
@@ -357,8 +414,8 @@ def test_ctrl_c_leaves_whole_batches(
     monkeypatch.setattr("ablate.batches.LATENT_PIXELS", {"cpu": 4 * 64})
     study = begin(stimuli)
 
-    def stop(_progress: Any) -> None:
-        tiny.stop = lambda: True
+    def stop(progress: Any) -> None:
+        tiny.stop = lambda: bool(progress.computed)
 
     with pytest.raises(Stopped):
         record(study, stop)
@@ -372,6 +429,13 @@ def test_a_folder_of_another_study_is_left_alone(begin: Begin) -> None:
         begin(Stimuli(("cat", "dog"), ("a {}",), (1,)))
     with pytest.raises(StudyError, match=r"of other concepts"):
         begin(Stimuli(("cat", "fox"), ("a {}",), (0,)))
+    told = begin().folder / "study.json"
+    told.write_text(told.read_text(encoding="utf-8")[:99], encoding="utf-8")
+    with pytest.raises(StudyError, match=r"study.json cannot be read: .* anew with `--fresh`"):
+        begin()
+    told.unlink()
+    with pytest.raises(StudyError, match="that tells what they are of"):
+        begin()
 
 
 def test_a_study_is_opened_from_its_folder(begin: Begin) -> None:
@@ -387,7 +451,19 @@ def test_a_study_is_opened_from_its_folder(begin: Begin) -> None:
     ("asked", "error", "message"),
     [
         ({"component": "unot"}, StudyError, "no component `unot`, did you mean `unet`"),
+        ({"component": "denoiser"}, StudyError, "no component `denoiser`, did you mean `unet`"),
         ({"component": "vae"}, StudyError, "units of `vae` cannot be recorded"),
+        ({"component": "text_encoder", "when": When("t", 1, 0.5)}, StudyError, "at work once"),
+        (
+            {"stimuli": Stimuli(("a", "b"), ("{}",), tuple(range(99_999))), "modules": "nothing"},
+            SelectorError,
+            "matches no module",
+        ),
+        (
+            {"stimuli": Stimuli(("a", "b"), ("{}",), tuple(range(100_001)))},
+            StudyError,
+            r"2 concepts × 1 template × 100,001 seeds are 200,002 images",
+        ),
         ({"component": "clip"}, StudyError, "has no CLIP model beside it; `--clip` names one"),
         ({"modules": "nothing"}, SelectorError, "`nothing` matches no module"),
         ({"modules": "conv_in", "kind": "heads"}, ScopeError, "names no projection"),

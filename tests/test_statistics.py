@@ -393,6 +393,9 @@ def test_what_a_failed_batch_left_is_not_written(
 
     monkeypatch.setattr(selectivity, "stream", stream)
     monkeypatch.setattr(selectivity, "ByConcept", Sink)
+    study: Any = SimpleNamespace(
+        folder=tmp_path, samples=range(9), component="text_encoder", texts=True
+    )
     with pytest.raises(ZeroDivisionError):
-        selectivity.record(SimpleNamespace(folder=tmp_path, samples=range(9)))  # type: ignore[arg-type]
+        selectivity.record(study)
     assert Statistics.load(tmp_path / "activations.npz").done == 6

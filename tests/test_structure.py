@@ -25,7 +25,7 @@ BELOW = [
     "rows", "sweep", "plan", "store", "models", "weights", "estimates", "sampling", "pipeline",
     "batches", "lettering", "phases", "processes", "engine", "metrics", "effects", "looks",
     "drift", "classes", "concepts", "page", "sheets", "report", "replay", "export", "matching",
-    "compare", "sources", "loading",
+    "compare", "sources", "loading", "articles", "sizes",
 ]  # fmt: skip
 # What pictures are drawn from: a run's folder and what was measured of it.
 PICTURED = ["modules", "store", "drift", "page"]
@@ -47,8 +47,8 @@ STUDIED = [
     ),
 ]
 STUDIES = (
-    "atlas", "cards", "gallery", "layout", "objectives", "search", "selectivity", "vectors",
-    "wanted",
+    "atlas", "cards", "expressions", "gallery", "layout", "objectives", "search", "selectivity",
+    "vectors", "wanted",
 )  # fmt: skip
 
 # What each file may import of the package. "ablate": the package itself, for its version.
@@ -61,14 +61,16 @@ LAYERS: dict[str, list[str]] = {
     "store": ["modules"],
     "page": [],
     "embeddings": [],
+    "articles": [],
+    "sizes": ["articles", "scope"],
     "code": ["ops"],
     "scope": [],
-    "inputs": [],
-    "skeletons": ["catalog", "inputs", "modules"],
+    "inputs": ["articles"],
+    "skeletons": ["articles", "catalog", "inputs", "modules"],
     "document": ["catalog"],
     "spaces": ["catalog", "document", "embeddings"],
     "axes": ["catalog", "document", "scope", "spaces"],
-    "specs": ["axes", "catalog", "document", "ops", "scope", "spaces"],
+    "specs": ["axes", "catalog", "document", "lettering", "ops", "scope", "spaces"],
     "recipe": ["code", "catalog", "document", "axes", "references", "sources", "specs"],
     "references": ["axes", "catalog", "document", "ops", "scope", "spaces", "specs"],
     "schema": ["ops", "axes", "embeddings", "recipe", "scope", "sources", "spaces", "specs"],
@@ -86,12 +88,13 @@ LAYERS: dict[str, list[str]] = {
     ],
     "models": ["catalog", "modules", "scope", "skeletons", "sources", "bundled", "ablate"],
     "sources": [],
-    "loading": ["models", "scope", "sources", "bundled"],
+    "loading": ["articles", "models", "scope", "sources", "bundled"],
     "weights": ["loading", "models", "sources"],
     "estimates": [],
-    "sampling": ["embeddings", "estimates", "scope"],
+    "sampling": ["articles", "embeddings", "estimates", "scope"],
     "pipeline": [
-        "catalog", "loading", "modules", "models", "sampling", "scope", "sources", "weights",
+        "articles", "catalog", "loading", "modules", "models", "sampling", "scope", "sizes",
+        "sources", "weights",
     ],
     "batches": ["catalog", "edits", "pipeline", "plan", "scope"],
     "processes": [],
@@ -164,12 +167,12 @@ LAYERS: dict[str, list[str]] = {
     "units.stimuli": [],
     "units.layers": ["catalog", "scope"],
     "units.study": [
-        "catalog", "concepts", "lab", "models", "modules", "pipeline", "plan", "processes",
+        "catalog", "concepts", "folio", "lab", "models", "modules", "pipeline", "plan", "processes",
         "recipe", "scope", "sources", "store", "units.clock", "units.layers", "units.stimuli",
     ],
     "units.recording": [
         "batches", "edits", "engine", "phases", "pipeline", "plan", "rows", "sampling", "scope",
-        "units.layers", "units.study",
+        "store", "units.clock", "units.layers", "units.study",
     ],
     "units.selectivity": STUDIED,
     "units.search": ["catalog", *STUDIED],
@@ -187,9 +190,10 @@ LAYERS: dict[str, list[str]] = {
     ],
     # Feature visualization.
     "units.objectives": ["catalog", "scope", "units.layers"],
+    "units.expressions": ["catalog", "units.objectives"],
     "units.canvas": [],
     "units.ascent": ["sampling", "units.objectives"],
-    "units.calls": ["models", "pipeline", "sampling", "scope"],
+    "units.calls": ["articles", "models", "pipeline", "sampling", "scope"],
     "units.visualize": [
         "concepts", "pipeline", "units.ascent", "units.calls", "units.canvas", "units.gallery",
         "units.objectives",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ablate.cli import main
+from ablate.pictures import svg
+from ablate.progress import Reporter
 from ablate.store import read_record
+from ablate.units.clock import Part
+from ablate.units.study import Study
 
 Units = Callable[..., Result]
 NORM = "down_blocks.0.resnets.0.norm2"
@@ -22,6 +26,14 @@ SHORT = ("--set", "sampling.num_inference_steps=2", "--dtype", "float32", "--dev
 
 def units(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["units", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_drawn() -> Iterator[None]:
+    """Drawings as small as their own size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(svg, "WIDE", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +47,7 @@ def recorded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert f"{NORM}" in done.output
-    assert "16 units of 1 layers, 16 samples of 4 concepts" in done.output
+    assert "16 units of 1 layer, 16 samples of 4 concepts" in done.output
     assert str(folder / "report.html") in done.output
     return folder
 
@@ -90,6 +102,9 @@ def test_cards_of_units_that_are_named(study: Path) -> None:
         f"{NORM}-3.svg", f"{NORM}-3.png",
     }  # fmt: skip
     assert f"#unit-{NORM}-3" in (study / "report.html").read_text(encoding="utf-8")
+    (study / "cards-of-mine.txt").touch()
+    Study.open(study, device="cpu").begin("selectivity", fresh=True)
+    assert {path.name for path in study.iterdir()} == {"study.json", "cards-of-mine.txt"}
 
 
 def test_visualizations_are_made_once(tmp_path: Path, tiny_folder: Path) -> None:
@@ -145,10 +160,26 @@ def test_an_atlas_and_what_went_dark(tmp_path: Path, tiny_folder: Path) -> None:
     assert (tmp_path / "atlas/atlas-compared.png").exists()
 
 
+def test_parts_of_a_command_have_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter("steps")
+    for reporter.terminal in (True, False):
+        reporter(Part(1, 4, 1, 2.0, 6.0, noun="images"))
+        reporter(Part(4, 4, 4, 8.0, 0.0, noun="images"))
+        reporter(Part(0, 3, 0, 0.0, 0.0, noun="samples"))
+        reporter.close()
+        lines = capsys.readouterr().err.rstrip("\n").split("\n")
+        assert "4/4 images" in lines[-2]
+        assert lines[-1].endswith("0/3 samples, 0:00 min" if reporter.terminal else
+                                  "0/3 samples (0 computed), 0:00 min")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("selectivity", "--concepts", "cat"), "one concept has nothing to be told apart"),
+        (("selectivity", "--concepts", ""), "--concepts: there is nothing in it; leave it out"),
+        (("selectivity", "--component", " "), "--component: there is nothing in it"),
+        (("selectivity", "--select", ""), "--select: there is nothing in it"),
         (("selectivity", "--concepts", "cat,cat"), "`cat` stands twice among the concepts"),
         (("selectivity", "--seeds", "3-x"), "--seeds: `3-x` is no number nor a range"),
         (("selectivity", "--when", "later"), "--when: `later` is no window"),

@@ -32,6 +32,7 @@ DOTTED = 160  # units at most that are drawn one by one
 SHARE = 95  # per cent of units by chance lie below what counts as beyond chance
 NAMED = 3  # concepts written at the end of a row
 CONCEPTS = "concepts of the most selective units"
+NONE = "no unit tells concepts apart"
 ABOUT = "How much more each unit answers to one concept than to the others, by layer."
 FILL, LINE = drawing.ramp(0.5), drawing.ramp(0.72)
 
@@ -52,12 +53,13 @@ class _Layer:
         return float(np.mean(self.own > np.percentile(self.chance, SHARE)))
 
     def best(self) -> list[tuple[str, float]]:
-        """The concepts of the most selective units, each once."""
+        """The concepts of the most selective units, each once; of units that answer to all alike,
+        or to nothing, none."""
         found: dict[str, float] = {}
         for i in np.argsort(-self.own, kind="stable").tolist():
-            found.setdefault(self.concepts[i], float(self.own[i]))
-            if len(found) == NAMED:
+            if len(found) == NAMED or not self.own[i]:
                 break
+            found.setdefault(self.concepts[i], float(self.own[i]))
         return list(found.items())
 
 
@@ -209,9 +211,12 @@ def _heads(grid: _Grid, top: float) -> str:
 def _concepts(grid: _Grid, layer: _Layer, y: float) -> tuple[str, float]:
     """The concepts of a layer's most selective units; and how wide they are."""
     start = x = grid.columns[3]
+    best = layer.best()
+    if not best:
+        return drawing.text(x, y, NONE, grid.size, MUTED), drawing.length(NONE, grid.size)
     drawn = ""
-    for word, value in layer.best():
-        (shown,) = drawing.fit(word, grid.size, 150) or [""]
+    for word, value in best:
+        shown = drawing.starting(word, grid.size, 150)
         drawn += drawing.text(x, y, shown, grid.size)
         x += drawing.length(shown, grid.size) + 6
         drawn += drawing.text(x, y, f"{value:.2f}", 0.86 * grid.size, MUTED)
@@ -264,8 +269,11 @@ def _row(grid: _Grid, layer: _Layer, label: str, room: float, y: float) -> str:
 
 
 def _density(values: np.ndarray) -> np.ndarray:
-    """The smoothed share of values at BINS + 1 places from 0 to 1, mirrored at both ends."""
+    """The smoothed share of values at BINS + 1 places from 0 to 1, mirrored at both ends; a peak
+    at the one value where all are alike."""
     found = np.histogram(values, BINS + 1, (-0.5 / BINS, 1 + 0.5 / BINS))[0] / len(values)
+    if np.ptp(values) < 1e-9:
+        return found
     reach = np.arange(-6, 7)
     kernel = np.exp(-((reach / SMOOTH) ** 2) / 2)
     smooth: np.ndarray = np.convolve(np.pad(found, 6, "symmetric"), kernel / kernel.sum(), "valid")

@@ -92,7 +92,7 @@ def effects(every: Sequence[Effect], x: float, y: float, width: float) -> Drawn:
         rows[concept] = at
         if own:
             drawn.append(drawing.rect(x - 8, at, width + 8, high, VACANT))
-        (word,) = drawing.fit(concept, SIZE, NAMED - 14) or [""]
+        word = drawing.starting(concept, SIZE, NAMED - 14)
         drawn.append(drawing.text(x, at + high / 2 + 5, word, SIZE, INK, bold=own))
         at += high
     drawn += [_axis(odds, _PERCENT, top, at), _axis(drift, _POWERS, top, at)]

@@ -26,6 +26,7 @@ BOLD = f"Inter Semi Bold, {FONT}"  # the name within the font file, and what bro
 WIDE = 3600  # pixels: width that a PNG aims at, growing by no more than 2
 LARGEST = 60_000_000  # pixels of a PNG
 MEASURED = 64  # size of the type that widths are measured at
+LONGEST = 200  # letters of a line that are looked at
 
 Attribute = str | int | float | Color | None
 
@@ -100,6 +101,17 @@ def ending(words: str, size: float, width: float) -> str:
     while length("…" * bool(shown) + words[shown:], size, bold=True) > width and words[shown:]:
         shown += 1
     return "…" * bool(shown) + words[shown:]
+
+
+def starting(words: str, size: float, width: float) -> str:
+    """One line of type no wider than `width`; what does not fit is elided at its end, as of
+    concepts, which are no module paths even where they have no spaces."""
+    words = clean(_legal(words[:LONGEST]))
+    if length(words, size, bold=True) <= width:
+        return words
+    while words and length(f"{words}…", size, bold=True) > width:
+        words = words[:-1]
+    return f"{words}…"
 
 
 def paragraph(

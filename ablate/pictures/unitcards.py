@@ -146,7 +146,7 @@ def search(folder: Path) -> str | None:
     ]  # fmt: skip
     for row in rows:
         y += 40
-        (word,) = drawing.fit(str(row["concept"]), 16, SIDE_OF_TABLE - 14) or [""]
+        word = drawing.starting(row["concept"], 16, SIDE_OF_TABLE - 14)
         drawn.append(drawing.line([(MARGIN, y - 25), (MARGIN + WIDE, y - 25)], HAIRLINE))
         drawn.append(drawing.text(MARGIN, y, word, 16, bold=True))
         for i, unit in enumerate(row["units"][:COLUMNS]):
@@ -216,12 +216,12 @@ def _head(card: Card) -> str:
     title = f"{kind} {card['unit']}"
     drawn = drawing.text(0, 26, title, 30, bold=True)
     x = drawing.length(title, 30, True) + 16
-    room = WIDE - x - 330
+    words = drawing.starting(card["concept"], 30, 0.4 * WIDE)
+    room = WIDE - x - max(330, drawing.length(words, 30, True) + 24)
     drawn += drawing.text(x, 26, drawing.ending(str(card["module"]), 20, room), 20)
     parts = [card.get(key) for key in ("component", "stage", "role")]
     told = "  ·  ".join(str(part).replace("_", " ") for part in parts if part)
     drawn += drawing.text(0, 54, told, 16, MUTED)
-    words = f"{card['concept']}"
     drawn += drawing.text(WIDE, 26, words, 30, bold=True, anchor="end")
     index = card.get("selectivity")
     if index is not None:
@@ -254,7 +254,7 @@ def _bars(card: Card, x: float, y: float) -> _Drawn:
     first = y - 16
     for i, (concept, value) in enumerate(both):
         y += 8 if i == len(above) and above else 0
-        (word,) = drawing.fit(concept, 14, named - 8) or [""]
+        word = drawing.starting(concept, 14, named - 8)
         own = concept == card["concept"]
         drawn.append(drawing.text(x, y, word, 14, INK, bold=own))
         reach = abs(value) / ((high - low) or 1) * room
@@ -338,7 +338,8 @@ def _below(card: Card, folder: Path, y: float) -> _Drawn:
         drawn += drawing.frame(0, y + 16, side, side, HAIRLINE, 1)
         bottom = max(bottom, y + 16 + side)
     gap = 38 if bottom > y else 0
-    title = f"The same of the {count} units that stand most for {concept}"
+    alone = "unit that stands" if count == 1 else f"{count} units that stand"
+    title = f"The same of the {alone} most for {drawing.starting(concept, 15, WIDE / 2)}"
     turned = bool(together.get("reversed"))
     sentences = [str(sentence) for sentence in together.get("sentences") or []]
     below, end = _examples(

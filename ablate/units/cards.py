@@ -23,18 +23,17 @@ import numpy as np
 from ablate import engine
 from ablate.batches import Shot
 from ablate.models import ModelError
-from ablate.sampling import Stopped
 from ablate.store import Run
 from ablate.units import gallery, multimodal, need, objectives, search, selectivity, wanted
-from ablate.units.clock import Watch
+from ablate.units.clock import Watch, counting
 from ablate.units.need import Found, Trial
+from ablate.units.recording import lacking, pictured
 from ablate.units.statistics import Layer, Statistics
 from ablate.units.study import CLIP, Study, StudyError
 
 FILE = "cards.json"
 TOPS, ALIKE = 8, 2  # samples shown that drive a unit most, and of one prompt
 SEEDS = tuple(range(8))  # of the pictures that effects are measured on
-OPEN = 0.95  # noise level of latents that drive a unit: nothing is decided by then
 TOGETHER = 5  # strongest units of a concept that are edited at once
 FINEST = 1024  # rows or columns of a layer's grid, at most
 
@@ -60,6 +59,8 @@ def make(
     such unit, `Stopped` after Ctrl-C.
     """
     need.check(study, seeds)
+    for path, _ in units or ():  # before anything is recorded
+        search.among(path, [module.path for module in study.layers])
     study.begin("selectivity")
     statistics = recorded(study, watch)
     known = search.Contrasts.of(statistics)
@@ -172,44 +173,45 @@ def _whole(values: np.ndarray) -> bool:
 
 
 def _draw(study: Study, statistics: Statistics, units: Sequence[int], watch: Watch | None) -> None:
-    """Have the pictures made that cards show and that are not there: of what reads texts none were
-    made before."""
+    """Have the pictures made that cards show and that are not there, or cannot be read any more: of
+    what reads texts none were made before."""
     prompts = [cell.condition.prompt for cell in study.samples]
     shown = {
         int(statistics.top_samples[rank, unit])
         for unit in units
         for rank in tops(statistics, unit, prompts)
     }
-    shots = engine.shots_of(study.samples, study.pipeline)
-    missing = [n for n in sorted(shown) if not study.pictures.has(shots[n].key)]
+    cells = [study.samples[n] for n in sorted(shown)]
+    missing = tuple(cells[n] for n in lacking(study, cells, study.pictures))
     if not missing:
         return
-    some = replace(study.plan, cells=tuple(study.samples[n] for n in missing), floor=())
-    stopped = engine.run(some, study.pipeline, study.pictures, on_progress=watch).interrupted
-    # The run is that of all stimuli, whatever is there of it.
-    everything = engine.shots_of(study.plan.cells, study.pipeline)
-    engine.describe(study.plan, study.pipeline, study.pictures, everything)
-    if stopped:
-        raise Stopped
+    try:
+        pictured(study, replace(study.plan, cells=missing, floor=()), watch=watch)
+    finally:
+        # The run is that of all stimuli, whatever is there of it.
+        everything = engine.shots_of(study.plan.cells, study.pipeline)
+        engine.describe(study.plan, study.pipeline, study.pictures, everything)
 
 
 def _visualized(
     study: Study, statistics: Statistics, units: Sequence[int], watch: Watch | None
 ) -> tuple[dict[int, Path], list[str]]:
-    """What the units respond to most, a file a unit: latents of the denoiser, images of the CLIP
-    model's image encoder; of what reads texts there are none. And why, where there can be none."""
+    """What the units respond to most, a file a unit: what the denoiser makes of latents, images of
+    the CLIP model's image encoder; of what reads texts there are none. And why, where there can be
+    none."""
     if study.texts:
         return {}, []
     make = objectives.head if study.setup.kind == "heads" else objectives.channel
     places = [statistics.place_of(unit) for unit in units]
     driven = [make(layer.path, number) for layer, number in places]
-    folder = study.folder / "visualizations"
+    folder, watch = study.folder / "visualizations", counting("steps of visualizing", watch)
     try:
         if study.component == CLIP:
             assert study.reader is not None
             files = wanted.images(study.reader, driven, folder, watch=watch)
         else:
-            files = wanted.latents(study.pipeline, driven, folder, t=OPEN, watch=watch)
+            files = wanted.latents(study.pipeline, driven, folder, watch=watch)
+            files = [gallery.finished_of(file) for file in files]
     except (objectives.ObjectiveError, ModelError) as error:
         return {}, [f"Nothing was visualized: {error}."]
     gallery.present(folder)
@@ -241,11 +243,21 @@ class _Deck:
 
     def notes(self) -> Iterator[str]:
         """Which cards are not to be trusted."""
+        for unit in self.units:
+            if search.silent(self.statistics, unit):
+                layer, number = self.statistics.place_of(unit)
+                yield (
+                    f"`{layer.path}#{number}` was never active: that a concept stands on its card"
+                    " means nothing."
+                )
         below = sum(float(self.contrast[:, unit].max()) <= self.least for unit in self.units)
         if below:
+            which = f"{below} of {len(self.units)} cards are of units with"
+            if below == len(self.units):
+                which = "All cards are of units with" if below > 1 else "The card is of a unit with"
             yield (
-                f"{below} of {len(self.units)} cards are of units with a contrast of"
-                f" {self.least:.2f} or less, which chance gives as well: these stand for nothing."
+                f"{which} a contrast of {self.least:.2f} or less, which chance gives as well:"
+                f" {'these stand' if below > 1 else 'it stands'} for nothing."
             )
 
     def _ranked(self, unit: int) -> list[int]:

@@ -17,8 +17,21 @@ from ablate.scope import ScopeError, channel_dim, is_out_projection, tensors
 
 # What a nonlinearity reads or gives inside of ResNets and of the MLPs of transformers, by the names
 # that diffusers and transformers give them: the hidden units of a network. Their outputs can be
-# zeroed without a trace, which is not so of what is added to the stream between blocks.
-HIDDEN = re.compile(r"resnets\.\d+\.norm2$|(^|\.)ff(_context)?\.net\.0$|mlp\.fc1$|proj_mlp$")
+# zeroed without a trace, which is not so of what is added to the stream between blocks. Of an MLP
+# with a gate it is what the nonlinearity of the gate reads; some get gate and value, and some
+# queries, keys and values too, from one projection, which is taken whole.
+HIDDEN = re.compile(
+    r"resnets\.\d+\.norm2$|resnet_blocks\.[1-3]\.group_norm$"
+    r"|(^|\.)(ff|ffn|ff_context|feed_forward|mlp|img_mlp|txt_mlp|DenseReluDense)\."
+    r"(net\.0|fc1|linear_1|linear_in|in_layer|w1|wi|wi_0|conv_inverted|gate_proj|gate_up_proj"
+    r"|dense_h_to_4h)$"
+    r"|(^|\.)feed_forward\.0$|\.intermediate\.dense$|(^|\.)(proj_mlp|to_qkv_mlp_proj)$"
+)
+
+
+def hidden(catalog: Catalog) -> tuple[ModuleInfo, ...]:
+    """The modules and blocks that are `HIDDEN` units by their names."""
+    return tuple(m for m in (*catalog.modules, *catalog.blocks) if HIDDEN.search(m.path))
 
 
 def chosen(catalog: Catalog, selector: Selector | None, kind: str) -> tuple[ModuleInfo, ...]:
@@ -28,19 +41,18 @@ def chosen(catalog: Catalog, selector: Selector | None, kind: str) -> tuple[Modu
     Of heads: the projections that attention layers end with, which read what their heads give.
     Raises `SelectorError` where nothing is named, `ScopeError` where nothing that is has units.
     """
-    everything = (*catalog.modules, *catalog.blocks)
     if kind == "heads":
-        named = select(selector or "*", catalog)
+        asked = "*" if selector is None else selector
+        named = select(asked, catalog)
         found = tuple(m for m in named if m.heads and is_out_projection(m.path))
         if not found:
             raise ScopeError(
-                f"`{selector}` names no projection that an attention layer with heads ends with,"
+                f"`{asked}` names no projection that an attention layer with heads ends with,"
                 " such as `*.to_out.0` or `*.out_proj`"
             )
         return found
     if selector is None:
-        hidden = [m for m in everything if HIDDEN.search(m.path)]
-        found = tuple(hidden or [m for m in catalog.modules if m.channels])
+        found = hidden(catalog) or tuple(m for m in catalog.modules if m.channels)
     else:
         found = select(selector, catalog, blocks=True)
     first = {m.path: m.number for m in catalog.modules}

@@ -34,9 +34,9 @@ from ablate.concepts import Reader
 from ablate.lettering import word
 from ablate.sampling import Stopped
 from ablate.store import Run
-from ablate.units.clock import Clock, Watch
+from ablate.units.clock import Clock, Watch, counting
 from ablate.units.layers import listening, strength
-from ablate.units.recording import READ
+from ablate.units.recording import READ, opened, pictured
 from ablate.units.search import Contrasts
 from ablate.units.statistics import Layer, Statistics, StatisticsError
 from ablate.units.stimuli import shuffled
@@ -203,16 +203,11 @@ def _of_letters(
 
 
 def _of_pictures(study: Study, reader: Reader, watch: Watch | None) -> Statistics:
-    if engine.run(study.plan, study.pipeline, study.pictures).interrupted:
-        raise Stopped
+    pictured(study, study.plan, watch=watch)
     shots = engine.shots_of(study.samples, study.pipeline)
 
     def show(some: Sequence[int]) -> None:
-        images = []
-        for n in some:
-            with Image.open(study.pictures.path(shots[n].key)) as image:
-                images.append(image.convert("RGB"))
-        reader.images(images)
+        reader.images([opened(study.pictures.path(shots[n].key)) for n in some])
 
     return _heard(study, reader, [PICTURE], "channels", study.concepts, show, READ, watch)
 
@@ -242,7 +237,8 @@ def _heard(
     sample; `show`: has it read the samples of these numbers, `most` at once."""
     own, dealt = np.array(labels), np.array(shuffled(labels))
     found: Statistics | None = None
-    clock = Clock(len(labels), 0, watch)
+    what = {PICTURE: "pictures", TEXT: "prompts"}.get(paths[0], "words in letters")
+    clock = Clock(len(labels), 0, counting(what, watch))
     with engine.stoppable(study.pipeline):
         for first in range(0, len(labels), most):
             some = list(range(first, min(first + most, len(labels))))

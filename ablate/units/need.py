@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ablate import drift, engine
 from ablate.concepts import Reader
@@ -28,8 +27,8 @@ from ablate.sampling import Stopped
 from ablate.scope import Unit
 from ablate.store import Run
 from ablate.sweep import PlanAxis, condition_axis
-from ablate.units.clock import Clock, Watch
-from ablate.units.recording import READ
+from ablate.units.clock import Clock, Watch, counting
+from ablate.units.recording import READ, opened, pictured
 from ablate.units.statistics import student
 from ablate.units.stimuli import told
 from ablate.units.study import CLIP, Study, StudyError
@@ -187,8 +186,7 @@ def _made_anew(
 ) -> dict[Trial, Found]:
     planned = plan(study, trials, seeds)
     run = Run(study.folder / FOLDER)
-    if engine.run(planned, study.pipeline, run, on_progress=watch).interrupted:
-        raise Stopped
+    pictured(study, planned, run, watch)
     drift.write(run, reader, study.setup.stimuli.concepts)
     pictures = _Pictures(study, reader, run, planned)
     return {trial: pictures.found(trial, seeds) for trial in trials}
@@ -257,12 +255,12 @@ class _Pictures:
 def _read_anew(
     study: Study, reader: Reader, trials: Sequence[Trial], watch: Watch | None
 ) -> Iterator[tuple[Trial, Found]]:
-    if engine.run(study.plan, study.pipeline, study.pictures, on_progress=watch).interrupted:
-        raise Stopped
+    pictured(study, study.plan, watch=watch)
     pictures = _by_concept(study)
     asked = dict.fromkeys(c for trial in trials for c in trial.concepts)
     before = {c: _read(study, reader, pictures, [c]) for c in asked}
-    clock, done = Clock(sum(len(trial.factors) for trial in trials), 0, watch), 0
+    total, done = sum(len(trial.factors) for trial in trials), 0
+    clock = Clock(total, 0, counting("readings", watch))
     with engine.stoppable(study.pipeline):
         for trial in trials:
             rows = []
@@ -298,11 +296,6 @@ def _by_concept(study: Study) -> dict[int, list[Path]]:
     return found
 
 
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
 def _read(
     study: Study,
     reader: Reader,
@@ -313,7 +306,7 @@ def _read(
     texts = reader.texts([phrase(word) for word in study.setup.stimuli.concepts])
     paths = [path for concept in concepts for path in pictures[concept]]
     batches = [paths[first : first + READ] for first in range(0, len(paths), READ)]
-    vectors = np.concatenate([reader.images([_opened(path) for path in some]) for some in batches])
+    vectors = np.concatenate([reader.images([opened(path) for path in some]) for some in batches])
     odds = probabilities(vectors, texts, reader.scale)
     found, start = {}, 0
     for concept in concepts:

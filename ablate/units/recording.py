@@ -26,6 +26,8 @@ from ablate.plan import Cell, Plan
 from ablate.rows import Applied
 from ablate.sampling import Context, Moments, Request, Stopped, UnevenError
 from ablate.scope import ScopeError, rebuilt, tensors
+from ablate.store import Run
+from ablate.units.clock import Watch, counting
 from ablate.units.layers import listening, maps_of
 from ablate.units.study import CLIP, Study
 
@@ -390,8 +392,7 @@ def _read(heard: _Heard, plan: Plan, cells: Sequence[Cell], start: int) -> Itera
     assert reader is not None
     shots: list[Shot] = []
     if not study.texts:
-        if engine.run(plan, study.pipeline, study.pictures).interrupted:
-            raise Stopped
+        pictured(study, plan)
         shots = engine.shots_of(cells, study.pipeline)
     most = 1 if study.texts else READ  # texts of one batch would be filled up to one length
     for first in range(start, len(cells), most):
@@ -402,11 +403,51 @@ def _read(heard: _Heard, plan: Plan, cells: Sequence[Cell], start: int) -> Itera
             if study.texts:
                 reader.texts([cells[i].condition.prompt for i in some])
             else:
-                reader.images([_opened(study.pictures.path(shots[i].key)) for i in some])
+                reader.images([opened(study.pictures.path(shots[i].key)) for i in some])
         heard.sink.close(some)
         yield some[-1] + 1
 
 
-def _opened(path: Path) -> Image.Image:
+# ---------------------------------------------------------------- pictures
+
+
+def pictured(study: Study, plan: Plan, run: Run | None = None, watch: Watch | None = None) -> None:
+    """Have the pictures of a plan made that a run lacks, or that cannot be read any more. `run`:
+    the study's own pictures unless another is given. Raises `Stopped` after Ctrl-C."""
+    run = study.pictures if run is None else run
+    watch = counting("images", watch)
+    missing = lacking(study, plan.cells, run)
+    if watch is not None and missing:  # a batch may take long
+        total = len(plan.cells)
+        watch(engine.Progress(total - len(missing), total, 0, 0.0, 0.0))
+    if engine.run(plan, study.pipeline, run, on_progress=watch).interrupted:
+        raise Stopped
+
+
+def lacking(study: Study, cells: Sequence[Cell], run: Run) -> list[int]:
+    """The numbers of the cells without a picture in a run. Files that are no pictures, or whose
+    ends are missing, are removed."""
+    found = []
+    for number, shot in enumerate(engine.shots_of(cells, study.pipeline)):
+        path = run.path(shot.key)
+        if path.exists() and not readable(path):
+            path.unlink()
+        if not path.exists():
+            found.append(number)
+    return found
+
+
+def readable(path: Path) -> bool:
+    """Whether a file is a picture, and whole."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return True
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture, RGB."""
     with Image.open(path) as image:
         return image.convert("RGB")

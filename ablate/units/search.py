@@ -132,13 +132,8 @@ def told(statistics: Statistics, unit: int, contrast: float) -> dict[str, Any]:
 
 def number_of(statistics: Statistics, path: str, number: int) -> int:
     """Where a unit stands among all of a study. Raises `StudyError` where it is none of them."""
-    layer = next((layer for layer in statistics.layers if layer.path == path), None)
-    if layer is None:
-        paths = [layer.path for layer in statistics.layers]
-        raise StudyError(
-            f"the study has no units of `{path}`{did_you_mean(path, paths)};"
-            f" it has those of {', '.join(paths[:8])}{' and more' if len(paths) > 8 else ''}"
-        )
+    among(path, [layer.path for layer in statistics.layers])
+    layer = next(layer for layer in statistics.layers if layer.path == path)
     if not 0 <= number < layer.units:
         raise StudyError(
             f"`{path}` has {layer.units} {layer.kind}, from 0 to {layer.units - 1};"
@@ -148,11 +143,25 @@ def number_of(statistics: Statistics, path: str, number: int) -> int:
     return start + int(number)
 
 
+def among(path: str, paths: Sequence[str]) -> None:
+    """Raises `StudyError` where a layer is none of a study's, by their paths."""
+    if path not in paths:
+        raise StudyError(
+            f"the study has no units of `{path}`{did_you_mean(path, paths)};"
+            f" it has those of {', '.join(paths[:8])}{' and more' if len(paths) > 8 else ''}"
+        )
+
+
 def find(statistics: Statistics, path: str, number: int) -> dict[str, Any]:
     """What a unit stands for: where it is, its class selectivity, the concept that drives it most,
     and by contrast the concepts for and against. Raises `StudyError` where there is no such unit.
     """
     return described(statistics, [number_of(statistics, path, number)])[0]
+
+
+def silent(statistics: Statistics, unit: int) -> bool:
+    """Whether a unit, by its number among all, was active for no sample at all."""
+    return not statistics.mean[:, unit].any()
 
 
 def described(

@@ -11,6 +11,7 @@ import csv
 import io
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ablate.store import Run
-from ablate.units.clock import Clock, Watch
+from ablate.units.clock import Clock, Watch, counting
 from ablate.units.layers import grid_of, middle_of, strength
-from ablate.units.recording import maps_in, stream
+from ablate.units.recording import lacking, maps_in, pictured, stream
 from ablate.units.statistics import Layer, Statistics
 from ablate.units.stimuli import shuffled
 from ablate.units.study import CLIP, Study, StudyError
@@ -103,14 +104,21 @@ class ByConcept:
 def record(study: Study, watch: Watch | None = None) -> Statistics:
     """Record all samples of a study, going on where an earlier time stopped.
 
-    Writes `activations.npz` now and then, and `units.csv` at the end. Raises `Stopped` after
-    Ctrl-C, with what was heard until then on disk.
+    Pictures of it that are gone, or cannot be read any more, are made again. Writes
+    `activations.npz` now and then, and `units.csv` at the end. Raises `Stopped` after Ctrl-C, with
+    what was heard until then on disk.
     """
     path = study.folder / FILE
     statistics = Statistics.load(path) if path.exists() else None
     done = statistics.done if statistics is not None else 0
     sink = ByConcept(study, statistics)
-    clock, pace = Clock(len(study.samples), done, watch), _Pace()
+    reads = study.component == CLIP and not study.texts
+    if reads or (done and not study.texts and lacking(study, study.samples[:done], study.pictures)):
+        # Of a CLIP model they are made before anything is heard, and take the most time.
+        some = study.plan if reads else replace(study.plan, cells=study.samples[:done], floor=())
+        pictured(study, some, watch=watch)
+    clock, pace = Clock(len(study.samples), done, counting("samples", watch)), _Pace()
+    clock(done)
     try:
         for seen in stream(study, sink, done):
             clock(seen)

@@ -258,7 +258,10 @@ class Statistics:
         except StatisticsError as error:
             raise StatisticsError(f"{path}{error}") from error.__cause__
         except _UNREADABLE as error:
-            raise StatisticsError(f"{path} holds no statistics of units ({error})") from error
+            raise StatisticsError(
+                f"{path} holds no statistics of units ({error}); without the file `ablate units"
+                " selectivity` records them anew"
+            ) from error
         if whole and found.total is not None and found.done < found.total:
             raise StatisticsError(
                 f"{path} holds {found.done} of {found.total} samples; run `ablate units"

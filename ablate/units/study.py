@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from ablate import lab
+from ablate import folio, lab
 from ablate.catalog import Catalog, Selector, catalog, did_you_mean
 from ablate.concepts import Reader, vocabulary_of
 from ablate.models import versions
@@ -30,21 +30,21 @@ from ablate.pipeline import Pipeline
 from ablate.plan import Cell, Plan
 from ablate.processes import Processes
 from ablate.recipe import Recipe, parse
-from ablate.scope import When, phase_of
+from ablate.scope import BY, When, phase_of
 from ablate.sources import Source
 from ablate.store import Run
-from ablate.units.layers import chosen
+from ablate.units.layers import chosen, hidden
 from ablate.units.stimuli import Stimuli
 
 FORMAT = 1
 CLIP = "clip"  # the component that reads images
 # Keys of recipes that a study may set: which model, and how it is sampled.
 KEYS = ("model", "revision", "variant", "config", "lora", "offload", "dtype", "clip", "sampling")
-# What studies write into their folders, and `begin` may remove.
-FOLDERS = ("pictures", "effects", "visualizations", "multimodal", "vectors", "bins", "patches",
-           "cards")  # fmt: skip
-FILES = ("activations.npz", "units.csv", "cards.json", "atlas.json", "layout.npz", "multimodal.csv",
-         "report.html")  # fmt: skip
+# What studies write into their folders, beside what is drawn from it (`ablate.folio.written`), and
+# `begin` may remove.
+FOLDERS = ("pictures", "effects", "visualizations", "multimodal", "vectors", "bins", "patches")
+FILES = ("activations.npz", "units.csv", "cards.json", "atlas.json", "layout.npz", "multimodal.csv")
+MOST = 200_000  # images; more take minutes to be planned alone
 
 
 class StudyError(Exception):
@@ -69,6 +69,13 @@ class Setup:
     when: When | None = None
 
     def __post_init__(self) -> None:
+        told = self.stimuli
+        if len(told) > MOST:
+            parts = {"concept": told.concepts, "template": told.templates, "seed": told.seeds}
+            counted = (f"{len(p):,} {name}{'s' * (len(p) != 1)}" for name, p in parts.items())
+            raise StudyError(
+                f"{' × '.join(counted)} are {len(told):,} images, and a study has {MOST:,} at most"
+            )
         for key in self.keys:
             if key.partition(".")[0] not in KEYS:
                 raise StudyError(
@@ -87,6 +94,12 @@ class Setup:
             **({"edits": list(edits)} if edits else {}),
         }
         return parse(yaml.safe_dump(told, sort_keys=False), None, self.keys).get()
+
+    def brief(self) -> Recipe:
+        """The recipe of one of the images, for what all have in common: model and sampling."""
+        told = self.stimuli
+        first = Stimuli(told.concepts[:1], told.templates[:1], told.seeds[:1])
+        return replace(self, stimuli=first).recipe()
 
     def as_json(self) -> dict[str, Any]:
         """Plain objects, for `study.json`."""
@@ -124,7 +137,6 @@ class Study:
         self.folder = Path(folder)
         self.reader = reader
         self.pipeline = pipeline
-        self.plan: Plan = lab.resolve(setup.recipe())
         self.pictures = Run(self.folder / "pictures")
         if setup.component == CLIP and reader is None:
             raise StudyError(
@@ -134,12 +146,19 @@ class Study:
         self.component = setup.component or pipeline.denoiser_name
         if self.component != CLIP and self.component not in pipeline.networks:
             known = [*pipeline.networks, CLIP]
+            near = did_you_mean(self.component, known)
+            if self.component == "denoiser":
+                near = f", did you mean `{pipeline.denoiser_name}`?"
             raise StudyError(
-                f"there is no component `{self.component}`{did_you_mean(self.component, known)};"
-                f" there are {', '.join(known)}"
+                f"there is no component `{self.component}`{near}; there are {', '.join(known)}"
             )
         if self.component != CLIP and phase_of(self.component) == "decoding":
             raise StudyError(f"units of `{self.component}` cannot be recorded")
+        if setup.when is not None and self.component != pipeline.denoiser_name:
+            raise StudyError(
+                f"`{self.component}` is at work once, not at every step of the sampling; leave"
+                " `when` out"
+            )
 
     @classmethod
     def load(
@@ -151,7 +170,7 @@ class Study:
         device: str | None = None,
     ) -> Study:
         """Load what a setup asks for. Raises `RecipeError` or `ModelError`."""
-        recipe = setup.recipe()
+        recipe = setup.brief()
         if pipeline is None:
             source = Source.of(recipe)
             pipeline = Pipeline.load(source, device=device, dtype=recipe.dtype)
@@ -165,10 +184,15 @@ class Study:
         try:
             setup = Setup.from_json(told["setup"])
         except (KeyError, TypeError, ValueError) as error:
-            raise StudyError(f"{folder}/study.json cannot be read: {error}") from error
+            raise StudyError(_unreadable(Path(folder) / "study.json", error)) from error
         return cls.load(setup, folder, device=device)
 
     # ------------------------------------------------------------ what is recorded
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan of the stimuli's images."""
+        return lab.resolve(self.setup.recipe())
 
     @property
     def network(self) -> nn.Module:
@@ -194,6 +218,19 @@ class Study:
             heads = self.setup.kind == "heads"
             selector = "vision_model.*.out_proj" if heads else "vision_model.*.mlp.fc1"
         return chosen(self.catalog, selector, self.setup.kind)
+
+    @property
+    def note(self) -> str:
+        """What is to be said of the layers where nobody named them, and none has a name that tells
+        of hidden units; else nothing."""
+        named = self.setup.modules is not None or self.component == CLIP
+        if named or self.setup.kind == "heads" or hidden(self.catalog):
+            return ""
+        return (
+            f"`{self.component}` has no modules that are known to hold hidden units, so that all"
+            f" {len(self.layers)} are recorded, such as `{self.layers[0].path}`; `--select` names"
+            " others"
+        )
 
     @cached_property
     def texts(self) -> bool:
@@ -245,12 +282,15 @@ class Study:
         setup names no layers."""
         if not Processes(self.pipeline.device.type).alone:
             raise StudyError("a study is made by one process; start it without a launcher")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StudyError(f"{self.folder} is a file; `--out` names a folder")
         if (self.folder / "run.json").exists():
             raise StudyError(
                 f"{self.folder} holds the run of a recipe; `--out` names another folder"
             )
         if kind == "selectivity" and len(self.setup.stimuli.concepts) < 2:
             raise StudyError("one concept has nothing to be told apart from; name several")
+        layers = [module.path for module in self.layers]  # they may be named wrongly
         told = {
             "format": FORMAT,
             "kind": kind,
@@ -261,21 +301,33 @@ class Study:
             "clip_fingerprint": self.reader.fingerprint if self.reader is not None else None,
             "dtype": str(self.pipeline.dtype).removeprefix("torch."),
             "device": str(self.pipeline.device),
-            "sampling": self.plan.recipe.sampling.__dict__,
+            "sampling": self.setup.brief().sampling.__dict__,
             "versions": versions(),
-            "layers": [module.path for module in self.layers],
+            "layers": layers,
             "samples": len(self.samples),
         }
-        if fresh and (self.folder / "study.json").exists():
-            for name in FOLDERS:
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            for name in FILES:
-                (self.folder / name).unlink(missing_ok=True)
-        elif (self.folder / "study.json").exists():
+        known, recorded = ((self.folder / f).exists() for f in ("study.json", "activations.npz"))
+        if fresh and (known or recorded):
+            self._forget()
+        elif known:
             self._continue(told)
+        elif recorded:
+            raise StudyError(
+                f"{self.folder} holds activations.npz and no study.json that tells what they are"
+                " of; `--out` names another folder, `--fresh` begins anew"
+            )
         told = json.loads(json.dumps(told, default=str))
         Run(self.folder).write_text("study.json", json.dumps(told, indent=1) + "\n")
         Run(self.folder).sweep_temporaries()
+
+    def _forget(self) -> None:
+        """Remove what studies write, and nothing else."""
+        names = (*FILES, *FOLDERS)
+        for path in (*(self.folder / name for name in names), *folio.written(self.folder)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _continue(self, told: Mapping[str, Any]) -> None:
         """Raise `StudyError` where the folder's study is another than this one."""
@@ -301,11 +353,40 @@ def read(folder: Path) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StudyError(f"{folder} is no study of units: it has no study.json") from None
-    except ValueError as error:
-        raise StudyError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise StudyError(_unreadable(path, error)) from error
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise StudyError(f"{path} is of a format that this version does not read")
     return told
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return (
+        f"{path} cannot be read: {error}; the command that made the study begins it anew with"
+        " `--fresh`"
+    )
+
+
+def window_of(given: str) -> When:
+    """A window of the sampling, as recipes write it. Raises `StudyError`."""
+    try:
+        found = When.from_json(yaml.safe_load(given))
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError):
+        raise StudyError(
+            f"--when: `{given}` is no window; write one of {', '.join(BY)}, as in `{{t: [1, 0.5]}}`"
+        ) from None
+    ends, wrong = (found.first, found.last), None
+    if found.by == "steps" and any(type(end) is not int for end in ends):
+        wrong = "steps are whole numbers, counted from 0"
+    elif found.by != "steps" and not all(0 <= end <= 1 for end in ends):
+        wrong = "both ends must lie between 0 and 1"
+    elif found.by != "t" and found.last < found.first:  # of noise levels either may come first
+        wrong = "it ends before it begins"
+    elif found.by != "steps" and found.last == found.first:
+        wrong = "it is empty: it begins where it ends"
+    if wrong:
+        raise StudyError(f"--when: `{given}`: {wrong}")
+    return found
 
 
 def default_concepts(model: str, clip: str | None) -> tuple[str, ...]:
