@@ -469,6 +469,10 @@ def test_words_are_read_once(both: Study, monkeypatch: pytest.MonkeyPatch) -> No
     first = multimodal.find(both, statistics)
     monkeypatch.setattr(multimodal, "_heard", None)
     assert multimodal.find(both, statistics) == first
+    statistics.concepts = ("猫", *statistics.concepts[1:])
+    *before, last = multimodal.find(both, statistics).notes
+    assert before == first.notes
+    assert "1 of 5 concepts, such as “猫”, have letters that the typeface lacks" in last
 
 
 def test_words_are_shown_in_many_ways() -> None:

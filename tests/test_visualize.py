@@ -23,7 +23,7 @@ from ablate.pipeline import Pipeline
 from ablate.sampling import Stopped
 from ablate.store import StoreError, read_record
 from ablate.units import canvas, visualize, wanted
-from ablate.units.ascent import Ascent, records
+from ablate.units.ascent import Ascent, records, started
 from ablate.units.calls import capture
 from ablate.units.expressions import parse
 from ablate.units.gallery import file_of, fill, outcome, picture_in, ratio_of
@@ -143,6 +143,21 @@ def _pixels(reader: Reader, images: np.ndarray) -> Tensor:
     mean, deviation = reader.preparation.mean, reader.preparation.std
     prepared = (images - np.float32(mean)) / np.float32(deviation)
     return torch.from_numpy(prepared).permute(0, 3, 1, 2)
+
+
+def test_what_is_silent_nowhere_is_made_so_first() -> None:
+    def value(inputs: torch.Tensor, _step: int | None) -> torch.Tensor:
+        return inputs.square().sum(1)  # of the first row silent in the second input, else nowhere
+
+    plain = torch.tensor([[[2.0, 2.0], [3.0, 1.0]], [[0.1, 0.1], [2.0, 2.0]]])
+    with torch.enable_grad():
+        left, typical = started(plain, value, Ascent(rate=0.1))
+        quieted, same = started(plain, value, Ascent(rate=0.1, quieting=48))
+    assert torch.equal(left, torch.tensor([[0.1, 0.1], [2.0, 2.0]]))  # the lowest, as it is
+    assert torch.equal(quieted[0], left[0])
+    assert 0 < value(quieted, None)[1] <= 0.1 * typical[1]
+    assert torch.equal(typical, same)
+    assert typical.tolist() == pytest.approx([4.01, 9.0])
 
 
 def test_a_row_does_not_depend_on_its_batch(reader: Reader) -> None:
@@ -332,7 +347,7 @@ def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
     both = [parse(CHOSEN["tiny"]), channel("conv_in", 1)]
     with pytest.raises(ObjectiveError, match="`conv_in#1` does not depend on the input"):
         of_prompt(tiny, both, ascent=WORDS)
-    with pytest.raises(ModelError, match="cannot be sampled at 36 × 20 pixels: "):
+    with pytest.raises(ModelError, match="width must be a multiple of 8 .*, not 36; 32 is"):
         of_latent(tiny, both, size=(36, 20))
 
 

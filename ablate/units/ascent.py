@@ -16,8 +16,11 @@ from ablate.sampling import Stopped
 from ablate.units.objectives import HEADS, Objective, ObjectiveError, hearing
 
 Told = Callable[[int, int], object]
+Value = Callable[[Tensor, int | None], Tensor]  # of a parameter at a step: objectives, (rows,)
+Kept = Callable[[Tensor], Tensor]
 SMALL = 1e-20
 SCALE = 1024.0  # of gradients, which half precision would lose
+SILENT = 0.1  # of what an objective is for plain inputs: nearly nothing
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,12 @@ class Ascent:
 
     `decay`: frequencies f weigh 1 / f ** decay. `motion`: how far pictures are moved and turned at
     every step, less and less (`ablate.units.canvas.motions`); what does not bear it is noise.
+    `quieting`: steps at most toward a start in which the objective is nearly silent (`started`).
     `batch`: rows in one forward pass.
     """
 
     steps: int = 96
+    quieting: int = 0
     rate: float = 0.1
     decay: float = 1.4
     motion: float = 1.0
@@ -161,30 +166,23 @@ class Climbed:
 
 def climb(
     parameter: Tensor,
-    value: Callable[[Tensor, int | None], Tensor],
+    value: Value,
     ascent: Ascent,
     tell: Callable[[int], object],
-    kept: Callable[[Tensor], Tensor] = lambda parameter: parameter,
+    kept: Kept = lambda parameter: parameter,
 ) -> Climbed:
     """Raise `value(parameter, step)`, (rows,), by Adam (Kingma & Ba 2015); step None is the input
     without motions. `kept`: where the parameter is put back to after every step."""
     parameter = parameter.detach().clone().requires_grad_()
     with torch.no_grad():
         start = value(parameter, None)
-    optimizer = torch.optim.Adam([parameter], ascent.rate, betas=(0.9, 0.99))
+    optimizer = _adam(parameter, ascent)
     curve = []
     for step in range(ascent.steps):
         left = 1 - step / ascent.steps
         optimizer.param_groups[0]["lr"] = ascent.rate * min(1, 2 * left + 0.1)
         values = value(parameter, step)
-        (gradient,) = torch.autograd.grad(-SCALE * values.sum(), parameter)
-        gradient = torch.nan_to_num(gradient)
-        # Rows of one batch climb alike, however large what they climb is.
-        size = gradient.flatten(1).square().mean(1).sqrt().clamp_min(SMALL)
-        parameter.grad = gradient / size.reshape(-1, *[1] * (gradient.dim() - 1))
-        optimizer.step()
-        with torch.no_grad():
-            parameter.copy_(kept(parameter))
+        _move(optimizer, parameter, -values, kept)
         curve.append(values.detach().cpu())
         tell(len(parameter))
     with torch.no_grad():
@@ -192,6 +190,21 @@ def climb(
     found = parameter.detach()
     lines = torch.stack(curve) if curve else torch.zeros(0, len(start))
     return Climbed(found, start.cpu(), end.cpu(), lines)
+
+
+def _adam(parameter: Tensor, ascent: Ascent) -> torch.optim.Adam:
+    return torch.optim.Adam([parameter], ascent.rate, betas=(0.9, 0.99))
+
+
+def _move(optimizer: torch.optim.Adam, parameter: Tensor, values: Tensor, kept: Kept) -> None:
+    """A step down of all rows alike, however large what they descend is."""
+    (gradient,) = torch.autograd.grad(SCALE * values.sum(), parameter)
+    gradient = torch.nan_to_num(gradient)
+    size = gradient.flatten(1).square().mean(1).sqrt().clamp_min(SMALL)
+    parameter.grad = gradient / size.reshape(-1, *[1] * (gradient.dim() - 1))
+    optimizer.step()
+    with torch.no_grad():
+        parameter.copy_(kept(parameter))
 
 
 def fading(motion: Tensor, step: int) -> Tensor:
@@ -259,12 +272,37 @@ def part_of(climbed: Climbed, images: np.ndarray, typical: Tensor, **more: Any) 
     )  # fmt: skip
 
 
-def started(plain: Tensor, value: Callable[[Tensor, int | None], Tensor]) -> tuple[Tensor, Tensor]:
-    """Which of several inputs (inputs, rows, ...) each row starts from, and the mean of its
-    objective over them: the first in which it is nearly silent, a tenth of that mean, else the one
-    where it is lowest."""
+def started(
+    plain: Tensor, value: Value, ascent: Ascent, kept: Kept = lambda parameter: parameter
+) -> tuple[Tensor, Tensor]:
+    """Which of several plain inputs (inputs, rows, ...) each row starts from, and the mean of its
+    objective over them.
+
+    It is the first in which the objective is nearly silent, a tenth of that mean. Where there is
+    none, it is the one in which it is lowest, and from there it is lowered until it is silent.
+    """
     with torch.no_grad():
         levels = torch.stack([value(some, None) for some in plain])
-    silent = levels <= 0.1 * levels.abs().mean(0)
+    most = SILENT * levels.abs().mean(0)
+    silent = levels <= most
     chosen = torch.where(silent.any(0), silent.int().argmax(0), levels.argmin(0))
-    return plain[chosen, torch.arange(plain.shape[1], device=plain.device)], levels.mean(0)
+    start = plain[chosen, torch.arange(plain.shape[1], device=plain.device)]
+    return _quieted(start, value, most, ascent, kept), levels.mean(0)
+
+
+def _quieted(start: Tensor, value: Value, most: Tensor, ascent: Ascent, kept: Kept) -> Tensor:
+    """Inputs whose objectives are at most so much, as far as some steps can do it; those that were
+    stay as they are."""
+    parameter = start.detach().clone().requires_grad_()
+    optimizer = _adam(parameter, ascent)
+    for _ in range(ascent.quieting):
+        values = value(parameter, None)
+        loud = values.detach() > most
+        if not loud.any():
+            break
+        before = parameter.detach().clone()
+        _move(optimizer, parameter, values, kept)
+        with torch.no_grad():
+            moving = loud.reshape(-1, *[1] * (before.dim() - 1))
+            parameter.copy_(torch.where(moving, parameter, before))
+    return parameter.detach()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -324,13 +324,17 @@ def _optimizer(study: Study) -> Callable[[Objective, Tell], np.ndarray] | None:
     """What finds the inputs that an objective's rows are largest for, as images (rows, height,
     width, 3) in [0, 1]."""
     reader, pipeline = study.reader, study.pipeline
+    # Bins are of plain inputs too: none need start from silence.
+    seen, made = (replace(a, quieting=0) for a in (visualize.IMAGE, visualize.DENOISER))
     if study.texts:
         return None
     if study.component == CLIP and reader is not None:
-        return lambda goal, tell: visualize.of_image(reader, [goal], on_step=tell).images
+        return lambda goal, tell: visualize.of_image(reader, [goal], (0,), seen, tell).images
     if study.component == pipeline.denoiser_name:
         level = _level(study)
-        return lambda goal, tell: visualize.of_latent(pipeline, [goal], level, on_step=tell).images
+        return lambda goal, tell: (
+            visualize.of_latent(pipeline, [goal], level, ascent=made, on_step=tell).images
+        )
     return None
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ablate import engine
 from ablate.concepts import Reader
-from ablate.lettering import word
+from ablate.lettering import word, wrong_letters
 from ablate.sampling import Stopped
 from ablate.store import Run
 from ablate.units.clock import Clock, Watch, counting
@@ -96,6 +96,12 @@ def find(
         values = seen.values, read.values
         found.rows.extend(_row(by, shown, *values, unit) for unit in pairs.units)
         found.notes.append(_note(by, shown.units, pairs))
+    boxes = [concept for concept in statistics.concepts if wrong_letters(concept)]
+    if boxes:
+        found.notes.append(
+            f"{len(boxes)} of {len(statistics.concepts)} concepts, such as “{boxes[0]}”, have"
+            " letters that the typeface lacks: as words in letters they are boxes."
+        )
     Run(study.folder).write_text(TABLE, table(found.rows))
     return found
 

@@ -54,9 +54,9 @@ from ablate.units.objectives import MissingError, Objective, ObjectiveError, che
 PLAIN = 16  # inputs that a visualization may start from
 STRONGEST = 0.7  # deviation of the color of the last of these pictures, before the sigmoid
 LEVEL = 0.9  # of noise: little is decided by then, and few units answer to whatever they see
-IMAGE = Ascent()
-DENOISER = Ascent(rate=0.2, decay=1.0, motion=0.0, batch=16)
-PROMPT = Ascent(steps=64, rate=0.1, batch=8)
+IMAGE = Ascent(quieting=48)
+DENOISER = Ascent(quieting=48, rate=0.2, decay=1.0, motion=0.0, batch=16)
+PROMPT = Ascent(64, quieting=48, rate=0.1, batch=8)
 GUIDANCE = 5.0  # of the images that optimized embeddings are shown by
 OCTAVES = 4  # of dreams
 TILES = 64  # of a dream that are computed at once
@@ -77,7 +77,8 @@ def of_image(
     """Images that the CLIP model's image encoder responds to most, as large as it reads them.
 
     Each starts from the plainest of 16 pictures, from gray to colored with faint forms, in
-    which the objective is nearly silent (`started`). What `on_step` raises ends it.
+    which the objective is nearly silent, or is made so by descent (`started`). What `on_step`
+    raises ends it.
     """
     check_seen(objectives, reader, seeds)
     rows, side, device = rows_of(objectives, seeds), reader.preparation.side, reader.network.device
@@ -93,7 +94,7 @@ def of_image(
                 images = moved(images, fading(motion, step))
             return _seen(reader, batch, images)
 
-        first, typical = started(_plain(basis, batch, device), value)
+        first, typical = started(_plain(basis, batch, device), value, ascent)
         climbed = climb(first, value, ascent, tell)
         images = basis.map(climbed.parameter).sigmoid().permute(0, 2, 3, 1)
         return part_of(climbed, images.cpu().numpy(), typical)
@@ -244,7 +245,7 @@ def dreamed(
     digest = hashlib.blake2b(pixels, digest_size=8).hexdigest()
     return [
         record | {"octaves": octaves, "picture": digest}
-        for record in records("dream", reader.id, objectives, seeds, Ascent(steps, rate))
+        for record in records("dream", reader.id, objectives, seeds, Ascent(steps, rate=rate))
     ]
 
 
@@ -295,10 +296,11 @@ def of_latent(
     """Latents at noise level `t` that the denoiser responds to most, and what it takes them for.
 
     Each starts from the latent that sampling with the prompt and seed has come to by then, or from
-    one that is plainer by degrees, where the objective is not nearly silent there (`started`); all
-    have its standard deviation. Images are the finished ones as the denoiser estimates them in one
-    step; `finished` are those that the rest of the sampling comes to. `size`: their width and
-    height, the model's own unless told. Raises `Stopped` where the pipeline is asked to stop.
+    one that is plainer by degrees, where the objective is not nearly silent there, and where it is
+    in none, it is made so by descent (`started`); all have its standard deviation. Images are the
+    finished ones as the denoiser estimates them in one step; `finished` are those that the rest of
+    the sampling comes to. `size`: their width and height, the model's own unless told. Raises
+    `Stopped` where the pipeline is asked to stop.
     """
     check(objectives, pipeline.denoiser, len(seeds))
     rows = rows_of(objectives, seeds)
@@ -354,7 +356,7 @@ def _latents(
         flat = drawn(first.shape[:2], [row.seed * PLAIN + i for row in rows])[:, :, None, None]
         share = i / (PLAIN - 1)
         plain.append(basis.coefficients((1 - share) * first + share * flat.to(first) * deviation))
-    start, typical = started(torch.stack(plain), value)
+    start, typical = started(torch.stack(plain), value, ascent)
     climbed = climb(start, value, ascent, tell)
     return climbed, maps(climbed.parameter).detach(), typical
 
@@ -375,8 +377,8 @@ def of_prompt(
     over the latents of the seeds; and the images of the first seed that it makes of them.
 
     Each starts from the embedding of a prompt, or, where the objective is not nearly silent there,
-    from one that lies beside it (`started`); every token keeps its length and mean. Raises
-    `Stopped` where the pipeline is asked to stop.
+    from one that lies beside it or that is found by descent (`started`); every token keeps its
+    length and mean. Raises `Stopped` where the pipeline is asked to stop.
     """
     check(objectives, pipeline.denoiser, len(seeds))
     rows = rows_of(objectives, seeds[:1])
@@ -399,7 +401,7 @@ def of_prompt(
             return put
 
         with ready(call.network):
-            start, typical = started(_near(first, kept, batch), value)
+            start, typical = started(_near(first, kept, batch), value, ascent, kept)
             climbed = climb(start, value, ascent, tell, kept)
         words = climbed.parameter
         found = sampled_with(pipeline, call, words, [seeds[0]] * len(batch), settings)
