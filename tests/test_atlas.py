@@ -54,7 +54,10 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Pictures of bins are plain, and how many were asked for at a time is noted."""
     asked: list[int] = []
 
-    def paint(_pipeline: Any, objectives: Any, _level: float, *, on_step: Any) -> SimpleNamespace:
+    def paint(
+        _pipeline: Any, objectives: Any, _level: float, *, ascent: Any, on_step: Any
+    ) -> SimpleNamespace:
+        assert not ascent.quieting
         asked.append(objectives[0].rows)
         for step in range(1, 5):
             on_step(step, 4)

@@ -347,7 +347,7 @@ def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
     both = [parse(CHOSEN["tiny"]), channel("conv_in", 1)]
     with pytest.raises(ObjectiveError, match="`conv_in#1` does not depend on the input"):
         of_prompt(tiny, both, ascent=WORDS)
-    with pytest.raises(ModelError, match="width must be a multiple of 8 .*, not 36; 32 is"):
+    with pytest.raises(ModelError, match=r"width must be a multiple of 8 .*, not 36; 32 is"):
         of_latent(tiny, both, size=(36, 20))
 
 

@@ -86,7 +86,7 @@ units cards outputs/units-selectivity
 photo "outputs/units-selectivity/cards/up_blocks.1.attentions.1.$hidden-285.png" card 1400
 first=up_blocks.1.attentions.0.$hidden second=up_blocks.1.attentions.1.$hidden
 units visualize "$second#285" "$first#74" "$first#569" "$first#356" "$first#43" "$first#337" \
-    "$second#741" "$second#451" --input latent --t 0.95
+    "$second#741" "$second#451" --input latent
 units visualize "visual_projection#51" "visual_projection#86" "visual_projection#127" \
     "visual_projection#17" "visual_projection#123" "vision_model.encoder.layers.3.mlp.fc1#410" \
     "text('a rocket')" "text('a panda at night')"
