@@ -429,7 +429,9 @@ def _paint_tile(style: Style, page: Image.Image, at: tuple[int, int], tile: Tile
         picture = image.resize(size, how)
     else:
         picture = Image.new("RGB", (width, height), VACANT)
-    x, y = x + (width - picture.width) // 2, y + (height - picture.height) // 2
+    if not tile.caption:  # which begins where its picture does
+        x += (width - picture.width) // 2
+    y += (height - picture.height) // 2
     right, bottom = x + picture.width, y + picture.height
     if tile.marked:  # clear of the picture, whose pixels all stay visible
         draw.rectangle((x - 4, y - 4, right + 3, bottom + 3), outline=ACCENT, width=3)

@@ -212,6 +212,8 @@ def test_a_dream_keeps_its_size_and_changes_the_picture(
     assert found.images.shape == (1, 50, 70, 3)
     change = np.abs(found.images[0] - pixels / 255)
     assert 0.02 < change.mean() < 0.4
+    tints = (found.images[0] - pixels / 255).mean((0, 1))
+    assert np.abs(tints).max() < 0.03  # forms arise; the picture keeps its colors
     assert found.end[0] > found.start[0]
     assert unchanged(reader.network, before)
     # However many tiles are computed at once.

@@ -33,7 +33,8 @@ class Fourier:
         self.size = height, width
         down, across = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
         lowest = 1 / max(height, width)
-        weight = (down**2 + across**2).sqrt().clamp_min(lowest) ** -decay
+        self.frequencies = (down**2 + across**2).sqrt()
+        weight = self.frequencies.clamp_min(lowest) ** -decay
         whole = torch.fft.fftfreq(width)
         power = (down**2 + whole**2).sqrt().clamp_min(lowest) ** (-2 * decay)
         self.weight = weight / power.mean().sqrt() / math.sqrt(2)  # real and imaginary parts
@@ -52,6 +53,15 @@ class Fourier:
         if self.mixing is not None:
             found = torch.einsum("ij,njhw->nihw", self.mixing.to(found), found)
         return found
+
+    def uphill(self, gradient: Tensor, slowest: float = 0.0) -> Tensor:
+        """A gradient of maps, as steps along their coefficients go: what is fine in it is noise to
+        the eye. Frequencies below `slowest`, in cycles a pixel, are left out."""
+        if self.mixing is not None:
+            gradient = torch.einsum("ij,nihw->njhw", self.mixing.to(gradient), gradient)
+        spectrum = torch.fft.rfft2(gradient, norm="ortho")
+        spectrum = spectrum * (self.frequencies >= slowest).to(gradient)
+        return self.map(torch.view_as_real(spectrum))
 
     def coefficients(self, maps: Tensor) -> Tensor:
         """The coefficients that make maps, (rows, channels, height, width)."""

@@ -72,6 +72,7 @@ INPUTS = {
     " denoiser takes them for at once",
     "prompt": "Images of optimized embeddings of prompts",
 }
+TITLES = {"image": "images", "dream": "dreams", "latent": "latents", "prompt": "prompts"}
 
 
 def file_of(name: str) -> str:
@@ -274,17 +275,17 @@ def present(folder: Path) -> list[Path]:
 
 
 def _page(found: Sequence[tuple[Path, Mapping[str, Any]]]) -> tuple[Words, list[Block], Style]:
-    """What `ablate.page.pages` takes: one flowing line of tiles, a kind of input after another."""
+    """What `ablate.page.pages` takes: a flowing line for each kind of input."""
     found = sorted(found, key=lambda one: list(INPUTS).index(one[1]["record"]["kind"]))
     records = [told["record"] for _, told in found]
     kinds = dict.fromkeys(record["kind"] for record in records)
     side = None if len(kinds) == 1 else min(SHOWN.values())  # of one height beside each other
     pictures = [_shown(path, told["record"]["kind"], side) for path, told in found]
     width, height = (max(sizes) for sizes in zip(*(p.size for p in pictures), strict=True))
-    tiles: list[Tile | None] = []
+    lines: dict[str, list[Tile | None]] = {kind: [] for kind in kinds}
     for (_, told), picture in zip(found, pictures, strict=True):
-        caption = _caption(told, width + GAP - 8, len(kinds) == 1)
-        tiles.append(Tile(picture.copy, False, caption, False))
+        caption = _caption(told, width + GAP - 8)
+        lines[told["record"]["kind"]].append(Tile(picture.copy, False, caption, False))
     about = ". ".join(INPUTS[kind] for kind in kinds)
     about += ". Below each its objective at the start and at the end"
     plain = ", and what it typically is for plain inputs" if kinds.keys() - {"dream"} else ""
@@ -293,8 +294,11 @@ def _page(found: Sequence[tuple[Path, Mapping[str, Any]]]) -> tuple[Words, list[
     steps = dict.fromkeys(f"{record['steps']} steps" for record in records)
     count = f"{len(found)} picture{'s' * (len(found) > 1)}"
     words = Words("Visualized units", f"{about}{plain}.", "", [*models, *levels, *steps, count])
-    block = Block("", "", "", [], [], [tiles], frozenset(), frozenset())
-    return words, [block], Style(1, (width, height), GAP, TEXT)
+    blocks = [
+        Block(TITLES[kind] * (len(kinds) > 1), "", "", [], [], [tiles], frozenset(), frozenset())
+        for kind, tiles in lines.items()
+    ]
+    return words, blocks, Style(1, (width, height), GAP, TEXT)
 
 
 def _model(told: Mapping[str, Any]) -> str:
@@ -302,10 +306,10 @@ def _model(told: Mapping[str, Any]) -> str:
     return told.get("model") or str(told["record"]["model"])[:19]
 
 
-def _caption(told: Mapping[str, Any], width: int, alike: bool) -> Label:
-    """Two lines of a name, without the kind of input where all are of one, and the figures."""
+def _caption(told: Mapping[str, Any], width: int) -> Label:
+    """Two lines of a name, without the kind of input, and the figures."""
     name, kind = clean(told["name"]), told["record"]["kind"]
-    if alike and kind != "image":
+    if kind != "image":
         name = re.sub(rf" {kind}( seed \d+)?$", r"\1", name)
     lines = wrap(name, typeface(TEXT), width, 2)
     how, figures = outcome(told), f"{told['start']:.3g} → {told['end']:.3g}"

@@ -59,6 +59,7 @@ DENOISER = Ascent(quieting=48, rate=0.2, decay=1.0, motion=0.0, batch=16)
 PROMPT = Ascent(64, quieting=48, rate=0.1, batch=8)
 GUIDANCE = 5.0  # of the images that optimized embeddings are shown by
 OCTAVES = 4  # of dreams
+WAVES = 2  # of a dream in what the encoder sees at once; longer ones would tint it, and no more
 TILES = 64  # of a dream that are computed at once
 EACH = 8  # tiles that take as long as all else in a step of a dream
 
@@ -166,9 +167,10 @@ def dream(
 ) -> Visualized:
     """DeepDream: what the objectives see in a picture is drawn into it, at its own size.
 
-    Steps along the gradient, smoothed, over its mean size, from a size at which the encoder sees
-    the whole picture to its own, in so many octaves; where it is larger than the encoder reads, in
-    tiles that lie elsewhere at every step (Mordvintsev, Olah & Tyka 2015).
+    Steps along the gradient over its mean size, smoothed, in colors that go together, and without
+    long waves, so that forms arise and the picture keeps its tints; from a size at which the
+    encoder sees the whole picture to its own, in so many octaves; where it is larger than the
+    encoder reads, in tiles that lie elsewhere at every step (Mordvintsev, Olah & Tyka 2015).
     """
     check_seen(objectives, reader, seeds)
     whole = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)
@@ -189,16 +191,14 @@ def dream(
         first, _ = value(F.interpolate(whole, sizes[-1], mode="bicubic").clamp(0, 1))
         tell(work[-1])
         for size, each in zip(sizes, work, strict=True):
-            basis = Fourier(*size, decay=0.7)
+            basis = Fourier(*size, decay=0.7, colors=True)
             base = F.interpolate(whole, size, mode="bicubic", antialias=True)
             shrunk = F.interpolate(whole, seen.shape[2:], mode="bicubic", antialias=True)
             seen = (base + F.interpolate(seen - shrunk, size, mode="bicubic")).clamp(0, 1)
             for _ in range(steps):
                 down, right = torch.randint(0, reader.preparation.side, (2,), generator=generator)
                 level, gradient = value(seen, (int(down), int(right)))
-                # What is fine in a gradient is noise to the eye.
-                spectrum = torch.fft.rfft2(gradient, norm="ortho")
-                gradient = basis.map(torch.view_as_real(spectrum))
+                gradient = basis.uphill(gradient, WAVES / reader.preparation.side)
                 seen = seen + rate * gradient / gradient.abs().mean().clamp_min(SMALL)
                 seen = seen.clamp(0, 1)
                 lines.append(level.cpu())
@@ -244,7 +244,7 @@ def dreamed(
     pixels = picture.convert("RGB").tobytes()
     digest = hashlib.blake2b(pixels, digest_size=8).hexdigest()
     return [
-        record | {"octaves": octaves, "picture": digest}
+        record | {"octaves": octaves, "waves": WAVES, "picture": digest}
         for record in records("dream", reader.id, objectives, seeds, Ascent(steps, rate=rate))
     ]
 
