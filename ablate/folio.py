@@ -41,10 +41,11 @@ ATLASES = {
     "atlas-patches": "Atlas of patches",
     "atlas-compared": "Atlas compared",
 }
-ALONE = ("selectivity", "concepts", *ATLASES)  # drawings that there is one of
 REPORT, SHEET, CARDS = "report.html", "cards", "cards"
 # The files that are drawn from, and the commands that make them.
 SOURCES = {"units.csv": "selectivity", "cards.json": "cards", "atlas.json": "atlas"}
+# The drawings of which there is one, by what they are drawn from.
+ALONE = {"units.csv": ("selectivity",), "cards.json": ("concepts",), "atlas.json": (*ATLASES,)}
 Tell = Callable[[str], None]
 
 
@@ -104,10 +105,11 @@ def present(folder: Path, tell: Tell | None = None) -> Iterator[Path]:
             without.remove(source)
     for name, svg in drawn.items():
         yield from drawing.save(svg, folder / name)
-    if not without:  # what an earlier study came to, and this one does not
-        for path in (folder / f"{name}.{kind}" for name in ALONE for kind in ("svg", "png")):
-            if path.stem not in drawn:
-                path.unlink(missing_ok=True)
+    for source in SOURCES.keys() - without:
+        if (folder / source).is_file():  # what it came to at an earlier time, and does not now
+            for name in set(ALONE[source]) - drawn.keys():
+                for path in _pair(folder, name):
+                    path.unlink(missing_ok=True)
     if "cards.json" not in without and unitcards.cards(folder):
         yield from page.write(unitcards.sheet(folder), folder, SHEET)
     yield save(folder, drawn, without, tell)
@@ -124,10 +126,16 @@ def _telling(tell: Tell | None, command: str) -> Iterator[None]:
         tell(f"{error}; it is left out, and `ablate units {command}` makes it anew")
 
 
+def _pair(folder: Path, name: str) -> tuple[Path, Path]:
+    """The files of a drawing."""
+    return folder / f"{name}.svg", folder / f"{name}.png"
+
+
 def written(folder: Path) -> Iterator[Path]:
     """All files and folders that `present` may have written into a study's folder."""
-    for name in ALONE:
-        yield from (folder / f"{name}.{kind}" for kind in ("svg", "png"))
+    for names in ALONE.values():
+        for name in names:
+            yield from _pair(folder, name)
     yield from (folder / name for name in (CARDS, f"{SHEET}.png", REPORT))
     for path in folder.glob(f"{SHEET}-*.png"):
         if re.fullmatch(rf"{SHEET}-\d+", path.stem):

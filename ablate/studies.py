@@ -14,7 +14,7 @@ from ablate.progress import Reporter
 
 if TYPE_CHECKING:
     from ablate.units.statistics import Statistics
-    from ablate.units.study import Setup, Study
+    from ablate.units.study import Setup
 
 
 @click.group()
@@ -175,11 +175,11 @@ def selectivity(
             found = record(study, reporter)
         finally:
             reporter.close()
-        _tell_layers(study, found)
+        _tell_layers(found)
         _present(out)
 
 
-def _tell_layers(study: Study, found: Statistics) -> None:
+def _tell_layers(found: Statistics) -> None:
     """Median and largest index of every layer, beside what it is by chance."""
     import numpy as np
 
@@ -318,11 +318,13 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
     settings is not made again.
     """
     from ablate.units.gallery import outcome, present, written
+    from ablate.units.study import read
 
     seeds = tuple(dict.fromkeys(_numbers(asked.pop("seeds"))))
     with _told():
         if asked["start"] is not None and kind != "image":
             raise Exit("--start: only images are dreamed on", WRONG)
+        studied = (out / "study.json").exists() and bool(read(out))
         reporter = Reporter("steps" if asked["start"] is None else "tiles")
         try:
             files = _visualized(objectives, kind, out, seeds, reporter, **asked)
@@ -337,7 +339,7 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
             )
         for path in present(out):
             click.echo(str(path))
-        if (out / "study.json").exists():
+        if studied:
             _present(out)
 
 

@@ -196,6 +196,23 @@ def test_all_pictures_are_written_beside_the_page(
     assert {folder / name.partition("/")[0] for name in made} <= set(folio.written(folder))
 
 
+def test_a_comparison_that_is_no_more_goes_and_what_is_others_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_study(tmp_path, layers=1, units=4, atlas=2)
+    monkeypatch.setattr(svg, "WIDE", 1)
+    (folder / "cards.json").unlink()
+    mine = folder / "concepts.png"  # of a study without cards
+    mine.write_bytes(b"mine")
+    list(folio.present(folder))
+    assert (folder / "atlas-compared.png").exists()
+    change(folder, "atlas.json", {"variant": None})
+    list(folio.present(folder))
+    assert not (folder / "atlas-compared.png").exists()
+    assert (folder / "atlas.png").exists()
+    assert mine.read_bytes() == b"mine"
+
+
 # ------------------------------------------------------------ in a browser
 
 

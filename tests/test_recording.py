@@ -429,13 +429,18 @@ def test_a_folder_of_another_study_is_left_alone(begin: Begin) -> None:
         begin(Stimuli(("cat", "dog"), ("a {}",), (1,)))
     with pytest.raises(StudyError, match=r"of other concepts"):
         begin(Stimuli(("cat", "fox"), ("a {}",), (0,)))
-    told = begin().folder / "study.json"
+    study = begin()
+    told = study.folder / "study.json"
     told.write_text(told.read_text(encoding="utf-8")[:99], encoding="utf-8")
     with pytest.raises(StudyError, match=r"study.json cannot be read: .* anew with `--fresh`"):
         begin()
+    told.write_text('{"title": "mine"}', encoding="utf-8")
+    with pytest.raises(StudyError, match="tells of no study of units"):
+        study.begin("selectivity", fresh=True)
     told.unlink()
     with pytest.raises(StudyError, match="that tells what they are of"):
-        begin()
+        study.begin("selectivity", fresh=True)
+    assert (study.folder / "pictures/run.json").exists()
 
 
 def test_a_study_is_opened_from_its_folder(begin: Begin) -> None:

@@ -128,7 +128,12 @@ def test_objectives_rise_and_the_network_is_as_it_was(reader: Reader) -> None:
     assert np.median(found.end - found.start) > 0.2
     assert (found.start <= found.typical).all()
     assert found.curve.shape == (12, 6)
-    assert steps == [*((4 * i + 4, 72) for i in range(12)), *((2 * i + 50, 72) for i in range(12))]
+    # Nothing is done while plain inputs are looked at.
+    assert [*dict.fromkeys(steps)] == [
+        (0, 72),
+        *((4 * i + 4, 72) for i in range(12)),
+        *((2 * i + 50, 72) for i in range(12)),
+    ]
     assert unchanged(reader.network, before)
 
 
@@ -151,8 +156,8 @@ def test_what_is_silent_nowhere_is_made_so_first() -> None:
 
     plain = torch.tensor([[[2.0, 2.0], [3.0, 1.0]], [[0.1, 0.1], [2.0, 2.0]]])
     with torch.enable_grad():
-        left, typical = started(plain, value, Ascent(rate=0.1))
-        quieted, same = started(plain, value, Ascent(rate=0.1, quieting=48))
+        left, typical = started(plain, value, Ascent(rate=0.1), id)
+        quieted, same = started(plain, value, Ascent(rate=0.1, quieting=48), id)
     assert torch.equal(left, torch.tensor([[0.1, 0.1], [2.0, 2.0]]))  # the lowest, as it is
     assert torch.equal(quieted[0], left[0])
     assert 0 < value(quieted, None)[1] <= 0.1 * typical[1]
@@ -170,6 +175,13 @@ def test_a_row_does_not_depend_on_its_batch(reader: Reader) -> None:
     np.testing.assert_allclose(together.images[3], alone.images[0], atol=0.05)
     single = of_image(reader, [direction(FC, vectors[1])], ascent=SHORT)
     assert together.end[1] == pytest.approx(single.end[0], rel=1e-2)
+
+
+def test_rows_that_are_compared_are_made_at_once(reader: Reader) -> None:
+    objectives = [channel(FC, 3) + diversity(FC), channel(FC, 3)]
+    seeds, short = (0, 1, 2), replace(SHORT, steps=2)
+    wide, narrow = (of_image(reader, objectives, seeds, replace(short, batch=n)) for n in (32, 2))
+    np.testing.assert_allclose(narrow.end, wide.end, atol=1e-3)
 
 
 def test_diverse_rows_differ_more(reader: Reader) -> None:
@@ -313,11 +325,14 @@ def test_what_is_asked_to_stop_stops(tiny: Pipeline, monkeypatch: pytest.MonkeyP
     with pytest.raises(Stopped):
         capture(tiny, "a cat", [0], 0.5)
     call: list[int] = []
-    monkeypatch.setattr(tiny, "stop", lambda: len(call) == 3)
     before = state(tiny.denoiser)
-    with pytest.raises(Stopped):
-        of_latent(tiny, [parse(CHOSEN["tiny"])], ascent=LATENT, on_step=lambda n, _: call.append(n))
-    assert call == [1, 2, 3]
+    for last, told in ((0, [0]), (3, [0, 1, 2, 3])):  # also while a start is looked for
+        call.clear()
+        monkeypatch.setattr(tiny, "stop", lambda last=last: call[-1:] == [last])
+        with pytest.raises(Stopped):
+            of_latent(tiny, [parse(CHOSEN["tiny"])], ascent=LATENT,
+                      on_step=lambda n, _: call.append(n))  # fmt: skip
+        assert [*dict.fromkeys(call)] == told
     assert unchanged(tiny.denoiser, before)
 
 

@@ -119,7 +119,7 @@ def svg(folder: Path, picture: str = "picture") -> str:
     room = COLUMN if beside else max(width, LINE)
     x, y = (left + width + 60, top) if beside else (left, top + height + 34)
     legend, y = _scale(atlas, x, y, room)
-    told = _facts(folder, atlas)
+    told = _facts(atlas)
     notes = [*_tiles(atlas, picture), *_named(names), _method(atlas)]
     notes += told if beside else [" · ".join(told)]
     foot, y = _notes(notes, x, y + 34, room)
@@ -151,7 +151,7 @@ def _read(folder: Path, picture: str) -> _Atlas:
     return _Atlas(told, told["rows"], told["columns"], bins)
 
 
-def _facts(folder: Path, atlas: _Atlas) -> list[str]:
+def _facts(atlas: _Atlas) -> list[str]:
     found = [facts.model(atlas.told.get("model")), str(atlas.told.get("component") or "")]
     found += [str(atlas.told.get("module") or ""), _counted(atlas.told["vectors"], "vector")]
     filled = sum(b.count > 0 for b in atlas.bins)
@@ -397,7 +397,7 @@ def compared(folder: Path) -> str:
     notes = [*atlas.told.get("notes", []), _changes(dark, grown)]
     notes += [*_tiles(atlas, picture), *_named(names), _method(atlas)]
     notes.append(f"Vectors: {total[0]:,} of the baseline, {total[1]:,} of the variant.")
-    foot, bottom = _notes([*notes, " · ".join(_facts(folder, atlas))], left, bottom, room)
+    foot, bottom = _notes([*notes, " · ".join(_facts(atlas))], left, bottom, room)
     study, about = facts.study(folder), f"What {variant} does to {atlas.told.get('module', '')}"
     return drawing.document(
         room + 2 * MARGIN, bottom + MARGIN - 25, stock.defined(),

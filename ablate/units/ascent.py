@@ -248,7 +248,7 @@ def in_batches(
 
     if not rows:
         raise ObjectiveError("there is nothing to visualize: no objective was given")
-    parts = [make(rows[first : first + size]) for first in range(0, len(rows), size)]
+    parts = [make(batch) for batch in _batches(rows, size)]
     return Visualized(
         tuple(row.objective.text for row in rows),
         tuple(row.seed for row in rows),
@@ -264,6 +264,22 @@ def in_batches(
     )
 
 
+def _batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
+    """Rows that are made at once, as many as fit, an objective's own together; one that compares
+    its rows has them all at once, however many they are."""
+    found: list[list[Row]] = []
+    for objective, same in groupby(rows, key=lambda row: row.objective):
+        own = list(same)
+        step = len(own) if objective.compares else size
+        for first in range(0, len(own), step):
+            part = own[first : first + step]
+            if found and len(found[-1]) + len(part) <= size:
+                found[-1] += part
+            else:
+                found.append(part)
+    return found
+
+
 def part_of(climbed: Climbed, images: np.ndarray, typical: Tensor, **more: Any) -> Visualized:
     """What one batch came to; its rows are named when all are together."""
     return Visualized(
@@ -273,7 +289,11 @@ def part_of(climbed: Climbed, images: np.ndarray, typical: Tensor, **more: Any) 
 
 
 def started(
-    plain: Tensor, value: Value, ascent: Ascent, kept: Kept = lambda parameter: parameter
+    plain: Tensor,
+    value: Value,
+    ascent: Ascent,
+    tell: Callable[[int], object],
+    kept: Kept = lambda parameter: parameter,
 ) -> tuple[Tensor, Tensor]:
     """Which of several plain inputs (inputs, rows, ...) each row starts from, and the mean of its
     objective over them.
@@ -281,16 +301,27 @@ def started(
     It is the first in which the objective is nearly silent, a tenth of that mean. Where there is
     none, it is the one in which it is lowest, and from there it is lowered until it is silent.
     """
-    with torch.no_grad():
-        levels = torch.stack([value(some, None) for some in plain])
+    found = []
+    for some in plain:
+        with torch.no_grad():
+            found.append(value(some, None))
+        tell(0)
+    levels = torch.stack(found)
     most = SILENT * levels.abs().mean(0)
     silent = levels <= most
     chosen = torch.where(silent.any(0), silent.int().argmax(0), levels.argmin(0))
     start = plain[chosen, torch.arange(plain.shape[1], device=plain.device)]
-    return _quieted(start, value, most, ascent, kept), levels.mean(0)
+    return _quieted(start, value, most, ascent, tell, kept), levels.mean(0)
 
 
-def _quieted(start: Tensor, value: Value, most: Tensor, ascent: Ascent, kept: Kept) -> Tensor:
+def _quieted(
+    start: Tensor,
+    value: Value,
+    most: Tensor,
+    ascent: Ascent,
+    tell: Callable[[int], object],
+    kept: Kept,
+) -> Tensor:
     """Inputs whose objectives are at most so much, as far as some steps can do it; those that were
     stay as they are."""
     parameter = start.detach().clone().requires_grad_()
@@ -305,4 +336,5 @@ def _quieted(start: Tensor, value: Value, most: Tensor, ascent: Ascent, kept: Ke
         with torch.no_grad():
             moving = loud.reshape(-1, *[1] * (before.dim() - 1))
             parameter.copy_(torch.where(moving, parameter, before))
+        tell(0)
     return parameter.detach()

@@ -66,6 +66,11 @@ class Objective:
         terms = {self.text: 1.0} if self.terms is None else self.terms
         return {text: factor for text, factor in terms.items() if factor}
 
+    @property
+    def compares(self) -> bool:
+        """Whether its rows are compared with one another (`diversity`)."""
+        return any(term.startswith(f"{diversity.__name__}(") for term in self.weights)
+
     def __call__(self, outputs: Outputs) -> Tensor:
         return self.of(outputs, None)
 
@@ -367,9 +372,10 @@ def check(objectives: Iterable[Objective], network: nn.Module, rows: int = 2) ->
             raise ObjectiveError(
                 f"`{objective.text}` does not depend on the input: its terms cancel"
             )
-        if rows == 1 and all(term.startswith("diversity(") for term in objective.weights):
+        if rows == 1 and objective.compares:
             raise ObjectiveError(
-                f"`{objective.text}` tells pictures of several seeds apart, and there is one seed"
+                f"`{objective.text}` tells pictures of several seeds apart, and there is one at a"
+                " time"
             )
         for name in objective.paths:
             path = name.removesuffix(HEADS)

@@ -61,8 +61,8 @@ def stream(
     """Show the samples from `start` on, and yield how many are done after every batch.
 
     `paths`: other layers than the study's own. `plan`: with edits (`Study.planned`), whose variant
-    holds meanwhile. Images are written into the study's pictures. Stopped by Ctrl-C it raises
-    `Stopped` after the step that it is in.
+    holds meanwhile. Images are written into the study's pictures; those that a CLIP model reads are
+    there before (`pictured`). Stopped by Ctrl-C it raises `Stopped` after the step that it is in.
 
     Of a denoiser only rows that follow the prompts are heard (`Calls`). Layers without a row a
     sample, such as those that take all words of all prompts one after the other, are left out;
@@ -73,7 +73,7 @@ def stream(
     named = paths is not None or study.setup.modules is not None
     heard = _Heard(study, sink, [m.path for m in study.layers] if paths is None else paths, named)
     if study.component == CLIP:
-        batches = _read(heard, plan, cells, start)
+        batches = _read(heard, cells, start)
     elif study.texts:
         batches = _encoded(heard, cells, start)
     else:
@@ -319,6 +319,7 @@ def _together(heard: _Heard, shots: Sequence[Shot], draws: Draws) -> list[engine
 
     heard.sink.begin(count)
     with (
+        pipeline.sized(shots[0].settings),
         denoised(batch, pipeline, draws, Applied()) as moments,
         heard.listening(hear) as counted,
     ):
@@ -386,13 +387,12 @@ def _once(heard: _Heard, edits: Context | None) -> Context:
 # ---------------------------------------------------------------- the CLIP model
 
 
-def _read(heard: _Heard, plan: Plan, cells: Sequence[Cell], start: int) -> Iterator[int]:
-    """Images, or prompts, through the CLIP model; images that are not there are made first."""
+def _read(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
+    """Images, which are there (`pictured`), or prompts, through the CLIP model."""
     study, reader = heard.study, heard.study.reader
     assert reader is not None
     shots: list[Shot] = []
     if not study.texts:
-        pictured(study, plan)
         shots = engine.shots_of(cells, study.pipeline)
     most = 1 if study.texts else READ  # texts of one batch would be filled up to one length
     for first in range(start, len(cells), most):

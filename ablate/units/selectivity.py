@@ -21,7 +21,7 @@ from torch import Tensor
 from ablate.store import Run
 from ablate.units.clock import Clock, Watch, counting
 from ablate.units.layers import grid_of, middle_of, strength
-from ablate.units.recording import lacking, maps_in, pictured, stream
+from ablate.units.recording import maps_in, pictured, stream
 from ablate.units.statistics import Layer, Statistics
 from ablate.units.stimuli import shuffled
 from ablate.units.study import CLIP, Study, StudyError
@@ -113,7 +113,7 @@ def record(study: Study, watch: Watch | None = None) -> Statistics:
     done = statistics.done if statistics is not None else 0
     sink = ByConcept(study, statistics)
     reads = study.component == CLIP and not study.texts
-    if reads or (done and not study.texts and lacking(study, study.samples[:done], study.pictures)):
+    if reads or (done and not study.texts):
         # Of a CLIP model they are made before anything is heard, and take the most time.
         some = study.plan if reads else replace(study.plan, cells=study.samples[:done], floor=())
         pictured(study, some, watch=watch)

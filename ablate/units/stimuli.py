@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ablate.articles import takes_an
+
 # Ordinary wordings, so that a unit that answers to a concept and not to its setting stands out.
 TEMPLATES = ("a {}", "a picture of a {}", "a {} on a white background", "a {} at night")
 SEEDS = 100_000  # at most
 
-# Vowels that are spoken as consonants, and the other way round.
-SPOKEN = re.compile(r"(?!uni|use|usu|euro|ewe|one\b|once)[aeiou]|hour|honest|heir", re.IGNORECASE)
-
 
 def told(template: str, concept: str) -> str:
     """A template with a concept in the place of `{}`; `a` before a vowel becomes `an`."""
-    if SPOKEN.match(concept):
+    if takes_an(concept):
         template = re.sub(r"\b([Aa]) (?=\{\})", r"\1n ", template)
     return template.replace("{}", concept)
 
@@ -54,9 +53,13 @@ class Stimuli:
         """All prompts, those of one concept one after the other."""
         return tuple(told(t, c) for c in self.concepts for t in self.templates)
 
+    @cached_property
+    def _concepts_of(self) -> dict[str, int]:
+        return {prompt: i // len(self.templates) for i, prompt in enumerate(self.prompts)}
+
     def concept_of(self, prompt: str) -> int:
         """The number of a prompt's concept."""
-        return self.prompts.index(prompt) // len(self.templates)
+        return self._concepts_of[prompt]
 
     def __len__(self) -> int:
         return len(self.prompts) * len(self.seeds)

@@ -307,21 +307,29 @@ class Study:
             "samples": len(self.samples),
         }
         known, recorded = ((self.folder / f).exists() for f in ("study.json", "activations.npz"))
-        if fresh and (known or recorded):
+        if not known and recorded:
+            raise StudyError(
+                f"{self.folder} holds activations.npz and no study.json that tells what they are"
+                " of; `--out` names another folder"
+            )
+        if known and fresh:
             self._forget()
         elif known:
             self._continue(told)
-        elif recorded:
-            raise StudyError(
-                f"{self.folder} holds activations.npz and no study.json that tells what they are"
-                " of; `--out` names another folder, `--fresh` begins anew"
-            )
         told = json.loads(json.dumps(told, default=str))
         Run(self.folder).write_text("study.json", json.dumps(told, indent=1) + "\n")
         Run(self.folder).sweep_temporaries()
 
     def _forget(self) -> None:
-        """Remove what studies write, and nothing else."""
+        """Remove what studies write, and nothing else. Raises `StudyError` where `study.json` is
+        none of theirs; one that cannot be read may be."""
+        path = self.folder / "study.json"
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            told = {"format": FORMAT}
+        if not isinstance(told, dict) or "format" not in told:
+            raise StudyError(f"{path} tells of no study of units; `--out` names another folder")
         names = (*FILES, *FOLDERS)
         for path in (*(self.folder / name for name in names), *folio.written(self.folder)):
             if path.is_dir() and not path.is_symlink():

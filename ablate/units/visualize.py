@@ -81,7 +81,7 @@ def of_image(
     which the objective is nearly silent, or is made so by descent (`started`). What `on_step`
     raises ends it.
     """
-    check_seen(objectives, reader, seeds)
+    check_seen(objectives, reader, len(seeds))
     rows, side, device = rows_of(objectives, seeds), reader.preparation.side, reader.network.device
     basis = Fourier(side, side, decay=ascent.decay, colors=True)
     tell = counted(on_step, len(rows) * ascent.steps)
@@ -95,22 +95,27 @@ def of_image(
                 images = moved(images, fading(motion, step))
             return _seen(reader, batch, images)
 
-        first, typical = started(_plain(basis, batch, device), value, ascent)
+        first, typical = started(_plain(basis, batch, device), value, ascent, tell)
         climbed = climb(first, value, ascent, tell)
         images = basis.map(climbed.parameter).sigmoid().permute(0, 2, 3, 1)
         return part_of(climbed, images.cpu().numpy(), typical)
 
-    told = records("image", reader.id, objectives, seeds, ascent)
+    told = of_images(reader, objectives, seeds, ascent)
     with ready(reader.network):
         return in_batches(rows, told, ascent.batch, make, reader.id)
 
 
-def check_seen(
-    objectives: Sequence[Objective], reader: Reader, seeds: Sequence[int] = (0,)
-) -> None:
-    """Raise `ObjectiveError` for objectives that images cannot drive."""
+def of_images(
+    reader: Reader, objectives: Sequence[Objective], seeds: Sequence[int], ascent: Ascent
+) -> list[dict[str, Any]]:
+    """Everything that determines the images that are made of them."""
+    return records("image", reader.fingerprint or reader.id, objectives, seeds, ascent)
+
+
+def check_seen(objectives: Sequence[Objective], reader: Reader, rows: int = 1) -> None:
+    """Raise `ObjectiveError` for objectives that so many images, made at once, cannot drive."""
     try:
-        check(objectives, reader.network, len(seeds))
+        check(objectives, reader.network, rows)
     except MissingError as error:
         raise ObjectiveError(
             f"{error} (images drive the CLIP model that reads them, latents and prompts the"
@@ -172,7 +177,7 @@ def dream(
     encoder sees the whole picture to its own, in so many octaves; where it is larger than the
     encoder reads, in tiles that lie elsewhere at every step (Mordvintsev, Olah & Tyka 2015).
     """
-    check_seen(objectives, reader, seeds)
+    check_seen(objectives, reader)
     whole = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)
     whole = whole.permute(2, 0, 1)[None].to(reader.network.device)
     sizes = _octaves(picture.size, reader.preparation.side, octaves)
@@ -244,8 +249,8 @@ def dreamed(
     pixels = picture.convert("RGB").tobytes()
     digest = hashlib.blake2b(pixels, digest_size=8).hexdigest()
     return [
-        record | {"octaves": octaves, "waves": WAVES, "picture": digest}
-        for record in records("dream", reader.id, objectives, seeds, Ascent(steps, rate=rate))
+        record | {"kind": "dream", "octaves": octaves, "waves": WAVES, "picture": digest}
+        for record in of_images(reader, objectives, seeds, Ascent(steps, rate=rate))
     ]
 
 
@@ -356,7 +361,7 @@ def _latents(
         flat = drawn(first.shape[:2], [row.seed * PLAIN + i for row in rows])[:, :, None, None]
         share = i / (PLAIN - 1)
         plain.append(basis.coefficients((1 - share) * first + share * flat.to(first) * deviation))
-    start, typical = started(torch.stack(plain), value, ascent)
+    start, typical = started(torch.stack(plain), value, ascent, tell)
     climbed = climb(start, value, ascent, tell)
     return climbed, maps(climbed.parameter).detach(), typical
 
@@ -380,7 +385,7 @@ def of_prompt(
     from one that lies beside it or that is found by descent (`started`); every token keeps its
     length and mean. Raises `Stopped` where the pipeline is asked to stop.
     """
-    check(objectives, pipeline.denoiser, len(seeds))
+    check(objectives, pipeline.denoiser, 1)
     rows = rows_of(objectives, seeds[:1])
     tell = counted(on_step, len(rows) * ascent.steps, pipeline.stop)
     settings = settings_of(pipeline, guidance, size)
@@ -401,7 +406,7 @@ def of_prompt(
             return put
 
         with ready(call.network):
-            start, typical = started(_near(first, kept, batch), value, ascent, kept)
+            start, typical = started(_near(first, kept, batch), value, ascent, tell, kept)
             climbed = climb(start, value, ascent, tell, kept)
         words = climbed.parameter
         found = sampled_with(pipeline, call, words, [seeds[0]] * len(batch), settings)

@@ -15,7 +15,7 @@ from PIL import Image
 from ablate import engine
 from ablate.concepts import Reader
 from ablate.pipeline import Pipeline
-from ablate.units.ascent import Told, Visualized, records
+from ablate.units.ascent import Told, Visualized
 from ablate.units.clock import Watch
 from ablate.units.gallery import fill
 from ablate.units.objectives import Objective, check
@@ -28,6 +28,7 @@ from ablate.units.visualize import (
     dream,
     dreamed,
     of_image,
+    of_images,
     of_latent,
     of_latents,
     of_prompt,
@@ -49,7 +50,7 @@ def images(
 ) -> list[Path]:
     """Images that the CLIP model's image encoder responds to most, a file for each objective and
     seed (`ablate.units.visualize.of_image`)."""
-    check_seen(objectives, reader, seeds)
+    check_seen(objectives, reader, len(seeds))
     ascent = replace(IMAGES, steps=steps or IMAGES.steps)
 
     def make(some: Sequence[Objective], tell: Told) -> Visualized:
@@ -57,7 +58,7 @@ def images(
 
     return fill(
         folder, "image", objectives, seeds,
-        lambda some: records("image", reader.id, some, seeds, ascent), make, watch, ascent.batch,
+        lambda some: of_images(reader, some, seeds, ascent), make, watch, ascent.batch,
         ascent.steps * len(seeds),
     )  # fmt: skip
 
@@ -73,7 +74,7 @@ def dreams(
     watch: Watch | None = None,
 ) -> list[Path]:
     """What the objectives see in a picture, drawn into it (`ablate.units.visualize.dream`)."""
-    check_seen(objectives, reader, seeds)
+    check_seen(objectives, reader)
     count = steps or 12
     work = len(seeds) * work_of(picture.size, reader.preparation.side, count)
 
@@ -126,7 +127,7 @@ def prompts(
 ) -> list[Path]:
     """Embeddings of prompts that the denoiser responds to most at noise level `t`, over the latents
     of all seeds (`ablate.units.visualize.of_prompt`). Raises `Stopped` after Ctrl-C."""
-    check(objectives, pipeline.denoiser, len(seeds))
+    check(objectives, pipeline.denoiser, 1)
     ascent = replace(PROMPT, steps=steps or PROMPT.steps)
 
     def make(some: Sequence[Objective], told: Told) -> Visualized:
