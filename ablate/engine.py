@@ -36,8 +36,7 @@ from ablate.edits import Draws, Variant, watched
 from ablate.models import versions
 from ablate.modules import ModuleInfo
 from ablate.phases import Within, denoised, finished, refuse
-from ablate.pipeline import Pipeline
-from ablate.pipeline import is_out_of_memory as is_out_of_memory
+from ablate.pipeline import Pipeline, is_out_of_memory
 from ablate.plan import Cell, Condition, Plan
 from ablate.processes import Processes
 from ablate.rowmap import NoRowsError

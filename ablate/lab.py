@@ -39,7 +39,7 @@ from ablate.models import (
 )
 from ablate.pictures import architecture, curves, maps
 from ablate.pipeline import Pipeline
-from ablate.plan import Plan, check, plan
+from ablate.plan import Plan, check, plan, untold
 from ablate.processes import Processes
 from ablate.recipe import Draft, Recipe, RecipeError
 from ablate.sizes import own_side, wrong_side
@@ -138,9 +138,7 @@ def read(
     problems += _lost(draft)
     if draft.sketch is not None:
         found += _of_pictures(draft.sketch)
-    # What could not be read at all has nothing else that is wrong with it.
-    told = {problem.key for problem in problems}
-    problems += [p for p in map(draft.locate, found) if p.key not in told]
+    problems += untold(draft, found, problems)
     for name, place in draft.schedulers:
         try:
             scheduler_class(name)

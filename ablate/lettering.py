@@ -11,7 +11,6 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -24,13 +23,8 @@ EDGE = 0.03  # of its height, between the label and the lower border
 LEAD = 1.12  # height of a line, in heights of the type
 INSIDE = 0.3  # between the letters and the label's sides, in heights of the type
 MOST = 3  # lines
-Picture = TypeVar("Picture", np.ndarray, Image.Image)
 SMALLEST = 5  # pixels of type; words that are longer still are cut off
 SHOWN = 8  # letters that a sentence names
-
-
-class LetteringError(ValueError):
-    """A text that cannot be drawn; the message says why."""
 
 
 def wrong_letters(text: str) -> str | None:
@@ -58,28 +52,6 @@ def wrong_length(text: str, width: int, height: int) -> str | None:
         return None
     return (f"is too long for a picture of {width} × {height} pixels: of its {count} letters"
             f" {held} have room, in the smallest type")  # fmt: skip
-
-
-def lettered(image: Picture, text: str) -> Picture:
-    """The picture with the text on a light label in its lower part, as large as fits; what does not
-    fit in the smallest type is cut off (`wrong_length`).
-
-    `image`: floats in [0, 1], shape (height, width, 3), or a picture of Pillow's; the result is of
-    the same kind, and a copy. Without a word in `text` nothing is written. Raises `LetteringError`
-    for letters that the typeface lacks.
-    """
-    wrong = wrong_letters(text)
-    if wrong is not None:
-        raise LetteringError(wrong)
-    if isinstance(image, Image.Image):
-        pixels = np.asarray(image.convert("RGB")) / np.float32(255)
-        return Image.fromarray((_written(pixels, text) * 255).round().astype("uint8"))
-    return _written(image, text)
-
-
-def _written(image: np.ndarray, text: str) -> np.ndarray:
-    letters = label(text, image.shape[1], image.shape[0])
-    return np.where(np.isnan(letters), image, letters).astype(image.dtype)
 
 
 def label(text: str, width: int, height: int) -> np.ndarray:

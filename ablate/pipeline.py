@@ -61,6 +61,10 @@ class Settings:
         return self.guidance_scale > 1
 
 
+# Errors that a wrong size of the pictures may end in.
+OF_SIZES = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
@@ -250,16 +254,20 @@ class Pipeline:
         reason: two steps of the network as it is fail too, and do not at the model's own size."""
         try:
             yield
-        except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+        except (ModelError, *OF_SIZES) as error:
+            # What a named scheduler is blamed for may be the size.
+            cause = error.__cause__ if isinstance(error, ModelError) else error
+            if not isinstance(cause, OF_SIZES) or isinstance(cause, ScopeError):
+                raise
             own = replace(
                 settings,
                 width=own_side(self.pipe, "width"),
                 height=own_side(self.pipe, "height"),
             )
-            known = isinstance(error, ScopeError) or is_out_of_memory(error) or settings == own
+            known = is_out_of_memory(cause) or settings == own
             if known or self._makes(settings) or not self._makes(own):
                 raise
-            first = str(error).strip().splitlines() or [type(error).__name__]
+            first = str(cause).strip().splitlines() or [type(cause).__name__]
             raise SizeError(
                 f"`{self.model}` cannot make pictures of {settings.width} × {settings.height}"
                 f" pixels, while it can of {own.width} × {own.height}, its own size: {first[0]}"

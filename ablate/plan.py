@@ -6,7 +6,7 @@ Pure: no weights, no device. `plan(recipe, catalog)` may be printed, counted and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,15 +129,20 @@ def check(draft: Draft, networks: Networks, unknown: Collection[str | None] = ()
         except SelectorError as error:
             problems.append(replace(chosen.place, message=str(error)))
     if draft.sketch is not None:
-        problems += map(draft.locate, study_problems(draft.sketch, networks, unknown))
+        problems += untold(draft, study_problems(draft.sketch, networks, unknown), problems)
     if not unknown and draft.recipe is not None:
-        told = {said for problem in problems for said in (problem.key, problem.message)}
         try:
             plan(draft.recipe, networks)
         except RecipeError as error:
-            others = [p for p in map(draft.locate, error.problems) if p.key not in told]
-            problems += [problem for problem in others if problem.message not in told]
+            problems += untold(draft, error.problems, problems)
     return problems
+
+
+def untold(draft: Draft, found: Iterable[Problem], told: Iterable[Problem]) -> list[Problem]:
+    """Of further mistakes in a recipe those whose place is none of one that is told already, and
+    whose words are others. What could not be read has nothing else that is wrong with it."""
+    known = {said for problem in told for said in (problem.key, problem.message)}
+    return [p for p in map(draft.locate, found) if not known & {p.key, p.message}]
 
 
 def plan(recipe: Recipe, networks: Networks) -> Plan:

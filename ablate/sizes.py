@@ -8,8 +8,10 @@ error somewhere inside, or in a picture of another size than was asked for.
 from __future__ import annotations
 
 import inspect
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ablate.articles import articled
@@ -18,12 +20,13 @@ from ablate.scope import DENOISERS
 LEAST = 8  # of which every side in a recipe is a multiple
 # Pipelines whose code has numbers of its own, whatever their autoencoder is.
 FIXED = {"HunyuanDiTPipeline": 16, "Kandinsky3Pipeline": 64}
-# Positions along width and height that a network has, by its configuration.
+OWN = {"ZImagePipeline": 1024, "ZImageOmniPipeline": 1024}
+# Positions along width and height that a denoiser has, by its class and configuration.
 POSITIONS: dict[str, Callable[[Mapping[str, Any]], Sequence[int]]] = {
-    "AuraFlowPipeline": lambda config: [math.isqrt(config["pos_embed_max_size"])] * 2,
-    "StableDiffusion3Pipeline": lambda config: [config["pos_embed_max_size"]] * 2,
-    "Lumina2Pipeline": lambda config: config["axes_lens"][:0:-1],
-    "ZImagePipeline": lambda config: config["axes_lens"][:0:-1],
+    "AuraFlowTransformer2DModel": lambda config: [math.isqrt(config["pos_embed_max_size"])] * 2,
+    "SD3Transformer2DModel": lambda config: [config["pos_embed_max_size"]] * 2,
+    "Lumina2Transformer2DModel": lambda config: config["axes_lens"][:0:-1],
+    "ZImageTransformer2DModel": lambda config: config["axes_lens"][:0:-1],
 }
 
 
@@ -32,6 +35,10 @@ def own_side(pipe: Any, name: str) -> int:
     default = inspect.signature(type(pipe).__call__).parameters.get(name)
     if default is not None and isinstance(default.default, int):
         return default.default
+    config = getattr(pipe, "config", {})
+    pixels = OWN.get(type(pipe).__name__) or config.get("default_sample_size")
+    if pixels is not None:  # while attributes of that name count latents
+        return int(pixels)
     size = getattr(pipe, "default_sample_size", None) or _config(pipe).get("sample_size") or 64
     side = size if isinstance(size, int) else size[name == "width"]
     return int(side) * getattr(pipe, "vae_scale_factor", 1)
@@ -83,7 +90,7 @@ def _multiple(pipe: Any) -> int:
 
 
 def _takes(pipe: Any, side: int) -> bool:
-    """Whether a pipeline's own check lets a size pass."""
+    """Whether a pipeline's own check lets a size pass, without a warning that it makes another."""
     check = getattr(pipe, "check_inputs", None)
     if check is None:
         return True
@@ -91,20 +98,41 @@ def _takes(pipe: Any, side: int) -> bool:
     given: dict[str, Any] = {p.name: None for p in parameters if p.default is p.empty}
     if "height" not in given:
         return True
+    with _heard(check.__module__) as said:
+        try:
+            check(**given | {"prompt": "", "width": side, "height": side})
+        except ValueError as error:
+            said.append(str(error))
+        except TypeError:  # of what else it was not given
+            pass
+    return not any(word in text.lower() for text in said for word in ("height", "width"))
+
+
+@contextmanager
+def _heard(name: str) -> Iterator[list[str]]:
+    """What a logger is told meanwhile, none of which is written, however quiet it is set."""
+    logger, said = logging.getLogger(name), list[str]()
+    level = logger.level
+
+    def hear(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(hear)
     try:
-        check(**given | {"prompt": "", "width": side, "height": side})
-    except ValueError as error:
-        return not any(word in str(error).lower() for word in ("height", "width"))
-    except TypeError:  # of what else it was not given
-        return True
-    return True
+        yield said
+    finally:
+        logger.removeFilter(hear)
+        logger.setLevel(level)
 
 
 def _most(pipe: Any, name: str) -> int | None:
     """The largest side; None where there is none."""
-    positions = POSITIONS.get(type(pipe).__name__)
+    config = _config(pipe)
+    positions = POSITIONS.get(config.get("_class_name", ""))
     try:
-        found = positions(_config(pipe)) if positions else None
+        found = positions(config) if positions else None
     except (KeyError, TypeError):  # of a release that has other keys
         return None
     return int(found[name == "height"]) * _patch(pipe) if found else None

@@ -36,8 +36,8 @@ class Described:
 
 
 def outline(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> Any | None:
-    """The pipeline that a model_index.json names, its components nothing but their configurations,
-    or None. None where it cannot be made so."""
+    """The pipeline that a model_index.json names, its components nothing but their configurations
+    or None; itself None where it cannot be made so."""
     kind = getattr(diffusers, str(index.get("_class_name")), None)
     if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
         return None

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ class Studied:
         self.layers: list[Layer] = []
         self._kept: dict[tuple[Any, ...], tuple[tuple[str, Unit], ...]] = {}
         try:
-            self.study = Statistics.load(Path(asked.run) / "activations.npz", whole=True)
+            self.study = _statistics(Path(asked.run) / "activations.npz")
         except StatisticsError as error:
             raise RecipeError([Problem(str(error), f"{key}.run")]) from error
 
@@ -345,6 +346,17 @@ class Studied:
             values = self.study.contrast()[self.study.concepts.index(str(asked.concept))]
         values = values if asked.order == "least" else -values
         return [values[self.study.slice_of(layer)] for layer in self.layers]
+
+
+def _statistics(path: Path) -> Statistics:
+    """A study's statistics, to be read alone: the file is read once until it is another."""
+    there = path.stat() if path.exists() else None
+    return _read(path, there and (there.st_ino, there.st_mtime_ns, there.st_size))
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, _version: tuple[int, ...] | None) -> Statistics:
+    return Statistics.load(path, whole=True)
 
 
 def study_problems(

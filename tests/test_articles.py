@@ -23,6 +23,17 @@ from ablate.articles import articled
         ("CLIPTextModel", "a"),
         ("T5EncoderModel", "a"),
         ("VQModel", "a"),
+        ("UnCLIPPipeline", "an"),
+        ("UNetX", "a"),
+        ("OneFormerModel", "a"),
+        ("orange", "an"),
+        ("uneven road", "an"),
+        ("unicorn", "a"),
+        ("hourglass", "an"),
+        ("one-eyed cat", "a"),
+        ("euphonium", "a"),
+        ("X-ray", "an"),
+        ("US flag", "a"),
     ],
 )
 def test_as_they_are_spoken(name: str, article: str) -> None:

@@ -6,6 +6,7 @@ The table of families and features is printed after the tests (`conftest.py`).
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,7 @@ from diffusers import DiffusionPipeline
 from families import FAMILIES, save
 from torch import nn
 
-from ablate import lab
+from ablate import lab, skeletons
 from ablate.axes import Sampling
 from ablate.drift import MeasuredCell
 from ablate.export import export
@@ -30,7 +31,7 @@ from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe
 from ablate.sampling import Request
 from ablate.scope import phase_of
-from ablate.sizes import wrong_side
+from ablate.sizes import own_side, wrong_side
 from ablate.sources import Source
 
 PROMPT, SEED, STEPS, GUIDANCE = "a cat in a party hat", 3, 2, 5.0
@@ -328,3 +329,41 @@ def test_it_holds_of_every_family(
     name: str, feature: str, families: Callable[[str], Family], tmp_path: Path
 ) -> None:
     FEATURES[feature](families(name), tmp_path)
+
+
+def outline(kind: str, denoiser: str = "", **index: Any) -> Any:
+    """A pipeline of that class, with nothing but configurations for its networks."""
+    own = {"_class_name": denoiser, "sample_size": 64, "patch_size": 1, "pos_embed_max_size": 16}
+    vae = {"block_out_channels": [8] * 4, "spatial_compression_ratio": 16, "shift_factor": 0}
+    made = skeletons.outline({"_class_name": kind, **index}, {"transformer": own, "vae": vae})
+    assert made is not None
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:.*LoraLoaderMixin:FutureWarning")
+@pytest.mark.parametrize("kind", ["ZImagePipeline", "PRXPipeline", "PRXPixelPipeline"])
+def test_own_sizes_that_stand_in_code_or_in_pixels(kind: str) -> None:
+    pipe = outline(kind, default_sample_size=1024)
+    assert (own_side(pipe, "width"), own_side(pipe, "height")) == (1024, 1024)
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline"])
+def test_positions_are_those_of_the_denoiser(kind: str) -> None:
+    pipe = outline(kind, "SD3Transformer2DModel")
+    assert wrong_side(pipe, "width", 128) is None
+    assert "must be at most 128 for a" in str(wrong_side(pipe, "width", 136))
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR])
+@pytest.mark.parametrize("kind", ["HunyuanImagePipeline", "BriaPipeline", "Kandinsky5T2IPipeline"])
+def test_sizes_that_nobody_asked_for_are_not_warned_of(
+    kind: str, level: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = outline(kind)
+    logger = logging.getLogger(type(pipe).__module__)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    logger.setLevel(level)
+    wrong = wrong_side(pipe, "width", 1040)
+    assert kind == "Kandinsky5T2IPipeline" or "must be a multiple of" in str(wrong)
+    assert (caplog.messages, logger.level) == ([], level)
+    logger.setLevel(logging.NOTSET)

@@ -12,9 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from byhand import hooked
+from torch import Tensor, nn
 
 from ablate import lab
-from ablate.models import ModelError, find_device, find_dtype, load_catalog, scheduler_class
+from ablate.models import (
+    ModelError,
+    SizeError,
+    find_device,
+    find_dtype,
+    load_catalog,
+    scheduler_class,
+)
 from ablate.pipeline import Pipeline
 from ablate.recipe import Recipe, Sampling
 from ablate.sampling import Request
@@ -157,6 +166,19 @@ def test_guidance_negative_prompt_steps_and_size_matter(tiny: Pipeline) -> None:
         {"num_inference_steps": 5},
     ):
         assert np.abs(made(**other) - plain).max() > 1e-4, other
+
+
+@pytest.mark.parametrize("scheduler", [None, "euler"])
+def test_a_wrong_size_is_told_whatever_the_scheduler(scheduler: str | None, tiny: Pipeline) -> None:
+    def refuse(_module: nn.Module, _given: object, output: Tensor) -> None:
+        if output.shape[-1] != tiny.denoiser.config.sample_size:
+            raise ValueError("size mismatch")
+
+    settings = tiny.settings(Sampling(2, width=32, height=32, scheduler=scheduler))
+    told = "cannot make pictures of 32 × 32 pixels, while it can of 16 × 16, its own size: size mis"
+    refused = pytest.raises(SizeError, match=told)
+    with hooked(tiny.network, "conv_in", refuse), refused, tiny.sized(settings):
+        tiny.sample([Request("a cat", 0)], settings)
 
 
 def test_devices_and_dtypes() -> None:

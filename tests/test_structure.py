@@ -164,7 +164,7 @@ LAYERS: dict[str, list[str]] = {
     "units.__init__": [],
     "units.clock": ["engine"],
     "units.statistics": [],
-    "units.stimuli": [],
+    "units.stimuli": ["articles"],
     "units.layers": ["catalog", "scope"],
     "units.study": [
         "catalog", "concepts", "folio", "lab", "models", "modules", "pipeline", "plan", "processes",

@@ -329,6 +329,38 @@ def test_all_mistakes_of_studies_are_told_beside_any_others(
         assert one.startswith(start), one
 
 
+@pytest.mark.parametrize(
+    ("units", "values"),
+    [("{run: RUN, count: 1, concept: $w}", "[1, cat]"), ("{run: $w, count: 1}", "[gone, cat]")],
+)
+def test_what_cannot_be_read_is_told_once(
+    units: str, values: str, two: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.yaml"
+    text = f"{UNITS}{units}\naxes: {{w: {{values: {values}}}}}\nmodel: {tiny_folder}\n"
+    file.write_text(text.replace("RUN", str(two)))
+    _, problems = lab.read(file)
+    assert len(problems) == 1, problems
+
+
+def test_a_study_is_read_once_until_it_is_another(
+    two: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, read = Statistics.load, list[Path]()
+
+    def load(path: Path, whole: bool) -> Statistics:
+        read.append(path)
+        return real(path, whole)
+
+    monkeypatch.setattr(Statistics, "load", load)
+    recipe = build(edits=[*zeroed(two, count=1), *zeroed(two, count=2)])
+    units_of(recipe)
+    before = units_of(recipe)
+    assert len(read) == 1
+    study(two, [(FIRST, "channels", REST[::-1]), (CONV, "channels", REST)])
+    assert units_of(recipe) != before
+
+
 STUDIES: dict[str, tuple[Mapping[str, Any], str]] = {
     "of another component": (
         {"layers": [("a", "channels", [1])], "component": "text_encoder"},
