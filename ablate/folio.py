@@ -126,6 +126,18 @@ def _telling(tell: Tell | None, command: str) -> Iterator[None]:
         tell(f"{error}; it is left out, and `ablate units {command}` makes it anew")
 
 
+def boxes(words: Iterable[str]) -> str:
+    """What is to be said of words with letters that drawings cannot show; else nothing."""
+    lacking = [word for word in words if page.clean(word) != " ".join(word.split())]
+    if not lacking:
+        return ""
+    more = f" and {len(lacking) - MANY} more" if len(lacking) > MANY else ""
+    return (
+        f"Letters of {', '.join(lacking[:MANY])}{more} are boxes in pictures: their typeface,"
+        f" Inter, lacks them. The text of {REPORT} shows them."
+    )
+
+
 def _pair(folder: Path, name: str) -> tuple[Path, Path]:
     """The files of a drawing."""
     return folder / f"{name}.svg", folder / f"{name}.png"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ablate.exits import GO_ON, INTERRUPTED, WRONG, Exit, model_told, overrides, run_told
 from ablate.progress import Reporter
@@ -161,15 +164,17 @@ def selectivity(
     Shows concepts × templates × seeds to a network, and computes each unit's class selectivity
     index. Run it again to go on where it stopped.
     """
+    from ablate.units.recording import opens
     from ablate.units.selectivity import record
     from ablate.units.study import Study
 
     with _told():
         setup = _setup(**asked, modules=_selector(modules), heads=heads)
         study = Study.load(setup, out, device=device)
+        opens(study)
         study.begin("selectivity", fresh)
-        if study.note:
-            click.echo(study.note, err=True)
+        for note in filter(None, (study.note, study.letters)):
+            click.echo(note, err=True)
         reporter = Reporter("samples")
         try:
             found = record(study, reporter)
@@ -188,7 +193,8 @@ def _tell_layers(found: Statistics) -> None:
     for layer in found.layers:
         own = found.slice_of(layer)
         figures = (np.median(index[own]), index[own].max(), np.median(chance[own]))
-        rows.append((layer.path, str(layer.units), *(f"{figure:.3f}" for figure in figures)))
+        told = (f"{figure:.3f}" if np.isfinite(figure) else "–" for figure in figures)
+        rows.append((layer.path, str(layer.units), *told))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths,
@@ -199,6 +205,11 @@ def _tell_layers(found: Statistics) -> None:
         f"{found.units:,} unit{'s' * (found.units != 1)} of {layers}, {found.done:,} samples of"
         f" {len(found.concepts)} concepts"
     )
+    if not found.spreads:
+        click.echo(
+            "one sample a concept: neither what is by chance nor contrast can be told; more"
+            " `--seeds` or `--template` give them"
+        )
     if found.skipped:
         click.echo(f"{found.skipped:,} samples hold NaN or infinity, and do not count")
 
@@ -224,14 +235,17 @@ def search(study: Path, what: str | None) -> None:
             for concept, contrast in (*found["concepts"], *found["against"]):
                 click.echo(f"{contrast:9.2f}  {concept}")
             return
-        least = searching.threshold(statistics)
-        for row in searching.search(statistics, what):
+        known = searching.Contrasts.of(statistics)
+        for row in searching.search(statistics, what, known):
             if not row["units"]:
-                click.echo(f"{row['concept']}: no unit stands for it (none above {least:.2f})")
+                least = f"none above {known.least:.2f}"
+                click.echo(f"{row['concept']}: no unit stands for it ({least})")
             for unit in row["units"]:
                 click.echo(
                     f"{row['concept']:16} {unit['contrast']:9.2f}  {unit['module']}#{unit['unit']}"
                 )
+        if searching.rough(statistics):
+            click.echo(searching.rough(statistics))
 
 
 def _unit(given: str) -> tuple[str, int]:
@@ -289,7 +303,7 @@ def cards(
 # ---------------------------------------------------------------- visualization
 
 
-@units.command()
+@units.command(context_settings={"ignore_unknown_options": True})  # an objective may begin with -
 @click.argument("objectives", nargs=-1, required=True, metavar="OBJECTIVE...")
 @click.option("--model", default="bundled", help="`bundled`, a hub id or a folder.")
 @click.option("--input", "kind", type=click.Choice(["image", "latent", "prompt"]),
@@ -317,11 +331,20 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
     text and more, called with a module path. A picture that lies in the folder with the same
     settings is not made again.
     """
-    from ablate.units.gallery import outcome, present, written
+    from ablate.units.gallery import outcome, present, short, written
     from ablate.units.study import read
 
+    context = click.get_current_context()
+    for word in objectives:
+        if re.fullmatch(r"--?[A-Za-z][\w-]*(=.*)?", word):  # which is no objective
+            names = [name for option in context.command.params for name in option.opts]
+            option, _, _ = word.partition("=")
+            raise click.NoSuchOption(option, None, get_close_matches(option, names), context)
     seeds = tuple(dict.fromkeys(_numbers(asked.pop("seeds"))))
     with _told():
+        for name, have in (("t", "have a noise level"), ("prompt", "are made with a prompt")):
+            if kind == "image" and context.get_parameter_source(name) != ParameterSource.DEFAULT:
+                raise Exit(f"--{name}: only latents and prompt embeddings {have}", WRONG)
         if asked["start"] is not None and kind != "image":
             raise Exit("--start: only images are dreamed on", WRONG)
         studied = (out / "study.json").exists() and bool(read(out))
@@ -335,7 +358,7 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
             plain = "" if asked["start"] else f", typically {told['typical']:<9.4g}"
             click.echo(
                 f"{told['start']:9.4g} → {told['end']:<9.4g} {outcome(told):>12}{plain}"
-                f" {told['name']}"
+                f" {short(told['name'])}"
             )
         for path in present(out):
             click.echo(str(path))
@@ -421,6 +444,7 @@ def atlas(
     """
     from ablate.units.atlas import make
     from ablate.units.layout import check
+    from ablate.units.recording import opens
     from ablate.units.study import Study
     from ablate.units.vectors import module_of, planned
 
@@ -431,6 +455,7 @@ def atlas(
         path = module_of(study)
         if given:  # which may be wrong, and nothing is made then
             planned(study, given)
+        opens(study)
         study.begin("atlas", fresh)
         reporter = Reporter("steps")
         try:

@@ -274,10 +274,14 @@ class Studied:
                 raise RecipeError([Problem(f"{asked.run}: {wrong}", f"{key}.run")])
 
     def no_concept(self, name: object, place: str) -> Problem | None:
-        """What is wrong with a concept that it does not have; None for one of its own."""
+        """What is wrong with a concept that it does not have, or that nothing can stand for; None
+        for one of its own."""
         known = self.study.concepts
-        if name in known:
+        if name in known and self.study.spreads:
             return None
+        if name in known:
+            told = f"{self.asked.run} has one sample a concept: no spread to measure contrast in"
+            return Problem(f"{told}; more `--seeds` of the study give it", place)
         hint = did_you_mean(str(name), known) or f"; it has {', '.join(known[:8])}"
         return Problem(f"{self.asked.run} has no concept `{name}`{hint}", place)
 

@@ -210,9 +210,16 @@ def test_cards_of_named_units_show_where_in_the_picture(begin: Begin, tmp_path: 
             assert top["place"] == pytest.approx([y - 1 / 16, x - 1 / 16, y + 1 / 16, x + 1 / 16])
         # Nobody reads the pictures.
         assert (card["effects"], card["examples"], card["sentence"]) == ([], [], None)
-    assert "`--clip` names one" in told["notes"][0]
+    assert told["rough"] == told["notes"][0]
+    assert "`--clip` names one" in told["notes"][1]
     with pytest.raises(StudyError, match="there is none of number 99"):
         cards.make(study, [(NORM, 99)], visualized=False)
+
+
+def test_one_sample_a_concept_makes_no_cards(begin: Begin, tmp_path: Path) -> None:
+    study = begin(tmp_path / "study", None, Stimuli(("cat", "dog"), ("a {}",), (0,)), modules=NORM)
+    with pytest.raises(StudyError, match="one sample a concept: no spread"):
+        cards.make(study, visualized=False)
 
 
 def test_no_more_than_a_third_of_one_layer_while_others_stand_for_something() -> None:

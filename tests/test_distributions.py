@@ -118,6 +118,16 @@ def test_few_units_have_no_density_but_dots(tmp_path: Path) -> None:
     assert {"c2", "0.90", "c1", "0.40"} <= set(words(layer))
 
 
+def test_what_chance_gives_is_left_out_where_it_cannot_be_told(tmp_path: Path) -> None:
+    many, few = ([i / 40 for i in range(n)] for n in (40, 9))
+    nan = float("nan")
+    rows = units("a", many, chance=nan) + units("b", few, chance=nan)
+    root = parsed(distributions.svg(study_of(tmp_path, rows)))
+    assert words(root).count("–") == 2
+    assert len(dots(layers(root)[1])) == 1
+    assert [w for w in words(root) if w.startswith("By chance cannot be told with one sample")]
+
+
 def test_where_all_units_are_alike_is_a_peak_and_no_density(tmp_path: Path) -> None:
     rows = units("a.b", [0.0] * 30, chance=0.0) + units("a.c", [0.5] * 30)
     root = parsed(distributions.svg(study_of(tmp_path, rows)))

@@ -217,6 +217,11 @@ def test_a_comparison_that_is_no_more_goes_and_what_is_others_stays(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_letters_that_drawings_lack_are_told() -> None:
+    assert folio.boxes(["cat", "猫", "Katze"]).startswith("Letters of 猫 are boxes in pictures")
+    assert folio.boxes(["cat", "ein  Kätzchen"]) == ""
+
+
 def test_tables_sort_and_drawings_grow(study: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     said: list[str] = []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ablate.studies import units
 from ablate.units.expressions import parse
 from ablate.units.objectives import (
     Objective,
@@ -94,6 +96,7 @@ def test_a_silent_channel_can_be_woken() -> None:
         ("head(\"attn.to_q\", 1)", "head('attn.to_q', 1)"),
         ("neuron('a', 1, x=2)", "neuron('a', 1, x=2)"),
         ("0.123456789 * a#01", "0.123456789 * a#1"),
+        ("é.2#1", "é.2#1"),
     ],
 )  # fmt: skip
 def test_text_is_read(written: str, text: str) -> None:
@@ -106,15 +109,22 @@ def test_text_is_read(written: str, text: str) -> None:
     ("written", "said"),
     [
         ("", "an objective is needed, such as `visual_projection#3`; this one is empty"),
-        ("a#", "`a` alone is no objective; write `a#3`"),
-        ("-" * 5000 + "a#1", "is no objective"),
+        ("a#", "`a#` is to be followed by a unit's number, as in `a#3`"),
+        ("a#1 # - b#2", "what stands before `#` is no module path; write `PATH#3`"),
+        ("a#1 #2", "what stands before `#2` is no module path"),
+        ("a#-1", "units are numbered from 0, and `a` has none numbered -1"),
+        ("a #3", "write `a#3`, without the blank"),
+        ("-" * 5000 + "a#1", "is too long: an objective has at most 200 of"),
+        ("a#1" + " + a#1" * 201, "is too long"),
         ("a#1 -", "`a#1 -` is no objective; write `PATH#3"),
         ("nuron('a', 1)", "there is no `nuron`, did you mean `neuron`"),
         ("a.b", "`a.b` alone is no objective; write `a.b#3` for unit 3"),
         ("3 + 4", "`3 \\+ 4` is a number, where an objective is needed"),
-        ("a#1 * a#2", "`channel\\('a', 1\\) \\* channel\\('a', 2\\)` cannot stand"),
-        ("a#1 / 0", "cannot stand in an objective"),
-        ("a#1 ** 2", "cannot stand in an objective"),
+        ("a#1 * a#2", "^`a#1 \\* a#2`: two objectives cannot be multiplied"),
+        ("1 + (a.b#1 / 0)", "^`a.b#1 / 0`: nothing can be divided by 0"),
+        ("1 / a#1", "nothing can be divided by an objective"),
+        ("a#1 ** 2", "^`a#1 \\*\\* 2` cannot stand in an objective"),
+        ("a#1 * text", "`text` alone is no objective; write `text\\('a cat'\\)`"),
         ("__import__('os')", "there is no `__import__`"),
         ("channel(open('x'), 1)", "is not how `channel` is called; write `channel\\('PATH', 3\\)`"),
         ("channel('a')", "is not how `channel` is called"),
@@ -144,7 +154,8 @@ def test_what_cannot_be_read_is_said(written: str, said: str) -> None:
     [
         (channel("a", 5), "`a` has 5 units, numbered 0 to 4; there is no 5"),
         (channel("c", 5), "`c` did not run"),
-        (neuron("a", 0, 4, 0), "`a` has 4 × 6 positions; there is none in row 4, column 0"),
+        (neuron("a", 0, 4, 0), "rows 0 to 3 and columns 0 to 5; there is no position in row 4, "),
+        (neuron("b.2.fc1", 0, -1), "`b.2.fc1` has 17 positions, numbered 0 to 16; there is no -1"),
         (cosine("a", V) + direction("a", V[:3]), "a direction of 3 units cannot be one of `a`"),
     ],
 )
@@ -178,6 +189,23 @@ def test_words_are_read_by_a_clip_model() -> None:
     expected = cosines(MEAN, torch.ones(5))
     torch.testing.assert_close(found({"visual_projection": MEAN}), expected)
     assert text("a cat", read).paths == ("visual_projection",)
+    for written in (r'text("a \" b#3")', r"text('it\'s b#3')", "text('''it's # b#3''')"):
+        parse(written, read)
+    assert asked[2:] == ['a " b#3', "it's b#3", "it's # b#3"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["-( -a#1 ) +"], "`-( -a#1 ) +` is no objective"),
+        (["a#1", "--stepz", "3"], "No such option '--stepz'. "),
+        (["a#1", "--t", "0.9"], "--t: only latents"),
+        (["a#1", "--prompt", ""], "--prompt: only latents"),
+    ],
+)
+def test_a_command_takes_objectives_as_typed(given: list[str], said: str) -> None:
+    done = CliRunner().invoke(units, ["visualize", *given])
+    assert (done.exit_code, said in done.output) == (2, True), done.output
 
 
 # ---------------------------------------------------------------- networks

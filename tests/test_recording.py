@@ -264,7 +264,7 @@ def test_only_moments_within_the_window_count(begin: Begin, plain: Any) -> None:
     with hooked(plain.unet, NORM, hear):
         image(plain, "a cat")
     np.testing.assert_allclose(layer(found, NORM)[0], heard[1], atol=1e-5)
-    with pytest.raises(ScopeError, match=r"steps 7–9: it never opens in 2 steps"):
+    with pytest.raises(ScopeError, match=r"steps 7–9: it never opens; this sampling has 2 steps"):
         record(begin(folder="never", when=When("steps", 7, 9)))
 
 
@@ -443,6 +443,21 @@ def test_a_folder_of_another_study_is_left_alone(begin: Begin) -> None:
     assert (study.folder / "pictures/run.json").exists()
 
 
+def test_a_refused_study_stands_in_the_way_of_no_other(begin: Begin) -> None:
+    refused = begin(when=When("t", 1e-5, 0))
+    with pytest.raises(ScopeError, match="it never opens"):
+        recording.opens(refused)
+    with pytest.raises(ScopeError, match="it never opens"):
+        record(refused)
+    assert record(begin(when=When("t", 1, 0.5))).done == 2
+
+
+def test_all_keys_that_are_wrong_are_told_at_once() -> None:
+    keys = {"seeds": 3, "sampling.width": 50, "foo": 1}
+    with pytest.raises(StudyError, match=r"(?s)`seeds`, `foo` cannot.*width: must be a multiple"):
+        Setup(TWO, keys)
+
+
 def test_a_study_is_opened_from_its_folder(begin: Begin) -> None:
     study = begin(when=When("steps", 0, 0), modules=NORM)
     again = Study.open(study.folder)
@@ -457,7 +472,11 @@ def test_a_study_is_opened_from_its_folder(begin: Begin) -> None:
     [
         ({"component": "unot"}, StudyError, "no component `unot`, did you mean `unet`"),
         ({"component": "denoiser"}, StudyError, "no component `denoiser`, did you mean `unet`"),
-        ({"component": "vae"}, StudyError, "units of `vae` cannot be recorded"),
+        (
+            {"component": "vae"},
+            StudyError,
+            "`vae` cannot be recorded; those of .*unet.* and clip can",
+        ),
         ({"component": "text_encoder", "when": When("t", 1, 0.5)}, StudyError, "at work once"),
         (
             {"stimuli": Stimuli(("a", "b"), ("{}",), tuple(range(99_999))), "modules": "nothing"},

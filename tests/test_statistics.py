@@ -13,6 +13,7 @@ import pytest
 
 from ablate.units import multimodal, need, search, selectivity
 from ablate.units.statistics import TOP, Layer, Statistics, StatisticsError, student
+from ablate.units.study import StudyError
 
 LAYERS = (Layer("unet", "a.conv", "channels", 3, "down", "resnet"), Layer("unet", "b", "heads", 2))
 CONCEPTS = ("cat", "dog", "fox")
@@ -94,6 +95,19 @@ def test_a_unit_that_gives_a_concept_always_the_same_value_stands_out() -> None:
     assert found.contrast() == pytest.approx(
         np.array([[1000, 0, 0], [-500, 0, 0], [-500, 0, 0]]), rel=1e-3, abs=1e-6
     )
+
+
+def test_one_sample_a_concept_has_no_contrast_and_no_chance() -> None:
+    found = Statistics([Layer("unet", "a", "channels", 1)], CONCEPTS[:2])
+    found.add(np.array([0, 1]), np.array([[2.0], [1.0]]), None, np.array([1, 0]))
+    assert np.isnan([*found.contrast().flat, *found.by_chance()]).all()
+    with pytest.raises(StudyError, match="one sample a concept: no spread"):
+        search.find(found, "a", 0)
+
+
+def test_few_samples_a_concept_are_told() -> None:
+    assert search.rough(given([[1], [0]])).startswith("Contrasts are of 2 samples a concept, so")
+    assert search.rough(streamed([50])) == ""
 
 
 def test_a_concept_without_samples_does_not_count() -> None:

@@ -183,6 +183,10 @@ def test_parts_of_a_command_have_lines_of_their_own(capsys: pytest.CaptureFixtur
         (("selectivity", "--concepts", "cat,cat"), "`cat` stands twice among the concepts"),
         (("selectivity", "--seeds", "3-x"), "--seeds: `3-x` is no number nor a range"),
         (("selectivity", "--when", "later"), "--when: `later` is no window"),
+        (
+            ("selectivity", "--concepts", "a,b", "--when", "{steps: [9, 12]}", *SHORT),
+            "when steps 9–12: it never opens; this sampling has 2 steps",
+        ),
         (("selectivity", "--template", "a cat"), "the template `a cat` has no `{}`"),
         (("selectivity", "--component", "unot"), "no component `unot`, did you mean `unet`"),
         (("selectivity", "--select", "mid_blok.*"), "--select: `mid_blok.*` matches no module"),

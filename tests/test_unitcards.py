@@ -279,6 +279,17 @@ def test_the_table_lists_units_by_concept_and_what_has_none(study: Path) -> None
     assert {row["concept"] for row in told["search"] if not row["units"]} <= set(none.split(", "))
 
 
+def test_paths_in_the_table_can_be_told_apart() -> None:
+    paths = [f"1.attentions.{n}.transformer_blocks.0.ff.net.0" for n in range(2)]
+    shown = [svg.path(path, 14, 180, paths) for path in paths]
+    assert shown == ["1.attentions.0…ff.net.0", "1.attentions.1…ff.net.0"]
+
+
+def test_contrasts_of_few_samples_are_told_to_be_rough(study: Path, tmp_path: Path) -> None:
+    folder = changed(study, tmp_path, lambda told: told.update(rough="They are rough."))
+    assert "They are rough." in words(parsed(unitcards.search(folder) or ""))
+
+
 def test_without_cards_there_is_no_table(tmp_path: Path) -> None:
     folder = make_study(tmp_path, cards=0)
     assert unitcards.search(folder) is None

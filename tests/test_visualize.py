@@ -25,16 +25,10 @@ from ablate.store import StoreError, read_record
 from ablate.units import canvas, visualize, wanted
 from ablate.units.ascent import Ascent, records, started
 from ablate.units.calls import capture
+from ablate.units.clock import Clock, Part
 from ablate.units.expressions import parse
-from ablate.units.gallery import file_of, fill, outcome, picture_in, ratio_of
-from ablate.units.objectives import (
-    ObjectiveError,
-    channel,
-    direction,
-    diversity,
-    hearing,
-    signed,
-)
+from ablate.units.gallery import file_of, fill, outcome, picture_in, ratio_of, short
+from ablate.units.objectives import ObjectiveError, channel, direction, diversity, hearing, signed
 from ablate.units.visualize import of_image, of_latent, of_prompt, present, save, waiting
 
 FC = "vision_model.encoder.layers.1.mlp.fc1"
@@ -356,11 +350,23 @@ def test_ctrl_c_keeps_finished_pictures(
     assert not tiny.stop()
 
 
+def test_the_pace_is_that_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Progress] = []
+    clock = Clock(10, 0, told.append, "preparing")
+    for now, done in (30.0, 0), (32.0, 2):
+        monkeypatch.setattr("ablate.units.clock.time.monotonic", lambda n=now: clock.began + n)
+        clock(done)
+    assert isinstance(told[0], Part)
+    assert [round(now.left) for now in told] == [0, 8]
+
+
 def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
     with pytest.raises(ModelError, match=r"lies above 0 and is at most 1; 1.5 does not"):
         of_latent(tiny, [parse(CHOSEN["tiny"])], 1.5)
-    with pytest.raises(ObjectiveError, match="there is no module"):
+    with pytest.raises(ObjectiveError, match=r"there is no module `nowhere` in the [^(]*$"):
         of_prompt(tiny, [channel("nowhere", 1)])
+    with pytest.raises(ObjectiveError, match="`text` and units of the CLIP model are for `--inpu"):
+        of_prompt(tiny, [parse("text('a cat')", lambda _: np.ones((1, 5), np.float32))])
     both = [parse(CHOSEN["tiny"]), channel("conv_in", 1)]
     with pytest.raises(ObjectiveError, match="`conv_in#1` does not depend on the input"):
         of_prompt(tiny, both, ascent=WORDS)
@@ -473,6 +479,7 @@ def test_no_two_names_have_one_file() -> None:
     assert max(map(len, files)) < 130
     assert all(re.fullmatch(r"\w[\w.=-]*\.png", file, re.ASCII) for file in files)
     assert files[2:4] == ["a.b-1.png", "a.b-1-latent-seed-2.png"]
+    assert re.fullmatch(r"a{60} … [a ]+ seed 2", short("a" * 2000 + " seed 2"))
 
 
 def test_one_unit_named_twice_is_one_picture(reader: Reader, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ FILL, LINE = drawing.ramp(0.5), drawing.ramp(0.72)
 
 @dataclass(frozen=True)
 class _Layer:
-    """The units of a layer, (units,): selectivity and the same by chance, in 0 to 1."""
+    """The units of a layer, (units,): selectivity and the same by chance, in 0 to 1; `chance` is
+    empty where it cannot be told."""
 
     path: str
     stage: str
@@ -48,9 +49,11 @@ class _Layer:
     concepts: tuple[str, ...]
 
     @property
-    def beyond(self) -> float:
+    def beyond(self) -> str:
         """The share of units above what 95 % of them stay below by chance."""
-        return float(np.mean(self.own > np.percentile(self.chance, SHARE)))
+        if not len(self.chance):
+            return "–"
+        return f"{100 * np.mean(self.own > np.percentile(self.chance, SHARE)):.0f} %"
 
     def best(self) -> list[tuple[str, float]]:
         """The concepts of the most selective units, each once; of units that answer to all alike,
@@ -102,11 +105,12 @@ def _layers(path: Path) -> Iterable[_Layer]:
     for (component, module, stage), own in groupby(table, key=lambda row: row[:3]):
         found = [row for row in own if math.isfinite(row[3])]
         if found:
+            chance = np.array([row[4] for row in found])
             yield _Layer(
                 f"{component}.{module}" if several else module,
                 stage,
                 np.array([row[3] for row in found]).clip(0, 1),
-                np.nan_to_num([row[4] for row in found]).clip(0, 1),
+                chance[:0] if np.isnan(chance).all() else np.nan_to_num(chance).clip(0, 1),
                 tuple(row[5] for row in found),
             )
 
@@ -175,6 +179,13 @@ def _draw(study: facts.Study, layers: Sequence[_Layer]) -> str:
         f"Beyond chance: share of units above the {SHARE}th percentile by chance of their layer;"
         f" without any selectivity it would be {100 - SHARE} %.",
     ]
+    if not any(len(layer.chance) for layer in layers):
+        notes[1:] = [
+            "Filled: density of a layer's units, to its own peak. Vertical bar: median. Dots:"
+            " single units.",
+            "By chance cannot be told with one sample a concept: shuffled labels deal out the same"
+            " means.",
+        ]
     lines = facts.footer(study.facts, notes)
     foot = "".join(
         drawing.text(MARGIN, y + 72 + 24 * i, line, 15, MUTED) for i, line in enumerate(lines)
@@ -232,36 +243,38 @@ def _row(grid: _Grid, layer: _Layer, label: str, room: float, y: float) -> str:
     base = y + grid.pitch - 5 - strip
     tall = base - y - 2
     middle = base - 1 - 0.2 * grid.size if grid.pitch < 40 else base - 0.3 * tall
-    median = float(np.median(layer.own))
-    told = (
-        f"{layer.path}\n{count:,} units, median {median:.3f}, by chance"
-        f" {float(np.median(layer.chance)):.3f}\n{100 * layer.beyond:.0f} % beyond chance"
-    )
+    median, chanced = float(np.median(layer.own)), len(layer.chance) > 0
+    told = f"{layer.path}\n{count:,} units, median {median:.3f}"
+    if chanced:
+        by_chance = float(np.median(layer.chance))
+        told += f", by chance {by_chance:.3f}\n{layer.beyond} beyond chance"
     drawn = [drawing.tooltip(told), drawing.rect(MARGIN, y, WIDE, grid.pitch, PAGE, opacity=0)]
     if count >= FEW:
-        own, chance = _density(layer.own), _density(layer.chance)
-        own, chance = own / own.max() * tall, chance / chance.max() * tall
-        drawn.append(_ridge(grid, chance, base, HAIRLINE, None))
-        drawn.append(_ridge(grid, own, base, FILL, LINE))
-        drawn.append(_outline(grid, chance, base))
+        own = _density(layer.own)
+        ridge = _ridge(grid, own / own.max() * tall, base, FILL, LINE)
+        if chanced:
+            chance = _density(layer.chance)
+            chance = chance / chance.max() * tall
+            drawn.append(_ridge(grid, chance, base, HAIRLINE, None))
+            ridge += _outline(grid, chance, base)
+        drawn.append(ridge)
         drawn.append(drawing.line([(grid.x, base), (grid.x + WIDE, base)], HAIRLINE))
         if dotted:
             drawn.append(_dots(grid, layer.own, base + 2, strip, 4, LINE))
     else:
         size = min(9.0, tall / 3)
         drawn.append(drawing.line([(grid.x, base), (grid.x + WIDE, base)], HAIRLINE))
-        drawn.append(_dots(grid, layer.chance, base - 0.8 * tall, 0.75 * tall, size, HAIRLINE))
-        drawn.append(_dots(grid, layer.own, base - 0.8 * tall, 0.75 * tall, size, LINE))
+        for values, tone in ((layer.chance, HAIRLINE), (layer.own, LINE)):
+            drawn.append(_dots(grid, values, base - 0.8 * tall, 0.75 * tall, size, tone))
     x = grid.at(median)
     drawn.append(drawing.line([(x, base - 0.55 * tall), (x, base + strip)], PAGE, 4.5))
     drawn.append(drawing.line([(x, base - 0.55 * tall), (x, base + strip)], INK, 2.2))
     one, two, three, _ = grid.columns
-    label = (drawing.fit(label, grid.size, room) or [""])[0]  # elided in its middle
-    drawn.append(drawing.text(MARGIN, middle, label, grid.size))
+    drawn.append(drawing.text(MARGIN, middle, drawing.path(label, grid.size, room), grid.size))
     for at, words in (
         (one, f"{count:,}"),
         (two, f"{median:.2f}"),
-        (three, f"{100 * layer.beyond:.0f} %"),
+        (three, layer.beyond),
     ):
         drawn.append(drawing.text(at, middle, words, grid.size, MUTED, anchor="end"))
     drawn.append(_concepts(grid, layer, middle)[0])
@@ -310,6 +323,8 @@ def _dots(
     grid: _Grid, values: np.ndarray, top: float, tall: float, size: float, color: Color
 ) -> str:
     """Each unit as a dot, at heights that spread them; one path of points with round ends."""
+    if not len(values):
+        return ""
     golden = np.arange(len(values)) * 0.618034 % 1
     heights = top + size / 2 + golden * max(tall - size, 0)
     path = "".join(

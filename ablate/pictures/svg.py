@@ -103,6 +103,21 @@ def ending(words: str, size: float, width: float) -> str:
     return "…" * bool(shown) + words[shown:]
 
 
+def path(words: str, size: float, width: float, among: Sequence[str] = ()) -> str:
+    """A module path in one line no wider than `width`; of what does not fit whole names within it
+    are elided, such that no other path of those `among` it reads the same, if that can be."""
+    names, others = words.split("."), set(among) - {words}
+    if length(words, size) <= width:
+        return clean(_legal(words))
+    found = []
+    for start, end in itertools.combinations(range(len(names) + 1), 2):
+        head, tail = ".".join(names[:start]), ".".join(names[end:])
+        if tail and not names[end].isdecimal() and length(f"{head}…{tail}", size) <= width:
+            alike = any(o.startswith(head) and o.endswith(tail) for o in others)
+            found.append((not alike, len(head) + len(tail), f"{head}…{tail}"))
+    return clean(_legal(max(found)[2])) if found else ending(words, size, width)
+
+
 def starting(words: str, size: float, width: float) -> str:
     """One line of type no wider than `width`; what does not fit is elided at its end, as of
     concepts, which are no module paths even where they have no spaces."""

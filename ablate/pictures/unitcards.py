@@ -151,7 +151,8 @@ def search(folder: Path) -> str | None:
         drawn.append(drawing.text(MARGIN, y, word, 16, bold=True))
         for i, unit in enumerate(row["units"][:COLUMNS]):
             x = MARGIN + SIDE_OF_TABLE + i * cell
-            drawn.append(_found(unit, names[str(unit["module"])], top, x, y, cell - 24))
+            own = names[str(unit["module"])]
+            drawn.append(_found(unit, own, short, top, x, y, cell - 24))
     y += 52
     notes = []
     if none:
@@ -161,6 +162,8 @@ def search(folder: Path) -> str | None:
         y += 20
     notes.append("Bars and figures: contrast, a concept's mean less that of the others, in standard"
                  " deviations within concepts.")  # fmt: skip
+    if found.get("rough"):
+        notes.append(str(found["rough"]))
     lines = facts.footer(study.facts, notes)
     drawn += [drawing.text(MARGIN, y + 24 * i, line, 15, MUTED) for i, line in enumerate(lines)]
     title = drawing.header(study.name, "Which units stand for which concept.", MARGIN, WIDE)
@@ -170,13 +173,22 @@ def search(folder: Path) -> str | None:
     )  # fmt: skip
 
 
-def _found(unit: Mapping[str, Any], name: str, top: float, x: float, y: float, room: float) -> str:
-    """A unit in the table: its contrast as a bar behind its name."""
+def _found(
+    unit: Mapping[str, Any],
+    name: str,
+    among: Sequence[str],
+    top: float,
+    x: float,
+    y: float,
+    room: float,
+) -> str:
+    """A unit in the table: its contrast as a bar behind its name, told apart from those `among`
+    it."""
     value = float(unit["contrast"])
     told = f"{unit['module']} {unit['unit']}: contrast {value:.2f}"
     number, figure = f"{unit['unit']}", f"{value:.1f}".replace("-", "−")
     left = drawing.length(number, 14, True) + 8
-    (shown,) = drawing.fit(name, 14, room - left - drawing.length(figure, 13) - 12) or [""]
+    shown = drawing.path(name, 14, room - left - drawing.length(figure, 13) - 12, among)
     return drawing.element(
         "g",
         drawing.tooltip(told),

@@ -61,6 +61,8 @@ def make(
     need.check(study, seeds)
     for path, _ in units or ():  # before anything is recorded
         search.among(path, [module.path for module in study.layers])
+    if len(study.samples) == len(study.setup.stimuli.concepts):
+        raise StudyError(search.ONE)
     study.begin("selectivity")
     statistics = recorded(study, watch)
     known = search.Contrasts.of(statistics)
@@ -84,6 +86,7 @@ def make(
         "model": study.pipeline.model,
         "concepts": list(statistics.concepts),
         "threshold": known.least,
+        "rough": search.rough(statistics) or None,
         "cards": list(deck.cards(effects)),
         "search": [row for row in table if row["units"]],
         "none": [row["concept"] for row in table if not row["units"]],
@@ -131,6 +134,9 @@ def _notes(study: Study, statistics: Statistics) -> Iterator[str]:
             f"{statistics.skipped} of {statistics.done} samples count for nothing: a unit gave a"
             " value that is not finite."
         )
+    for note in (search.rough(statistics), study.letters):
+        if note:
+            yield note
     if study.reader is None:
         yield (
             "No CLIP model reads the pictures, so that the cards tell of no effects; `--clip` names"

@@ -27,15 +27,21 @@ def counting(noun: str, watch: Watch | None) -> Watch | None:
 
 class Clock:
     """Tells how far a stream is; time counts from when it is made. `done`: samples of an earlier
-    time."""
+    time. `preparing`: the noun while none is done, of a stream whose pace is none of its
+    preparation's; what is left is then told by the time since it was last told of none."""
 
-    def __init__(self, total: int, done: int, watch: Watch | None) -> None:
+    def __init__(self, total: int, done: int, watch: Watch | None, preparing: str = "") -> None:
         self.total, self.before, self.watch = total, done, watch
-        self.began = time.monotonic()
+        self.preparing = preparing
+        self.began = self.paced = time.monotonic()
 
     def __call__(self, done: int) -> None:
         if self.watch is None:
             return
-        seconds, own = time.monotonic() - self.began, done - self.before
-        left = seconds / own * (self.total - done) if own else 0.0
-        self.watch(Progress(done, self.total, own, seconds, left))
+        now, own = time.monotonic(), done - self.before
+        if self.preparing and not own:
+            self.paced = now
+            self.watch(Part(done, self.total, 0, now - self.began, 0.0, self.preparing))
+            return
+        left = (now - self.paced) / own * (self.total - done) if own else 0.0
+        self.watch(Progress(done, self.total, own, now - self.began, left))

@@ -85,6 +85,11 @@ def file_of(name: str) -> str:
     return f"{stem[:SHORT]}-{key_of({'name': name})[:12]}.png".lstrip("-")
 
 
+def short(name: str) -> str:
+    """A name as a line has it: one that is long lacks its middle."""
+    return name if len(name) <= LONGEST else f"{name[:SHORT]} … {name[3 + SHORT - LONGEST :]}"
+
+
 def files_of(names: Sequence[str], folder: Path) -> list[Path]:
     """Their files in a folder. Raises `StoreError` where two are one."""
     files: dict[str, str] = {}
@@ -156,7 +161,7 @@ def fill(
     files_of([name for own in names.values() for name in own], folder)
     lacking = [o for o in names if waiting(folder, names[o], tell([o]))]
     count = max(1, at_once // len(seeds))
-    clock = Clock(len(lacking) * work, 0, watch)
+    clock = Clock(len(lacking) * work, 0, watch, "steps, looking for a start")
     for first in range(0, len(lacking), count):
         some = lacking[first : first + count]
 

@@ -354,8 +354,13 @@ def _place(path: str, positions: Sequence[int], y: int | None, x: int | None) ->
         height, width, y, x = 1, count, 0, y
     y, x = (height // 2 if y is None else y), (width // 2 if x is None else x)
     if not (0 <= y < height and 0 <= x < width):
+        if height == 1 and y == 0:
+            raise ObjectiveError(
+                f"`{path}` has {width} positions, numbered 0 to {width - 1}; there is no {x}"
+            )
         raise ObjectiveError(
-            f"`{path}` has {height} × {width} positions; there is none in row {y}, column {x}"
+            f"`{path}` has rows 0 to {height - 1} and columns 0 to {width - 1}; there is no"
+            f" position in row {y}, column {x}"
         )
     return skipped + y * width + x
 

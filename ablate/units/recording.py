@@ -21,11 +21,11 @@ from ablate import engine
 from ablate.batches import Batch, Shot, Size, jobs_of, spare_memory
 from ablate.edits import Draws
 from ablate.phases import Within, denoised
-from ablate.pipeline import Pipeline, Settings
+from ablate.pipeline import Pipeline, Settings, is_out_of_memory
 from ablate.plan import Cell, Plan
 from ablate.rows import Applied
 from ablate.sampling import Context, Moments, Request, Stopped, UnevenError
-from ablate.scope import ScopeError, rebuilt, tensors
+from ablate.scope import ScopeError, When, number_of, rebuilt, tensors
 from ablate.store import Run
 from ablate.units.clock import Watch, counting
 from ablate.units.layers import listening, maps_of
@@ -205,6 +205,34 @@ def maps_in(study: Study) -> frozenset[tuple[int, int]] | None:
     return calls_of(study.pipeline, study.pipeline.settings(study.plan.recipe.sampling)).maps
 
 
+def opens(study: Study) -> None:
+    """Raises `ScopeError` where a study's window holds at no step of its sampling, which is begun
+    and left. To be asked before anything is written."""
+    when, pipeline = study.setup.when, study.pipeline
+    if when is None:
+        return
+
+    def begin(levels: Sequence[float]) -> None:
+        _open(when, levels)
+        raise _Enough
+
+    settings = pipeline.settings(study.setup.brief().sampling)
+    try:
+        with pipeline.sized(settings):
+            pipeline.sample([Request("", 0)], settings, Moments(begin))
+    except _Enough:
+        pass
+
+
+def _open(when: When, levels: Sequence[float]) -> None:
+    if not when.opens(levels):
+        steps = number_of(len(levels) - 1, levels) + 1
+        raise ScopeError(
+            f"when {when}: it never opens; this sampling has {steps} steps, of noise level"
+            f" {levels[0]:.3g} to {levels[-1]:.3g}"
+        )
+
+
 class _Enough(Exception):  # noqa: N818, it is no error
     """Raised out of sampling once the first step is over."""
 
@@ -286,7 +314,7 @@ def _sampled(heard: _Heard, plan: Plan, cells: Sequence[Cell], start: int) -> It
             most = next(i for i, s in enumerate(some) if s.cell.condition.prompt != first)
             continue
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not engine.is_out_of_memory(error) or len(some) == 1:
+            if not is_out_of_memory(error) or len(some) == 1:
                 raise
             most = len(some) // 2
             continue
@@ -326,8 +354,8 @@ def _together(heard: _Heard, shots: Sequence[Shot], draws: Draws) -> list[engine
 
         def begin(levels: Sequence[float]) -> None:
             noise_levels[:] = levels
-            if when is not None and not when.opens(levels):
-                raise ScopeError(f"when {when}: it never opens in {len(levels)} steps")
+            if when is not None:
+                _open(when, levels)
             moments.begin(levels)
 
         def reach(number: int) -> None:

@@ -22,6 +22,10 @@ from ablate.units.study import StudyError
 
 UNITS = 5  # that are told of a concept, at most
 FOR, AGAINST = 8, 3  # concepts that are told of a unit
+FEW = 3  # samples of a concept, at most, that a deviation is rough of
+ONE = (
+    "one sample a concept: no spread to measure contrast in; more `--seeds` or `--template` give it"
+)
 ERRORS = 0.05  # part of the studies of nothing in which chance alone names a unit
 
 
@@ -35,7 +39,9 @@ class Contrasts:
 
     @classmethod
     def of(cls, statistics: Statistics) -> Contrasts:
-        """Those of a study."""
+        """Those of a study. Raises `StudyError` where every concept has one sample."""
+        if not statistics.spreads:
+            raise StudyError(ONE)
         return cls(statistics.contrast(), threshold(statistics))
 
 
@@ -43,6 +49,15 @@ def load(folder: Path) -> Statistics:
     """The statistics of a study's folder. Raises `StatisticsError` where there are none, or where
     not all samples were recorded."""
     return Statistics.load(folder / "activations.npz", whole=True)
+
+
+def rough(statistics: Statistics) -> str:
+    """What is to be said of contrasts of few samples; else nothing."""
+    few = statistics.fewest
+    if few > FEW:
+        return ""
+    samples = f"{few} sample{'s' * (few != 1)}"
+    return f"Contrasts are of {samples} a concept, so few that they are rough."
 
 
 def threshold(statistics: Statistics) -> float:
@@ -154,9 +169,11 @@ def among(path: str, paths: Sequence[str]) -> None:
 
 def find(statistics: Statistics, path: str, number: int) -> dict[str, Any]:
     """What a unit stands for: where it is, its class selectivity, the concept that drives it most,
-    and by contrast the concepts for and against. Raises `StudyError` where there is no such unit.
+    and by contrast the concepts for and against. Raises `StudyError` where there is no such unit,
+    or no contrast (`Contrasts.of`).
     """
-    return described(statistics, [number_of(statistics, path, number)])[0]
+    unit = number_of(statistics, path, number)
+    return described(statistics, [unit], Contrasts.of(statistics).values)[0]
 
 
 def silent(statistics: Statistics, unit: int) -> bool:

@@ -81,6 +81,17 @@ class Statistics:
         """How many units there are in all."""
         return self.mean.shape[1]
 
+    @property
+    def spreads(self) -> bool:
+        """Whether a concept has two samples: of one each there is no deviation within concepts, and
+        shuffled labels deal out the same means."""
+        return bool((self.count > 1).any())
+
+    @property
+    def fewest(self) -> int:
+        """The samples of the concept that has fewest, of those that have any."""
+        return int(self.count[self.count > 0].min(initial=np.iinfo(np.int64).max))
+
     def slice_of(self, layer: Layer) -> slice:
         """Where the units of a layer stand among all."""
         start = 0
@@ -169,8 +180,10 @@ class Statistics:
         return _index(self.mean[self.count > 0])
 
     def by_chance(self) -> np.ndarray:
-        """The index (U,) where labels were shuffled: what so few samples give by chance."""
-        return _index(self.chance[self.chance_count > 0])
+        """The index (U,) where labels were shuffled: what so few samples give by chance. NaN where
+        every concept has one (`spreads`)."""
+        found = _index(self.chance[self.chance_count > 0])
+        return found if self.spreads else np.full_like(found, np.nan)
 
     def preferred(self) -> np.ndarray:
         """The number of the concept that drives every unit most (U,)."""
@@ -189,7 +202,9 @@ class Statistics:
 
     def contrast(self) -> np.ndarray:
         """How far the mean of a concept stands from that of all others, in pooled deviations
-        (Cohen's d), (C, U)."""
+        (Cohen's d), (C, U). NaN where every concept has one sample (`spreads`)."""
+        if not self.spreads:
+            return np.full_like(self.mean, np.nan)
         found: np.ndarray = _apart(self.mean, self.count) / self.floored(self.deviation())
         return found
 

@@ -29,7 +29,7 @@ from ablate.modules import ModuleInfo
 from ablate.pipeline import Pipeline
 from ablate.plan import Cell, Plan
 from ablate.processes import Processes
-from ablate.recipe import Recipe, parse
+from ablate.recipe import Recipe, RecipeError, parse
 from ablate.scope import BY, When, phase_of
 from ablate.sources import Source
 from ablate.store import Run
@@ -44,6 +44,7 @@ KEYS = ("model", "revision", "variant", "config", "lora", "offload", "dtype", "c
 # `begin` may remove.
 FOLDERS = ("pictures", "effects", "visualizations", "multimodal", "vectors", "bins", "patches")
 FILES = ("activations.npz", "units.csv", "cards.json", "atlas.json", "layout.npz", "multimodal.csv")
+DESCRIBED = ("run.json", "recipe.yaml")  # what a run is, before its first picture
 MOST = 200_000  # images; more take minutes to be planned alone
 
 
@@ -76,12 +77,15 @@ class Setup:
             raise StudyError(
                 f"{' × '.join(counted)} are {len(told):,} images, and a study has {MOST:,} at most"
             )
-        for key in self.keys:
-            if key.partition(".")[0] not in KEYS:
-                raise StudyError(
-                    f"`{key}` cannot be set of a study{did_you_mean(key, KEYS)}; there are"
-                    f" {', '.join(KEYS)}"
-                )
+        wrong = [key for key in self.keys if key.partition(".")[0] not in KEYS]
+        if wrong:
+            named = ", ".join(f"`{key}`{did_you_mean(key, KEYS)}" for key in wrong)
+            message = f"{named} cannot be set of a study; there are {', '.join(KEYS)}"
+            try:  # so that all mistakes are told at once
+                replace(self, keys={k: v for k, v in self.keys.items() if k not in wrong}).brief()
+            except RecipeError as error:
+                message += f"\n{error}"
+            raise StudyError(message)
 
     def recipe(self, edits: Sequence[Any] = (), name: str = "stimuli") -> Recipe:
         """The recipe of the stimuli's images, with these edits beside the baseline."""
@@ -144,8 +148,8 @@ class Study:
                 " `openai/clip-vit-large-patch14`"
             )
         self.component = setup.component or pipeline.denoiser_name
+        known = [*(name for name in pipeline.networks if phase_of(name) != "decoding"), CLIP]
         if self.component != CLIP and self.component not in pipeline.networks:
-            known = [*pipeline.networks, CLIP]
             near = did_you_mean(self.component, known)
             if self.component == "denoiser":
                 near = f", did you mean `{pipeline.denoiser_name}`?"
@@ -153,7 +157,10 @@ class Study:
                 f"there is no component `{self.component}`{near}; there are {', '.join(known)}"
             )
         if self.component != CLIP and phase_of(self.component) == "decoding":
-            raise StudyError(f"units of `{self.component}` cannot be recorded")
+            raise StudyError(
+                f"units of `{self.component}` cannot be recorded; those of"
+                f" {', '.join(known[:-1])} and {known[-1]} can"
+            )
         if setup.when is not None and self.component != pipeline.denoiser_name:
             raise StudyError(
                 f"`{self.component}` is at work once, not at every step of the sampling; leave"
@@ -231,6 +238,11 @@ class Study:
             f" {len(self.layers)} are recorded, such as `{self.layers[0].path}`; `--select` names"
             " others"
         )
+
+    @property
+    def letters(self) -> str:
+        """What is to be said of concepts that pictures cannot show; else nothing."""
+        return folio.boxes(self.setup.stimuli.concepts)
 
     @cached_property
     def texts(self) -> bool:
@@ -312,13 +324,22 @@ class Study:
                 f"{self.folder} holds activations.npz and no study.json that tells what they are"
                 " of; `--out` names another folder"
             )
-        if known and fresh:
+        if known and (fresh or self._empty()):
             self._forget()
         elif known:
             self._continue(told)
         told = json.loads(json.dumps(told, default=str))
         Run(self.folder).write_text("study.json", json.dumps(told, indent=1) + "\n")
         Run(self.folder).sweep_temporaries()
+
+    def _empty(self) -> bool:
+        """Whether nothing was ever recorded beside a `study.json` that can be read, as of a study
+        that was refused: it stands in the way of no other."""
+        read(self.folder)
+        made = [self.folder / name for name in FILES]
+        for name in FOLDERS:
+            made += [p for p in (self.folder / name).rglob("*") if p.name not in DESCRIBED]
+        return not any(path.is_file() for path in made)
 
     def _forget(self) -> None:
         """Remove what studies write, and nothing else. Raises `StudyError` where `study.json` is

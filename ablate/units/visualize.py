@@ -49,7 +49,7 @@ from ablate.units.canvas import Fourier, drawn, motions, moved
 from ablate.units.gallery import present as present
 from ablate.units.gallery import save as save
 from ablate.units.gallery import waiting as waiting
-from ablate.units.objectives import MissingError, Objective, ObjectiveError, check
+from ablate.units.objectives import VISION, MissingError, Objective, ObjectiveError, check
 
 PLAIN = 16  # inputs that a visualization may start from
 STRONGEST = 0.7  # deviation of the color of the last of these pictures, before the sigmoid
@@ -128,6 +128,20 @@ def check_seen(objectives: Sequence[Objective], reader: Reader, rows: int = 1) -
                     f"`{objective.text}`: `{path}` reads texts, and no image can drive it; what"
                     " reads images is `vision_model` and `visual_projection`"
                 )
+
+
+def check_denoised(objectives: Sequence[Objective], pipeline: Pipeline, rows: int = 1) -> None:
+    """Raise `ObjectiveError` for objectives that so many latents or embeddings cannot drive."""
+    try:
+        check(objectives, pipeline.denoiser, rows)
+    except MissingError as error:
+        paths = [path for objective in objectives for path in objective.paths]
+        if not any(path.startswith((VISION, "vision_model")) for path in paths):
+            raise
+        raise ObjectiveError(
+            f"{error} (latents and prompts drive the denoiser; `text` and units of the CLIP model"
+            " are for `--input image`)"
+        ) from error
 
 
 def _seen(reader: Reader, rows: Sequence[Row], images: Tensor, repeats: int = 1) -> Tensor:
@@ -307,7 +321,7 @@ def of_latent(
     the sampling comes to. `size`: their width and height, the model's own unless told. Raises
     `Stopped` where the pipeline is asked to stop.
     """
-    check(objectives, pipeline.denoiser, len(seeds))
+    check_denoised(objectives, pipeline, len(seeds))
     rows = rows_of(objectives, seeds)
     tell = counted(on_step, len(rows) * ascent.steps, pipeline.stop)
 
@@ -385,7 +399,7 @@ def of_prompt(
     from one that lies beside it or that is found by descent (`started`); every token keeps its
     length and mean. Raises `Stopped` where the pipeline is asked to stop.
     """
-    check(objectives, pipeline.denoiser, 1)
+    check_denoised(objectives, pipeline)
     rows = rows_of(objectives, seeds[:1])
     tell = counted(on_step, len(rows) * ascent.steps, pipeline.stop)
     settings = settings_of(pipeline, guidance, size)

@@ -18,12 +18,13 @@ from ablate.pipeline import Pipeline
 from ablate.units.ascent import Told, Visualized
 from ablate.units.clock import Watch
 from ablate.units.gallery import fill
-from ablate.units.objectives import Objective, check
+from ablate.units.objectives import Objective
 from ablate.units.visualize import (
     DENOISER,
     IMAGE,
     LEVEL,
     PROMPT,
+    check_denoised,
     check_seen,
     dream,
     dreamed,
@@ -100,7 +101,7 @@ def latents(
 ) -> list[Path]:
     """Latents at noise level `t` that the denoiser responds to most
     (`ablate.units.visualize.of_latent`). Raises `Stopped` after Ctrl-C."""
-    check(objectives, pipeline.denoiser, len(seeds))
+    check_denoised(objectives, pipeline, len(seeds))
     ascent = replace(DENOISER, steps=steps or DENOISER.steps)
 
     def make(some: Sequence[Objective], told: Told) -> Visualized:
@@ -127,7 +128,7 @@ def prompts(
 ) -> list[Path]:
     """Embeddings of prompts that the denoiser responds to most at noise level `t`, over the latents
     of all seeds (`ablate.units.visualize.of_prompt`). Raises `Stopped` after Ctrl-C."""
-    check(objectives, pipeline.denoiser, 1)
+    check_denoised(objectives, pipeline)
     ascent = replace(PROMPT, steps=steps or PROMPT.steps)
 
     def make(some: Sequence[Objective], told: Told) -> Visualized:
