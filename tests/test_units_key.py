@@ -241,6 +241,15 @@ def test_a_cell_is_made_again_without_the_study(
 UNITS = "version: 1\nname: x\nedits:\n  - zero:\n      where: output\n      units: "
 
 
+def test_nothing_stands_for_a_concept_of_one_sample(two: Path, build: Build) -> None:
+    known = Statistics.load(two / "activations.npz")
+    known.count[:], known.done = 1, 2
+    known.save(two / "activations.npz")
+    with pytest.raises(RecipeError, match="one sample a concept: no spread to measure contrast in"):
+        lab.resolve(build(edits=zeroed(two, count=2, concept="cat")))
+    assert lab.resolve(build(edits=zeroed(two, count=2))).variants  # by selectivity
+
+
 @pytest.mark.parametrize(
     ("units", "message", "static"),
     [
