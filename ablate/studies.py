@@ -342,7 +342,9 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
             raise click.NoSuchOption(option, None, get_close_matches(option, names), context)
     seeds = tuple(dict.fromkeys(_numbers(asked.pop("seeds"))))
     with _told():
-        for name, have in (("t", "have a noise level"), ("prompt", "are made with a prompt")):
+        others = {"t": "have a noise level", "prompt": "are made with a prompt",
+                  "dtype": "are made in another precision than float32"}  # fmt: skip
+        for name, have in others.items():
             if kind == "image" and context.get_parameter_source(name) != ParameterSource.DEFAULT:
                 raise Exit(f"--{name}: only latents and prompt embeddings {have}", WRONG)
         if asked["start"] is not None and kind != "image":

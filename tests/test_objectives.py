@@ -201,6 +201,7 @@ def test_words_are_read_by_a_clip_model() -> None:
         (["a#1", "--stepz", "3"], "No such option '--stepz'. "),
         (["a#1", "--t", "0.9"], "--t: only latents"),
         (["a#1", "--prompt", ""], "--prompt: only latents"),
+        (["a#1", "--dtype", "float16"], "--dtype: only latents"),
     ],
 )
 def test_a_command_takes_objectives_as_typed(given: list[str], said: str) -> None:
