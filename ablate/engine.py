@@ -51,13 +51,15 @@ Made = tuple[Shot, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every batch. `seconds` since the run began; `left` is an estimate."""
+    """Told after every batch. `seconds` since the run began; `left` is an estimate. `noun`: what is
+    counted, where it is one of several things that a command does."""
 
     done: int
     total: int
     computed: int
     seconds: float
     left: float
+    noun: str = ""
 
 
 @dataclass

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 class Reporter:
     """Told of progress, it writes. `noun`: what is counted, unless the progress has a noun of its
-    own (`ablate.units.clock.Part`); what counts something else gets a line of its own."""
+    own; what counts something else gets a line of its own."""
 
     EVERY = 5.0  # seconds between lines in a log
 
@@ -25,7 +25,7 @@ class Reporter:
         self.wrote = False
 
     def __call__(self, now: Progress) -> None:
-        noun = getattr(now, "noun", "") or self.noun
+        noun = now.noun or self.noun
         if noun != self.told:
             self.close()
             self.told, self.last = noun, 0.0

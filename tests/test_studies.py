@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ablate.cli import main
+from ablate.engine import Progress
 from ablate.pictures import svg
 from ablate.progress import Reporter
 from ablate.store import read_record
-from ablate.units.clock import Part
 from ablate.units.study import Study
 
 Units = Callable[..., Result]
@@ -163,9 +163,9 @@ def test_an_atlas_and_what_went_dark(tmp_path: Path, tiny_folder: Path) -> None:
 def test_parts_of_a_command_have_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = Reporter("steps")
     for reporter.terminal in (True, False):
-        reporter(Part(1, 4, 1, 2.0, 6.0, noun="images"))
-        reporter(Part(4, 4, 4, 8.0, 0.0, noun="images"))
-        reporter(Part(0, 3, 0, 0.0, 0.0, noun="samples"))
+        reporter(Progress(1, 4, 1, 2.0, 6.0, noun="images"))
+        reporter(Progress(4, 4, 4, 8.0, 0.0, noun="images"))
+        reporter(Progress(0, 3, 0, 0.0, 0.0, noun="samples"))
         reporter.close()
         lines = capsys.readouterr().err.rstrip("\n").split("\n")
         assert "4/4 images" in lines[-2]

@@ -25,7 +25,7 @@ from ablate.store import StoreError, read_record
 from ablate.units import canvas, visualize, wanted
 from ablate.units.ascent import Ascent, records, started
 from ablate.units.calls import capture
-from ablate.units.clock import Clock, Part
+from ablate.units.clock import Clock
 from ablate.units.expressions import parse
 from ablate.units.gallery import file_of, fill, outcome, picture_in, ratio_of, short
 from ablate.units.objectives import ObjectiveError, channel, direction, diversity, hearing, signed
@@ -356,8 +356,7 @@ def test_the_pace_is_that_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for now, done in (30.0, 0), (32.0, 2):
         monkeypatch.setattr("ablate.units.clock.time.monotonic", lambda n=now: clock.began + n)
         clock(done)
-    assert isinstance(told[0], Part)
-    assert [round(now.left) for now in told] == [0, 8]
+    assert [(round(now.left), now.noun) for now in told] == [(0, "preparing"), (8, "")]
 
 
 def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from ablate.engine import Progress
 
 Watch = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class Part(Progress):
-    """How far one of several parts of a command is. `noun`: what is counted."""
-
-    noun: str = ""
-
-
 def counting(noun: str, watch: Watch | None) -> Watch | None:
     """A watch of a part of a command, for one of all of it."""
     if watch is None:
         return None
-    return lambda now: watch(Part(**{**vars(now), "noun": noun}))
+    return lambda now: watch(replace(now, noun=noun))
 
 
 class Clock:
@@ -41,7 +34,7 @@ class Clock:
         now, own = time.monotonic(), done - self.before
         if self.preparing and not own:
             self.paced = now
-            self.watch(Part(done, self.total, 0, now - self.began, 0.0, self.preparing))
+            self.watch(Progress(done, self.total, 0, now - self.began, 0.0, self.preparing))
             return
         left = (now - self.paced) / own * (self.total - done) if own else 0.0
         self.watch(Progress(done, self.total, own, now - self.began, left))

@@ -336,10 +336,10 @@ class Study:
         """Whether nothing was ever recorded beside a `study.json` that can be read, as of a study
         that was refused: it stands in the way of no other."""
         read(self.folder)
-        made = [self.folder / name for name in FILES]
-        for name in FOLDERS:
-            made += [p for p in (self.folder / name).rglob("*") if p.name not in DESCRIBED]
-        return not any(path.is_file() for path in made)
+        if any((self.folder / name).is_file() for name in FILES):
+            return False
+        made = (path for name in FOLDERS for path in (self.folder / name).rglob("*"))
+        return not any(path.is_file() and path.name not in DESCRIBED for path in made)
 
     def _forget(self) -> None:
         """Remove what studies write, and nothing else. Raises `StudyError` where `study.json` is

@@ -100,12 +100,12 @@ def of_image(
         images = basis.map(climbed.parameter).sigmoid().permute(0, 2, 3, 1)
         return part_of(climbed, images.cpu().numpy(), typical)
 
-    told = of_images(reader, objectives, seeds, ascent)
+    told = image_records(reader, objectives, seeds, ascent)
     with ready(reader.network):
         return in_batches(rows, told, ascent.batch, make, reader.id)
 
 
-def of_images(
+def image_records(
     reader: Reader, objectives: Sequence[Objective], seeds: Sequence[int], ascent: Ascent
 ) -> list[dict[str, Any]]:
     """Everything that determines the images that are made of them."""
@@ -228,7 +228,7 @@ def dream(
         sized = F.interpolate(seen, whole.shape[2:], mode="bicubic", antialias=True)
         return part_of(climbed, sized.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy(), first)
 
-    told = dreamed(reader, objectives, picture, seeds, steps, octaves, rate)
+    told = dream_records(reader, objectives, picture, seeds, steps, octaves, rate)
     with ready(reader.network):
         return in_batches(rows, told, 1, make, reader.id)
 
@@ -250,7 +250,7 @@ def _uphill(
     return torch.stack(levels).sum(0), gradient
 
 
-def dreamed(
+def dream_records(
     reader: Reader,
     objectives: Sequence[Objective],
     picture: Image.Image,
@@ -264,7 +264,7 @@ def dreamed(
     digest = hashlib.blake2b(pixels, digest_size=8).hexdigest()
     return [
         record | {"kind": "dream", "octaves": octaves, "waves": WAVES, "picture": digest}
-        for record in of_images(reader, objectives, seeds, Ascent(steps, rate=rate))
+        for record in image_records(reader, objectives, seeds, Ascent(steps, rate=rate))
     ]
 
 
@@ -332,11 +332,11 @@ def of_latent(
         images, finished = drawn_from(pipeline, call, maps)
         return part_of(climbed, images, typical, inputs=maps.cpu().numpy(), finished=finished)
 
-    told = of_latents(pipeline, objectives, t, prompt, seeds, ascent, size)
+    told = latent_records(pipeline, objectives, t, prompt, seeds, ascent, size)
     return in_batches(rows, told, ascent.batch, make, pipeline.model)
 
 
-def of_latents(
+def latent_records(
     pipeline: Pipeline,
     objectives: Sequence[Objective],
     t: float,
@@ -426,11 +426,11 @@ def of_prompt(
         found = sampled_with(pipeline, call, words, [seeds[0]] * len(batch), settings)
         return part_of(climbed, found.images, typical, inputs=words.cpu().numpy())
 
-    told = of_prompts(pipeline, objectives, t, prompt, seeds, ascent, guidance, size)
+    told = prompt_records(pipeline, objectives, t, prompt, seeds, ascent, guidance, size)
     return in_batches(rows, told, ascent.batch, make, pipeline.model)
 
 
-def of_prompts(
+def prompt_records(
     pipeline: Pipeline,
     objectives: Sequence[Objective],
     t: float,

@@ -27,13 +27,13 @@ from ablate.units.visualize import (
     check_denoised,
     check_seen,
     dream,
-    dreamed,
+    dream_records,
+    image_records,
+    latent_records,
     of_image,
-    of_images,
     of_latent,
-    of_latents,
     of_prompt,
-    of_prompts,
+    prompt_records,
     work_of,
 )
 
@@ -59,7 +59,7 @@ def images(
 
     return fill(
         folder, "image", objectives, seeds,
-        lambda some: of_images(reader, some, seeds, ascent), make, watch, ascent.batch,
+        lambda some: image_records(reader, some, seeds, ascent), make, watch, ascent.batch,
         ascent.steps * len(seeds),
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ def dreams(
 
     return fill(
         folder, "dream", objectives, seeds,
-        lambda some: dreamed(reader, some, picture, seeds, count), make, watch, 1, work,
+        lambda some: dream_records(reader, some, picture, seeds, count), make, watch, 1, work,
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def latents(
     with engine.stoppable(pipeline):
         return fill(
             folder, "latent", objectives, seeds,
-            lambda some: of_latents(pipeline, some, t, prompt, seeds, ascent),
+            lambda some: latent_records(pipeline, some, t, prompt, seeds, ascent),
             make, watch, ascent.batch, ascent.steps * len(seeds),
         )  # fmt: skip
 
@@ -137,6 +137,6 @@ def prompts(
     with engine.stoppable(pipeline):
         return fill(
             folder, "prompt", objectives, seeds[:1],
-            lambda some: of_prompts(pipeline, some, t, prompt, seeds, ascent),
+            lambda some: prompt_records(pipeline, some, t, prompt, seeds, ascent),
             make, watch, ascent.batch, ascent.steps,
         )  # fmt: skip
