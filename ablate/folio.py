@@ -365,7 +365,7 @@ def _visualizations(folder: Path) -> str:
         )
     note = (
         '<p class="note">Objective from the start to the end of its optimization, and what plain'
-        " inputs give; of latents, what the rest of the sampling makes of them.</p>"
+        " inputs give. Pictures of latents are what the rest of the sampling makes of them.</p>"
     )
     return f'<div class="seen">{"".join(shown)}</div>{note}' if shown else ""
 
