@@ -1,5 +1,7 @@
 """`python -m ablate` is the command `ablate`."""
 
-from ablate.cli import main
+from __future__ import annotations
+
+from ablate.cli.main import main
 
 main(prog_name="ablate")

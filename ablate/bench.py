@@ -29,16 +29,14 @@ import diffusers
 import psutil
 import torch
 
-from ablate import engine
-from ablate.edits import Draws, Edit, Variant, applied
-from ablate.loading import random_pipeline
-from ablate.models import RANDOM, folder_of, versions
-from ablate.pipeline import Pipeline, Settings
-from ablate.plan import plan
+from ablate.edits import Edit, NoiseCache, Variant, applied
+from ablate.engine import execute
+from ablate.models import RANDOM, folder_of, random_pipeline, versions
+from ablate.network import Networks
 from ablate.recipe import Recipe
-from ablate.sampling import Request
+from ablate.sampling import Pipeline, Request, Settings
 from ablate.store import Run
-from ablate.sweep import Networks
+from ablate.sweep import plan_recipe
 
 PROMPT = "a cat in a party hat"
 GUIDANCE = 5.0
@@ -224,9 +222,6 @@ def _zero(modules: str | list[str]) -> dict[str, Any]:
     return {"zero": {"modules": modules}}
 
 
-# ---------------------------------------------------------------- the contestants
-
-
 _loaded: dict[tuple[str, torch.dtype], Any] = {}
 
 
@@ -279,8 +274,8 @@ def lab(
     axes = {"module": {"values": list(paths)}}
     made = Recipe.build(recipe | {"axes": axes, "edits": [_zero("$module")]})
     store = Run(folder / "run")
-    summary = engine.run(
-        plan(made, Networks(pipeline.catalog, pipeline.component)),
+    summary = execute(
+        plan_recipe(made, Networks(pipeline.catalog, pipeline.component)),
         pipeline,
         store,
         batch_size=batch_size,
@@ -385,7 +380,7 @@ class _Limit:
 
 def _dense(pipeline: Pipeline, settings: Settings) -> tuple[float, float]:
     """Seconds to edit all weights in place and restore them, and of an image made meanwhile."""
-    draws = Draws(2**62)
+    draws = NoiseCache(2**62)
     request = [Request(PROMPT, 0)]
     edits, images = [], []
     for amount in (0.1, 0.2, 0.3, 0.4):
@@ -400,9 +395,6 @@ def _dense(pipeline: Pipeline, settings: Settings) -> tuple[float, float]:
         images.append(end - middle)
         edits.append(time.perf_counter() - began - images[-1])
     return median(edits[1:]), median(images[1:])  # the first drew the noise
-
-
-# ---------------------------------------------------------------- measuring
 
 
 def _measure(contestant: Contestant, paths: Sequence[str], pipeline: Pipeline) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ablate import lab
-from ablate.drift import MeasuredCell
+from ablate.drift.measure import MeasuredCell
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 CONV = "up_blocks.1.resnets.0.conv1"

@@ -14,8 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers that take each other's thread
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ablate import bundled, lab
-from ablate.pipeline import Pipeline
-from ablate.recipe import Recipe
+from ablate.recipe.recipe import Recipe
+from ablate.sampling.pipeline import Pipeline
 
 STEPS = 2
 
@@ -42,8 +42,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline of Stable Diffusion's classes, a few hundred thousand random weights in all."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-    from diffusers import UNet2DConditionModel as UNet
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel as UNet,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)

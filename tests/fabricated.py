@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from ablate import drift
-from ablate.store import Run, key_of
+from ablate.drift import measure as drift
+from ablate.store.png import key_of
+from ablate.store.run import Run
 
 SAMPLING = {
     "num_inference_steps": 20,
@@ -98,7 +99,7 @@ def make_run(
         "axes": [{"name": n, "values": v, "labels": list(map(str, v))} for n, v in axes.items()],
         "cells": list(cells.values()), "catalog": catalog, "touched": spans,
     })  # fmt: skip
-    drift.write(run, Eye() if read else None)
+    drift.write_drift(run, Eye() if read else None)
     return run
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablate.ops import GIVEN, OPS
+from ablate.edits.registry import GIVEN, OPS
 
 # Those that need nothing but the weights.
 SWEPT = tuple(name for name, op in OPS.items() if op.draws not in GIVEN)

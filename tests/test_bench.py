@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ablate import bench
-from ablate.cli import main
-from ablate.models import find_device
-from ablate.pipeline import Pipeline
-from ablate.recipe import Recipe
-from ablate.store import Run
+from ablate.cli.main import main
+from ablate.models.devices import find_device
+from ablate.recipe.recipe import Recipe
+from ablate.sampling.pipeline import Pipeline
+from ablate.store.run import Run
 
 ZERO = {"zero": {"modules": "*"}}
 MODULES = ["conv_in", "mid_block.resnets.0.conv1"]

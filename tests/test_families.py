@@ -22,17 +22,19 @@ from diffusers import DiffusionPipeline
 from families import FAMILIES, save
 from torch import nn
 
-from ablate import lab, skeletons
-from ablate.axes import Sampling
-from ablate.drift import MeasuredCell
-from ablate.export import export
-from ablate.models import ModelError, SizeError, outline_of
-from ablate.pipeline import Pipeline
-from ablate.recipe import Recipe
-from ablate.sampling import Request
-from ablate.scope import phase_of
-from ablate.sizes import own_side, wrong_side
-from ablate.sources import Source
+from ablate import lab
+from ablate.drift.measure import MeasuredCell
+from ablate.engine.export import export_variant
+from ablate.models import skeletons
+from ablate.models.catalogs import outline_of
+from ablate.models.files import ModelError, SizeError
+from ablate.models.sizes import own_side, wrong_side
+from ablate.models.source import Source
+from ablate.network.components import phase_of
+from ablate.recipe.recipe import Recipe
+from ablate.sampling.call import Request
+from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.settings import Sampling
 
 PROMPT, SEED, STEPS, GUIDANCE = "a cat in a party hat", 3, 2, 5.0
 ALIKE = 2 / 255 + 1e-6
@@ -266,7 +268,7 @@ def export_and_reload(family: Family, folder: Path) -> None:
     ]
     result = family.run(folder / "run", edits=edits)
     (edited,) = [cell for cell in result if not cell.is_baseline]
-    written = export(result.store, edited.variant, folder / "out", pipeline=family.pipeline)
+    written = export_variant(result.store, edited.variant, folder / "out", pipeline=family.pipeline)
     pipe = DiffusionPipeline.from_pretrained(written.path, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     assert differ(shown(edited), family.image(pipe)) <= ALIKE

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ablate import drift
-from ablate.cli import main
-from ablate.replay import replay
-from ablate.store import Run
+from ablate.cli.main import main
+from ablate.drift import measure as drift
+from ablate.engine.replay import replay_cell
+from ablate.store.run import Run
 
 FIRST = Path(__file__).parent / "data" / "first-run"
 
@@ -38,7 +38,7 @@ def test_its_cells_are_read(run: Run) -> None:
     assert [cell.axes.get("module") for cell in cells] == [
         None, None, *["conv_in", "mid_block.resnets.0.conv1"] * 2]  # fmt: skip
     assert [axis.name for axis in run.axes()] == ["prompt", "seed", "module"]
-    measured = drift.read(run)
+    measured = drift.read_cells(run)
     assert measured[0].drift["rmse"] == 0 < measured[-1].drift["rmse"]
 
 
@@ -46,9 +46,9 @@ def test_it_is_drawn_measured_and_reported(run: Run) -> None:
     told("sheet", str(run.folder))
     with Image.open(run.folder / "sheet.png") as sheet:
         assert min(sheet.size) > 200
-    before = {cell.path: cell.drift["rmse"] for cell in drift.read(run)}
+    before = {cell.path: cell.drift["rmse"] for cell in drift.read_cells(run)}
     told("drift", str(run.folder))
-    after = drift.read(run)
+    after = drift.read_cells(run)
     assert {cell.path: cell.drift["rmse"] for cell in after} == pytest.approx(before, abs=1e-6)
     assert all("embedding" in cell.drift for cell in after)
     report = (run.folder / "report.html").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_a_cell_is_shown_and_made_again(run: Run) -> None:
     shown = told("show", str(cell.path))
     assert "mix_noise (amount 0.5)" in shown
     assert "mid_block.resnets.0.conv1" in shown
-    made = replay(cell.path, device="cpu")
+    made = replay_cell(cell.path, device="cpu")
     assert made.is_alike
     assert np.asarray(made.image).std() > 5
 

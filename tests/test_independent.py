@@ -17,9 +17,9 @@ from diffusers import StableDiffusionPipeline
 from swept import SWEPT
 
 from ablate import bundled, lab
-from ablate.ops import OPS
-from ablate.pipeline import Pipeline
-from ablate.recipe import Recipe
+from ablate.edits.registry import OPS
+from ablate.recipe.recipe import Recipe
+from ablate.sampling.pipeline import Pipeline
 
 pytestmark = pytest.mark.usefixtures("without_report")
 

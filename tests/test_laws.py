@@ -18,13 +18,15 @@ from safetensors.torch import load_file, save_file
 from swept import strength
 
 from ablate import lab
-from ablate.drift import MeasuredCell
-from ablate.edits import Draws, Edit, Variant, applied
-from ablate.ops import OPS
-from ablate.pipeline import Pipeline
-from ablate.recipe import Recipe
-from ablate.sampling import Request
-from ablate.store import StoreError, read_record
+from ablate.drift.measure import MeasuredCell
+from ablate.edits.in_place import applied
+from ablate.edits.noise import NoiseCache
+from ablate.edits.registry import OPS
+from ablate.edits.variants import Edit, Variant
+from ablate.recipe.recipe import Recipe
+from ablate.sampling.call import Request
+from ablate.sampling.pipeline import Pipeline
+from ablate.store.png import StoreError, read_record
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -93,7 +95,7 @@ def test_strength_nought_is_the_baseline(
     settings, requests = tiny.settings(recipe.sampling), [Request("a cat", 0)]
     baseline = tiny.sample(requests, settings).images
     nothing = Edit.on(tiny.network, op, "*", neutral, checkpoint=given[op].get("with"))
-    draws = Draws(0, tiny.checkpoint)
+    draws = NoiseCache(0, tiny.checkpoint)
     with applied(tiny.network, Variant("nought", (nothing,)), draws) as changed:
         assert np.array_equal(tiny.sample(requests, settings).images, baseline)
     assert not changed

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablate import lab
-from ablate.recipe import Recipe
+from ablate.recipe.recipe import Recipe
+from ablate.sweep.check import resolve
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_python_examples_run(example: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("example", blocks("yaml"), ids=lambda e: e.splitlines()[0][:40])
 def test_recipe_examples_are_right(example: str) -> None:
     recipe = Recipe.build(yaml.safe_load(example))
-    assert lab.resolve(recipe).cells
+    assert resolve(recipe).cells
 
 
 def test_pictures_and_files_are_there() -> None:
@@ -54,11 +54,11 @@ def test_gallery_is_small() -> None:
 
 
 def test_every_recipe_and_command_is_mentioned() -> None:
-    from ablate.cli import main
+    from ablate.cli.main import main
 
     for file in (ROOT / "recipes").glob("*.yaml"):
         assert file.stem in TEXT
-    from ablate.studies import units
+    from ablate.cli.units import units
 
     for command in main.commands:
         assert f"ablate {command}" in TEXT

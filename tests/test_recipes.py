@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from ablate import lab
-from ablate.models import load_catalog
-from ablate.pipeline import Pipeline
-from ablate.recipe import Recipe
-from ablate.sources import Source
-from ablate.units.statistics import Layer, Statistics
+from ablate.models.catalogs import load_catalog
+from ablate.models.source import Source
+from ablate.recipe.recipe import Recipe
+from ablate.sampling.pipeline import Pipeline
+from ablate.store.activations import Layer, Statistics
+from ablate.sweep.check import resolve
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -40,7 +41,7 @@ def test_is_right_for_the_bundled_model_and_stable_diffusion_1(file: Path, tmp_p
         recipe = lab.load(file, {"model": model, **studied(file, model, tmp_path)})
         assert recipe.name == file.stem
         assert recipe.about
-        planned = lab.resolve(recipe)
+        planned = resolve(recipe)
         assert len(planned.cells) > 1
         assert any(cell.variant.is_baseline for cell in planned.cells)
         assert len(planned.variants) > 1 or not recipe.edits
@@ -59,5 +60,5 @@ def test_runs_small(file: Path, bundled_pipeline: Pipeline, tmp_path: Path) -> N
 
 def test_zeroing_each_module_counts_them_all() -> None:
     recipe = Recipe.load(ROOT / "recipes" / "zero-each-module.yaml")
-    planned = lab.resolve(replace(recipe, model=SD15))
+    planned = resolve(replace(recipe, model=SD15))
     assert len(planned.cells) == 1 + 391

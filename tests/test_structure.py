@@ -12,216 +12,27 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ablate"
 FILES = {
-    str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): path
-    for path in sorted(
-        [*PACKAGE.glob("*.py"), *PACKAGE.glob("pictures/*.py"), *PACKAGE.glob("units/*.py")]
-    )
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
 }
-FOLDERS = ("pictures", "units")
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
-BELOW = [
-    "ops", "code", "modules", "catalog", "inputs", "skeletons", "scope", "document", "embeddings",
-    "spaces", "axes", "specs", "references", "recipe", "schema", "rowmap", "outputs", "edits",
-    "rows", "sweep", "plan", "store", "models", "weights", "estimates", "sampling", "pipeline",
-    "batches", "lettering", "phases", "processes", "engine", "metrics", "effects", "looks",
-    "drift", "classes", "concepts", "page", "sheets", "report", "replay", "export", "matching",
-    "compare", "sources", "loading", "articles", "sizes",
-]  # fmt: skip
-# What pictures are drawn from: a run's folder and what was measured of it.
-PICTURED = ["modules", "store", "drift", "page"]
-DRAWN = [f"pictures.{n}" for n in ("svg", "architecture", "maps", "curves", "animations")]
-
-# What studies of units are made of, and what commands call of them.
-STUDIED = [
-    "store",
-    *(
-        f"units.{name}"
-        for name in (
-            "clock",
-            "layers",
-            "recording",
-            "statistics",
-            "stimuli",
-            "study",
-        )
-    ),
+# From top to bottom. A package imports only from packages on lower floors.
+FLOORS = [
+    ["cli"],
+    ["lab", "bench"],
+    ["units"],
+    ["engine"],
+    ["training"],
+    ["sweep"],
+    ["recipe", "view"],
+    ["sampling", "drift"],
+    ["models"],
+    ["edits"],
+    ["store"],
+    ["network"],
+    ["style", "messages", "bundled"],
 ]
-STUDIES = (
-    "atlas", "cards", "expressions", "gallery", "layout", "objectives", "search", "selectivity",
-    "vectors", "wanted",
-)  # fmt: skip
-
-# What each file may import of the package. "ablate": the package itself, for its version.
-LAYERS: dict[str, list[str]] = {
-    "__init__": [*BELOW, "lab"],
-    "__main__": ["cli"],
-    "ops": [],
-    "modules": [],
-    "catalog": ["modules", "scope"],
-    "store": ["modules"],
-    "page": [],
-    "embeddings": [],
-    "articles": [],
-    "sizes": ["articles", "scope"],
-    "code": ["ops"],
-    "scope": [],
-    "inputs": ["articles"],
-    "skeletons": ["articles", "catalog", "inputs", "modules"],
-    "document": ["catalog"],
-    "spaces": ["catalog", "document", "embeddings"],
-    "axes": ["catalog", "document", "scope", "spaces"],
-    "specs": ["axes", "catalog", "document", "lettering", "ops", "scope", "spaces"],
-    "recipe": ["code", "catalog", "document", "axes", "references", "sources", "specs"],
-    "references": ["axes", "catalog", "document", "ops", "scope", "spaces", "specs"],
-    "schema": ["ops", "axes", "embeddings", "recipe", "scope", "sources", "spaces", "specs"],
-    "rowmap": [],
-    "outputs": ["ops", "rowmap", "scope"],
-    "edits": ["ops", "catalog", "outputs", "rowmap", "scope"],
-    "rows": ["edits", "outputs", "rowmap", "scope"],
-    "sweep": [
-        "axes", "catalog", "document", "embeddings", "modules", "recipe", "scope", "spaces",
-        "specs", "units.statistics",
-    ],
-    "plan": [
-        "axes", "catalog", "document", "edits", "embeddings", "modules", "ops", "recipe", "scope",
-        "spaces", "specs", "sweep",
-    ],
-    "models": ["catalog", "modules", "scope", "skeletons", "sources", "bundled", "ablate"],
-    "sources": [],
-    "loading": ["articles", "models", "scope", "sources", "bundled"],
-    "weights": ["loading", "models", "sources"],
-    "estimates": [],
-    "sampling": ["articles", "embeddings", "estimates", "scope"],
-    "pipeline": [
-        "articles", "catalog", "loading", "modules", "models", "sampling", "scope", "sizes",
-        "sources", "weights",
-    ],
-    "batches": ["catalog", "edits", "pipeline", "plan", "scope"],
-    "processes": [],
-    "lettering": ["page"],
-    "phases": [
-        "batches", "edits", "lettering", "ops", "pipeline", "rowmap", "rows", "sampling", "scope",
-    ],
-    "engine": [
-        "plan", "edits", "rows", "rowmap", "scope", "models", "modules", "sampling", "pipeline",
-        "batches", "lettering", "phases", "processes", "store",
-    ],
-    "replay": [
-        "axes", "edits", "embeddings", "engine", "pipeline", "plan", "scope", "sources", "store",
-    ],
-    "export": ["catalog", "edits", "models", "pipeline", "replay", "store", "ablate"],
-    "metrics": [],
-    "effects": ["store"],
-    "looks": ["metrics", "store"],
-    "drift": ["effects", "looks", "metrics", "store"],
-    "classes": ["drift"],
-    "concepts": ["models"],
-    "sheets": ["store", "drift", "page"],
-    "matching": ["store"],
-    "compare": ["matching", "metrics", "page", "store"],
-    "pictures.__init__": [],
-    "pictures.svg": ["page", "store"],
-    "pictures.measures": [*PICTURED, "pictures.svg"],
-    "pictures.marks": ["page", "pictures.svg"],
-    "pictures.blueprint": ["modules"],
-    "pictures.tiles": [
-        *PICTURED, "pictures.svg", "pictures.measures", "pictures.marks", "pictures.blueprint",
-    ],
-    "pictures.shapes": [
-        *PICTURED, "pictures.svg", "pictures.measures", "pictures.marks", "pictures.blueprint",
-        "pictures.tiles",
-    ],
-    "pictures.stacks": [
-        "page", "pictures.svg", "pictures.measures", "pictures.marks", "pictures.blueprint",
-        "pictures.tiles", "pictures.shapes",
-    ],
-    "pictures.architecture": [
-        *PICTURED, "pictures.svg", "pictures.measures", "pictures.blueprint", "pictures.tiles",
-        "pictures.shapes", "pictures.stacks",
-    ],
-    "pictures.maps": [*PICTURED, "pictures.svg", "pictures.measures"],
-    "pictures.curves": [*PICTURED, "pictures.svg", "pictures.measures"],
-    "pictures.animations": [*PICTURED, "pictures.svg", "pictures.measures"],
-    "webpage": ["store"],
-    "report": ["modules", "store", "drift", "effects", "webpage"],
-    # What was found of units, drawn from a study's folder.
-    "pictures.facts": ["pictures.svg"],
-    "pictures.intervals": ["page", "pictures.svg"],
-    "pictures.distributions": ["page", "pictures.svg", "pictures.facts"],
-    "pictures.unitcards": [
-        "effects", "page", "pictures.svg", "pictures.facts", "pictures.intervals",
-    ],
-    "pictures.atlases": ["page", "pictures.svg", "pictures.facts"],
-    "folio": [
-        "page", "webpage", "pictures.svg", "pictures.facts", "pictures.distributions",
-        "pictures.unitcards", "pictures.atlases",
-    ],
-    "lab": [*BELOW, *DRAWN],
-    "exits": ["code", "recipe", "scope", "models", "sheets", "store", "pictures.svg"],
-    "viewing": [*BELOW, *DRAWN, "exits", "lab"],
-    "progress": ["engine"],
-    # Studies of units, on top of all that makes images.
-    "units.__init__": [],
-    "units.clock": ["engine"],
-    "units.statistics": [],
-    "units.stimuli": ["articles"],
-    "units.layers": ["catalog", "scope"],
-    "units.study": [
-        "catalog", "concepts", "folio", "lab", "models", "modules", "pipeline", "plan", "processes",
-        "recipe", "scope", "sources", "store", "units.clock", "units.layers", "units.stimuli",
-    ],
-    "units.recording": [
-        "batches", "edits", "engine", "phases", "pipeline", "plan", "rows", "sampling", "scope",
-        "store", "units.clock", "units.layers", "units.study",
-    ],
-    "units.selectivity": STUDIED,
-    "units.search": ["catalog", *STUDIED],
-    "units.need": [
-        "concepts", "drift", "edits", "effects", "engine", "looks", "plan", "sampling", "scope",
-        "sweep", *STUDIED,
-    ],
-    "units.multimodal": [
-        "concepts", "engine", "lettering", "sampling", "units.search", *STUDIED,
-    ],
-    "units.cards": [
-        "batches", "engine", "models", "sampling", "units.gallery", "units.multimodal",
-        "units.need", "units.objectives", "units.search", "units.selectivity", "units.wanted",
-        *STUDIED,
-    ],
-    # Feature visualization.
-    "units.objectives": ["catalog", "scope", "units.layers"],
-    "units.expressions": ["catalog", "units.objectives"],
-    "units.canvas": [],
-    "units.ascent": ["sampling", "units.objectives"],
-    "units.calls": ["articles", "models", "pipeline", "sampling", "scope"],
-    "units.visualize": [
-        "concepts", "pipeline", "units.ascent", "units.calls", "units.canvas", "units.gallery",
-        "units.objectives",
-    ],
-    "units.gallery": ["page", "store", "units.ascent", "units.clock", "units.objectives"],
-    "units.wanted": [
-        "concepts", "engine", "pipeline", "units.ascent", "units.clock", "units.gallery",
-        "units.objectives", "units.visualize",
-    ],
-    # The activation atlas.
-    "units.layout": ["store"],
-    "units.vectors": ["catalog", "engine", "plan", *STUDIED],
-    "units.bins": ["units.layout", "units.vectors"],
-    "units.atlas": [
-        "engine", "sampling", "units.bins", "units.layout", "units.objectives", "units.vectors",
-        "units.visualize", *STUDIED,
-    ],
-    "studies": [
-        *BELOW, "exits", "folio", "progress", *(f"units.{name}" for name in STUDIES), *STUDIED,
-    ],
-    "bench": [
-        "edits", "plan", "recipe", "store", "loading", "models", "pipeline", "sampling", "sweep",
-        "engine",
-    ],
-    "cli": [
-        *BELOW, "lab", "bench", "bundled", "exits", "viewing", "studies", "progress", "ablate",
-    ],
-}  # fmt: skip
+FLOOR = {package: number for number, floor in enumerate(reversed(FLOORS)) for package in floor}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -235,41 +46,67 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Modules whose names are imported anywhere in a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+
+
 def ours(tree: ast.AST) -> set[str]:
-    """The files of this package that a file imports."""
-    found = set()
-    for name in imports(tree):
-        _, _, inner = name.partition("ablate.")
-        if name.startswith("ablate.") and inner not in FOLDERS:
-            parts = inner.split(".")
-            home = ".".join(parts[: 2 if parts[0] in FOLDERS else 1])
-            found.add(home if home in FILES or home == "bundled" else "ablate")
-    return found
+    """The packages of the lab that a file imports."""
+    names = {name for name in imports(tree) if name.startswith("ablate.")}
+    return {part for name in names if (part := name.split(".")[1]) in FLOOR}
+
+
+def package_of(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def libraries(tree: ast.AST) -> set[str]:
     return {name.partition(".")[0] for name in imports(tree)}
 
 
-def test_every_file_has_its_layer() -> None:
-    assert sorted(FILES) == sorted(LAYERS)
+def test_every_package_has_its_floor() -> None:
+    assert {package_of(name) for name in FILES} - {"__init__", "__main__"} == FLOOR.keys()
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if not n.startswith("__")])
+def test_imports_point_down(name: str) -> None:
+    package = package_of(name)
+    others = ours(TREES[name]) - {package}
+    assert {other for other in others if FLOOR[other] >= FLOOR[package]} == set()
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_imports_go_down_only(name: str) -> None:
-    assert sorted(ours(TREES[name]) - set(LAYERS[name])) == []
+def test_packages_are_entered_by_their_doors(name: str) -> None:
+    modules = {module for module in imported_modules(TREES[name]) if module.startswith("ablate.")}
+    inside = {module for module in modules if module.count(".") > 1}
+    homes = {module for module in inside if module.split(".")[1] != package_of(name)}
+    # A script, which `__main__` runs; commands of units load those of one kind alone.
+    assert homes - {"ablate.cli.main", "ablate.units.concepts", "ablate.units.visualize"} == set()
 
 
-def test_layers_have_no_circles() -> None:
-    reached: set[str] = set()
-    while len(reached) < len(LAYERS) - 1:  # `__init__` imports lazily
-        free = [
-            name
-            for name in LAYERS.keys() - reached - {"__init__"}
-            if ours(TREES[name]) - {"ablate", "bundled"} <= reached
-        ]
-        assert free, f"a circle among {sorted(LAYERS.keys() - reached)}"
-        reached.update(free)
+@pytest.mark.parametrize("package", [path.parent for path in PACKAGE.glob("*/__init__.pyi")])
+def test_no_door_offers_the_name_of_a_room(package: Path) -> None:
+    stub = ast.parse((package / "__init__.pyi").read_text(encoding="utf-8"))
+    offered = {a.asname for n in stub.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert offered & rooms == set()
+    assert offered & (FLOOR.keys() | {"ablate"}) == set()
+
+
+def test_no_package_has_the_name_of_a_public_function() -> None:
+    public = (PACKAGE / "__init__.pyi").read_text(encoding="utf-8")
+    offered = {
+        alias.asname
+        for node in ast.parse(public).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert offered & FLOOR.keys() == set()
 
 
 def test_the_bundled_model_stands_alone() -> None:
@@ -281,20 +118,21 @@ def test_the_bundled_model_stands_alone() -> None:
     ("library", "homes"),
     [
         # The benchmark is also the script that a user of diffusers would write.
-        ("diffusers", ["bench", "loading", "models", "skeletons"]),
-        ("transformers", ["concepts", "loading", "models", "skeletons"]),
-        ("accelerate", ["processes"]),
+        ("diffusers", ["bench", "models", "sampling"]),
+        ("transformers", ["drift", "models"]),
+        ("accelerate", ["engine"]),
     ],
 )
 def test_heavy_libraries_have_boundaries(library: str, homes: list[str]) -> None:
-    assert [name for name, tree in TREES.items() if library in libraries(tree)] == homes
+    users = {package_of(name) for name, tree in TREES.items() if library in libraries(tree)}
+    assert sorted(users - {"training"}) == homes
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        "sheets", "report", "folio", "classes", "cli", "studies", "units.statistics",
-        *(n for n in FILES if n[:9] == "pictures."),
+        "cli.main", "drift.classes", "drift.measure",
+        *(name for name in FILES if package_of(name) in ("view", "store", "style", "messages")),
     ],
 )  # fmt: skip
 def test_presentation_needs_no_torch(module: str) -> None:
@@ -304,7 +142,7 @@ def test_presentation_needs_no_torch(module: str) -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     program = (
-        "import sys\nfrom ablate.cli import main\n"
+        "import sys\nfrom ablate.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
         "print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
     )
@@ -329,4 +167,5 @@ def test_what_is_public_has_a_docstring(name: str) -> None:
 def test_files_are_short_and_named_for_what_they_hold() -> None:
     lengths = {n: len(p.read_text(encoding="utf-8").splitlines()) for n, p in FILES.items()}
     assert {name: length for name, length in lengths.items() if length > 500} == {}
-    assert not {"utils", "helpers", "common", "misc"} & FILES.keys()
+    rooms = {part for name in FILES for part in name.split(".")}
+    assert not {"utils", "helpers", "common", "misc"} & rooms

@@ -1,4 +1,6 @@
-"""The text-to-image model that comes with the package: small, trained by `ablate.bundled.train`."""
+"""The text-to-image model of this package: small, trained by `ablate.training.train`."""
+
+from __future__ import annotations
 
 from pathlib import Path
 

@@ -1,1 +1,7 @@
-"""Units of networks: what each responds to, what its best input looks like, and what it does."""
+"""Channels, neurons and attention heads: what drives them, and what they stand for.
+
+Recording, concepts, feature visualization, activation atlases."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -71,7 +71,7 @@ with sync_playwright() as web:
     shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 shot.quantize(255, kmeans=1, dither=Image.Dither.NONE).save(sys.argv[2], optimize=True)
 PY
-"$python" -m ablate.bundled.quality --pictures outputs/samples.png
+"$python" -m ablate.training.quality --pictures outputs/samples.png
 keep outputs/samples.png samples
 
 # Units: what the README says of them, about half an hour.

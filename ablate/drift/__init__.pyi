@@ -1,0 +1,18 @@
+from .classes import classify as classify
+from .clip import Reader as Reader, vocabulary_of as vocabulary_of
+from .compare import (
+    COMPARED as COMPARED,
+    Comparison as Comparison,
+    Pair as Pair,
+    at_one_size as at_one_size,
+    compare_runs as compare_runs,
+)
+from .effects import COVERED as COVERED, Effect as Effect, read_effects as read_effects
+from .matching import count_cells as count_cells
+from .measure import (
+    MeasuredCell as MeasuredCell,
+    read_cells as read_cells,
+    read_embeddings as read_embeddings,
+    read_notes as read_notes,
+    write_drift as write_drift,
+)

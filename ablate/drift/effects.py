@@ -1,0 +1,198 @@
+"""Effects: drift over seeds, against the noise floor, with an interval.
+
+The noise floor of a group (one condition, whatever its seed) is the mean distance between its
+baseline images of different seeds: how far a picture moves when nothing but the seed changes. An
+effect is the mean drift of a variant over its seeds, divided by that floor: at 1 the edit matters
+as much as the choice of the seed. Intervals are percentile bootstrap intervals over seeds (Efron &
+Tibshirani 1993, An Introduction to the Bootstrap, section 13.3). They are narrow where seeds are
+few: in simulation, intervals of 3, 4, 8 and 16 seeds hold the truth 75, 85, 88 and 92 times in 100.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ablate.store import Run
+
+FILE = "effects.csv"
+MATTERS = 1.0  # an effect whose whole interval lies above moves pictures more than a seed does
+NOTHING = 0.1  # and one whose whole interval lies below moves them by less than can be told
+FEWEST = 4  # seeds that a verdict takes; intervals of fewer are too narrow to judge by
+COVERED = 0.95  # of the resamples lie within an interval
+RESAMPLES = 2000
+FIGURES = ("seeds", "mean", "floor", "drift", "low", "high", "verdict")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far a variant moves the images of one condition, by one metric.
+
+    `mean`: mean distance from the baseline over `seeds` seeds, in the metric's own unit (1 - ssim
+    for `ssim`); None when every image met NaN. `floor`: the noise floor in the same unit. `drift`:
+    mean / floor; `low`, `high`: its interval, None with fewer than two seeds. `verdict`:
+    `matters`, `changes`, `nothing`, or empty without an interval.
+    """
+
+    variant: str
+    prompt: str
+    axes: Mapping[str, Any]  # but prompt and seed
+    metric: str
+    seeds: int
+    mean: float | None
+    floor: float | None
+    drift: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The baselines of a group and how far apart they lie.
+
+    `distances`: by metric, of all pairs of `seeds`, shape (seeds, seeds), symmetric.
+    """
+
+    group: int
+    prompt: str
+    seeds: tuple[int, ...]
+    distances: Mapping[str, np.ndarray]
+
+    def mean(self, metric: str) -> float | None:
+        """Mean distance of two different seeds; None when there are none or they do not differ."""
+        count = len(self.seeds)
+        if count < 2 or metric not in self.distances:
+            return None
+        return float(self.distances[metric].sum() / (count * (count - 1))) or None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Distances of one variant in one condition by one metric: `by_seed` has those measured."""
+
+    variant: str
+    prompt: str
+    axes: Mapping[str, Any]
+    metric: str
+    by_seed: Mapping[int, float]
+    floor: Floor
+
+
+def estimate(samples: Sequence[Sample]) -> list[Effect]:
+    """The effect of each sample, in their order.
+
+    A resample draws seeds with replacement. Where a variant was measured with the very seeds of
+    the floor, one draw serves both, so that what they share cancels; else each has its own.
+    """
+    found = []
+    alike: dict[tuple[int, str, tuple[int, ...]], list[int]] = {}
+    for number, sample in enumerate(samples):
+        values = list(sample.by_seed.values())
+        mean = float(np.mean(values)) if values else None
+        floor = sample.floor.mean(sample.metric)
+        drift = None if mean is None or floor is None else mean / floor
+        found.append(Effect(sample.variant, sample.prompt, sample.axes, sample.metric,
+                            len(values), mean, floor, drift))  # fmt: skip
+        if drift is not None and len(values) > 1:
+            seeds = tuple(sorted(sample.by_seed))
+            alike.setdefault((id(sample.floor), sample.metric, seeds), []).append(number)
+    for (_, metric, seeds), numbers in alike.items():
+        distances = np.array([[samples[i].by_seed[s] for s in seeds] for i in numbers])
+        lows, highs = intervals(distances, seeds, samples[numbers[0]].floor, metric)
+        for i, low, high in zip(numbers, lows.tolist(), highs.tolist(), strict=True):
+            judged = verdict(low, high) if len(seeds) >= FEWEST else ""
+            found[i] = replace(found[i], low=low, high=high, verdict=judged)
+    return found
+
+
+def verdict(low: float, high: float) -> str:
+    """What an interval of drift, in noise floors, says of an edit."""
+    return "matters" if low > MATTERS else "nothing" if high < NOTHING else "changes"
+
+
+def intervals(
+    distances: np.ndarray, seeds: Sequence[int], floor: Floor, metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high ends of drift, each of shape (n,), for distances of shape (n, seeds).
+
+    With weights w (how often each seed was drawn), the mean distance is w·d / n, and that of
+    different baselines w'Dw / (n² - Σw²). A draw of one seed alone has no such pair and takes the
+    floor as it was measured: left out, intervals would lose the most extreme means, and that of
+    two seeds all width.
+    """
+    weights = _weights(len(seeds), "edits")
+    matched = tuple(seeds) == floor.seeds
+    drawn = weights if matched else _weights(len(floor.seeds), "baselines")
+    pairs = drawn.sum(1) ** 2 - (drawn**2).sum(1)
+    total = ((drawn @ floor.distances[metric]) * drawn).sum(1)
+    # Baselines drawn may be equal to the pixel though not all of them are.
+    known = (pairs > 0) & (total > 0)
+    floors = np.full(RESAMPLES, floor.mean(metric), np.float64)
+    np.divide(total, pairs, out=floors, where=known)
+    drift = (weights @ distances.T / len(seeds)) / floors[:, None]
+    low, high = np.quantile(drift, [(1 - COVERED) / 2, (1 + COVERED) / 2], axis=0)
+    return low, high
+
+
+@cache
+def _weights(count: int, stream: str) -> np.ndarray:
+    """How often each of `count` seeds is drawn, shape (resamples, count); always the same draws."""
+    rng = np.random.default_rng([count, *stream.encode()])
+    return rng.multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
+
+
+def write_effects(run: Run, effects: Iterable[Effect]) -> None:
+    """Write `effects.csv`: a row for each variant, condition without its seed, and metric."""
+    axes = _axes(run)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["variant", "prompt", *axes, "metric", *FIGURES])
+    for effect in effects:
+        numbers = (effect.mean, effect.floor, effect.drift, effect.low, effect.high)
+        table.writerow([
+            effect.variant, effect.prompt, *(effect.axes.get(a, "") for a in axes), effect.metric,
+            effect.seeds, *("" if n is None else f"{n:.6f}" for n in numbers), effect.verdict,
+        ])  # fmt: skip
+    run.write_text(FILE, text.getvalue())
+
+
+def read_effects(run: Run) -> list[Effect]:
+    """The effects of a run as they were written; none when it was never measured."""
+    path = run.folder / FILE
+    if not path.exists():
+        return []
+    axes = _axes(run)
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.reader(lines))
+    if rows[:1] != [["variant", "prompt", *axes, "metric", *FIGURES]]:
+        return []
+    return [_effect(row, axes) for row in rows[1:]]
+
+
+def _effect(row: Sequence[str], axes: Mapping[str, Mapping[str, Any]]) -> Effect:
+    # By position: an axis may bear the name of a column.
+    variant, prompt, *written = row[: 2 + len(axes)]
+    metric, seeds, *figures, said = row[2 + len(axes) :]
+    values = {
+        name: known.get(text, text)
+        for (name, known), text in zip(axes.items(), written, strict=True)
+        if text
+    }
+    mean, floor, drift, low, high = (float(f) if f else None for f in figures)
+    return Effect(variant, prompt, values, metric, int(seeds), mean, floor, drift, low, high, said)
+
+
+def _axes(run: Run) -> dict[str, dict[str, Any]]:
+    """Axes but prompt and seed: by name, their values by how a table writes them."""
+    return {
+        axis.name: {str(value): value for value in axis.values}
+        for axis in run.axes()
+        if axis.name not in ("prompt", "seed")
+    }

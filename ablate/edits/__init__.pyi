@@ -1,0 +1,23 @@
+from .code import CodeError as CodeError, load_code as load_code
+from .in_place import applied as applied, touched as touched
+from .letters import (
+    label as label,
+    word as word,
+    wrong_length as wrong_length,
+    wrong_letters as wrong_letters,
+)
+from .noise import NoiseCache as NoiseCache
+from .ops import OPS as OPS, apply as apply, wrong_strength as wrong_strength
+from .outputs import NoRowsError as NoRowsError
+from .registry import Op as Op, op as op
+from .rows import Applied as Applied, by_rows as by_rows
+from .variants import (
+    BY as BY,
+    By as By,
+    Edit as Edit,
+    Reference as Reference,
+    UnknownOpError as UnknownOpError,
+    Variant as Variant,
+    When as When,
+    number_of as number_of,
+)

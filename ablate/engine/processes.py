@@ -1,0 +1,88 @@
+"""The processes of `accelerate launch`, or the one that there is. The only file that imports
+accelerate.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+from typing import Any, TypeVar
+
+from ablate.sampling import Pipeline
+
+
+@contextmanager
+def stoppable(pipeline: Pipeline) -> Iterator[None]:
+    """Ctrl-C ends sampling after the step it is in; a second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+    before, stop = signal.getsignal(signal.SIGINT), pipeline.stop
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    pipeline.stop = lambda: asked or stop()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        pipeline.stop = stop
+
+
+Item = TypeVar("Item")
+# What launchers tell their processes: torch's and accelerate's own, Open MPI, MPICH and Intel MPI.
+COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+# A process that is done waits for the slowest; torch's own patience ends after half an hour.
+PATIENCE = timedelta(days=30)
+
+
+class Processes:
+    """Which of how many processes this is. Alone it does nothing, and loads nothing."""
+
+    def __init__(self, device: str) -> None:
+        self._state: Any = None
+        if any(int(os.environ.get(name, "1")) > 1 for name in COUNTS):
+            from accelerate import PartialState
+
+            self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+            # Its threads, left running, may abort the process as it ends.
+            atexit.register(self._state.destroy_process_group)
+
+    @property
+    def alone(self) -> bool:
+        return self._state is None
+
+    @property
+    def is_main(self) -> bool:
+        return self._state is None or bool(self._state.is_main_process)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Every n-th item, this process's own."""
+        if self._state is None:
+            return list(items)
+        return list(items[self._state.process_index :: self._state.num_processes])
+
+    def gather(self, item: Item) -> list[Item]:
+        """The items of all processes, the main one's first."""
+        if self._state is None:
+            return [item]
+        from accelerate.utils import gather_object
+
+        found: list[Item] = gather_object([item])
+        return found

@@ -1,0 +1,307 @@
+"""The engine: a plan, a pipeline and a store; out come the cells.
+
+Cells are made batch by batch, the variants of a batch applied by rows where they touch little of
+the network and in place where they touch much. Images are encoded and written while the next batch
+is computed. Under `accelerate launch` each process makes its share of the batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ablate.edits import Applied, NoiseCache, NoRowsError
+from ablate.engine.applying import Within, denoised, finished, refuse
+from ablate.engine.batches import Batch, Layout, Shot, Size, in_order, jobs_of, unfinished
+from ablate.engine.processes import Processes, stoppable
+from ablate.engine.progress import Progress
+from ablate.engine.records import _record, describe, shots_of
+from ablate.models import is_out_of_memory, spare_memory
+from ablate.network import ScopeError, watched
+from ablate.sampling import Pipeline, Request, Samples, Stopped, UnevenError
+from ablate.store import Run
+from ablate.sweep import Cell, Plan
+
+# A shot with its image, float32 (height, width, 3) in [0, 1], and its final latents.
+Made = tuple[Shot, np.ndarray, np.ndarray]
+
+
+@dataclass
+class Summary:
+    """What a run came to, all processes together.
+
+    `by_rows`, `in_place`: images, by how their variants were applied. `batch_size`: cells of the
+    largest batch. `rowless`: modules that could not be edited by rows. `edited`, `ran`, `changed`:
+    modules by what was to become of them and what became of them.
+    """
+
+    total: int
+    reused: int = 0
+    by_rows: int = 0
+    in_place: int = 0
+    batch_size: int = 0
+    not_finite: int = 0
+    interrupted: bool = False
+    seconds: float = 0.0
+    rowless: set[str] = field(default_factory=set)
+    edited: set[str] = field(default_factory=set)
+    ran: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+
+    @property
+    def computed(self) -> int:
+        return self.by_rows + self.in_place
+
+    @property
+    def quiet(self) -> dict[str, str]:
+        """By module path, what is remarkable about an edited module."""
+        never = dict.fromkeys(sorted(self.edited - self.ran), "never ran")
+        return never | dict.fromkeys(sorted(self.edited & self.ran - self.changed), "unchanged")
+
+    def hear(self, batch: Batch, found: Applied, pipeline: Pipeline) -> None:
+        """Count a batch that was computed, and what became of its edits."""
+        if batch.by_rows:
+            self.by_rows += batch.images
+        else:
+            self.in_place += batch.images
+        self.batch_size = max(self.batch_size, len(batch))
+        self.edited |= found.edited | pipeline.told(pipeline.denoiser_name, batch.modules)
+        self.ran |= found.ran
+        self.changed |= found.changed
+
+    def add(self, other: Summary) -> None:
+        """Count what another process computed."""
+        self.by_rows += other.by_rows
+        self.in_place += other.in_place
+        self.batch_size = max(self.batch_size, other.batch_size)
+        self.not_finite += other.not_finite
+        self.interrupted |= other.interrupted
+        for name in ("rowless", "edited", "ran", "changed"):
+            getattr(self, name).update(getattr(other, name))
+
+
+def execute(
+    plan: Plan,
+    pipeline: Pipeline,
+    store: Run,
+    *,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    fresh: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Make all cells of a plan that the store does not have yet, or the first `limit` of all.
+
+    `batch_size`: images made at once; without it the size is found while running. `fresh`: forget
+    the finished cells. Interrupted by Ctrl-C it returns, with `interrupted` set, after the step
+    that it is in; the weights are as loaded then, and finished cells are on disk.
+    """
+    began = time.monotonic()
+    processes = Processes(pipeline.device.type)
+    shots = shots_of((*plan.cells, *plan.floor), pipeline)
+    if processes.is_main:
+        if fresh:
+            store.forget_cells()
+        store.sweep_temporaries()
+        describe(plan, pipeline, store, shots)
+    processes.wait()  # until the folder is as it should be
+    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.rows)
+    jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values(), pipeline.component))
+    chosen = [shot for job in jobs for shot in job.shots][:limit]
+    jobs = jobs_of(chosen, pipeline.component)
+    size = Size(batch_size, pipeline, jobs)
+    finished = store.finished()
+    todo = unfinished(
+        layout.batches(jobs, size.unit),
+        lambda shot: shot.key in finished,
+        lambda rest: layout.batches(rest, size.unit),
+    )
+    summary = Summary(len(chosen), reused=sum(shot.key in finished for shot in chosen))
+    processes.wait()  # until all know what is finished, before anything else is
+    missing = len(chosen) - summary.reused
+
+    def tell(own: Summary) -> None:
+        if on_progress is None or not processes.is_main:
+            return
+        # With other processes at work the folder knows best how far the run is.
+        done = own.computed
+        if not processes.alone:
+            done = max(done, len(store.finished() - finished))
+        seconds = time.monotonic() - began
+        left = seconds / done * (missing - done)
+        on_progress(Progress(summary.reused + done, len(chosen), done, seconds, left))
+
+    own = _make(processes.share(todo), pipeline, store, layout, size, tell)
+    for part in processes.gather(own):
+        summary.add(part)
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+def _make(
+    todo: Sequence[Batch],
+    pipeline: Pipeline,
+    store: Run,
+    layout: Layout,
+    size: Size,
+    tell: Callable[[Summary], None],
+) -> Summary:
+    """Compute batches and have them written, until all are or Ctrl-C is pressed."""
+    queue = deque(todo)
+    own = Summary(sum(map(len, todo)))
+    draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
+    with stoppable(pipeline), _Writer(store, pipeline) as writer:
+        if pipeline.compiled and todo:
+            try:
+                own.ran = pipeline.told(pipeline.denoiser_name, _that_run(pipeline, todo))
+            except Stopped:
+                own.interrupted = True
+                return own
+        while queue:
+            batch = size.take(queue)
+            try:
+                samples, found = _compute(batch, pipeline, draws, size)
+            except Stopped:
+                own.interrupted = True
+                break
+            except NoRowsError as error:
+                refuse(batch, error)
+                layout.rowless |= error.paths or batch.modules
+                rest = [layout.again(b, size.unit) for b in (batch, *queue)]
+                queue = deque(b for parts in rest for b in parts)
+                continue
+            except UnevenError as error:
+                parts = batch.by_prompt()
+                if len(parts) == 1:
+                    raise ScopeError(
+                        "prompts that run along as references must have embeddings as long as"
+                        f" those of the cells; “{batch.jobs[0].condition.prompt}” has not"
+                    ) from error
+                size.apart = True
+                queue.extendleft(reversed(parts))
+                continue
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or len(batch) == 1:
+                    raise
+                size.shrink(batch)
+                queue.extendleft(reversed(batch.halves()))
+                continue
+            own.hear(batch, found, pipeline)
+            images = images_of(batch, samples)
+            own.not_finite += sum(not np.isfinite(image).all() for _, image, _ in images)
+            writer.put(images)
+            tell(own)
+    own.rowless = layout.rowless
+    return own
+
+
+def _compute(
+    batch: Batch, pipeline: Pipeline, draws: NoiseCache, size: Size
+) -> tuple[Samples, Applied]:
+    """The images of a batch, and what became of its edits.
+
+    Raises `NoRowsError` when one of its variants has to be applied in place.
+    """
+    began = time.perf_counter()
+    found, own = Applied(), Applied()
+    within = Within(pipeline, draws, found)
+    requests = [
+        Request(c.prompt, c.seed, c.point, within(job.encoding), within(job.decoding))
+        for job, c in ((job, job.condition) for job in batch.jobs)
+    ]
+    references = [Request(r.prompt, r.seed, shown=False) for r in batch.references]
+    settings = batch.jobs[0].settings
+    with pipeline.sized(settings), denoised(batch, pipeline, draws, own) as moments:
+        samples = pipeline.sample([*requests, *references], settings, moments, batch.frames)
+    weighed = {p for v in set(batch.variants) for e in v.edits if e.where == "weights"
+               for p in e.touches}  # fmt: skip
+    if batch.by_rows and weighed - own.ran:
+        # Perhaps their weights are used without them being called.
+        raise NoRowsError(weighed - own.ran)
+    for name in ("edited", "changed", "ran"):
+        getattr(found, name).update(pipeline.told(pipeline.denoiser_name, getattr(own, name)))
+    size.measured(batch, time.perf_counter() - began)
+    return samples, found
+
+
+def images_of(batch: Batch, samples: Samples) -> list[Made]:
+    """The shots of a batch, each with its image and latents."""
+    images = []
+    for i, job in enumerate(batch.jobs):
+        for shot in job.shots:
+            steps = shot.cell.condition.steps
+            taken = samples if steps is None else samples.frames[steps]
+            images.append((shot, finished(taken.images[i], shot.cell.variant), taken.latents[i]))
+    return images
+
+
+def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
+    """The modules of some batches that run at all: a compiled network calls none of their hooks."""
+    modules = tuple({path for batch in todo for path in batch.modules})
+    short = replace(todo[0].jobs[0].settings, num_inference_steps=2)
+    with torch.compiler.set_stance("force_eager"), watched(pipeline.denoiser, modules) as ran:
+        pipeline.sample([Request("", 0)], short)
+    return ran
+
+
+class _Writer:
+    """Encodes and writes images on a thread of its own, two batches behind at most."""
+
+    WAITING = 2
+
+    def __init__(self, store: Run, pipeline: Pipeline) -> None:
+        self.store = store
+        self.pipeline = pipeline
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._pool.shutdown(wait=True)
+        for future in self._pending:
+            future.result()
+
+    def put(self, images: list[Made]) -> None:
+        """Have a batch written. Waits while too many are; raises what an earlier one raised."""
+        while len(self._pending) >= self.WAITING:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(write_images, images, self.store, self.pipeline))
+
+
+def write_images(images: Sequence[Made], store: Run, pipeline: Pipeline) -> None:
+    """Write images as cells; they appear together."""
+    store.write_cells(
+        (shot.key, Image.fromarray(_pixels(image)), _record(shot, image, pipeline), latents)
+        for shot, image, latents in images
+    )
+
+
+def make_images(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
+    """One cell by itself: its key, its image, uint8 (height, width, 3), and its final latents."""
+    shots = shots_of([cell], pipeline)
+    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.rows)
+    (batch,) = layout.batches(jobs_of(shots, pipeline.component), 1)
+    draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
+    size = Size(1, pipeline, batch.jobs)
+    try:
+        samples, _ = _compute(batch, pipeline, draws, size)
+    except NoRowsError as error:
+        refuse(batch, error)
+        samples, _ = _compute(replace(batch, by_rows=False), pipeline, draws, size)
+    ((shot, image, latents),) = images_of(batch, samples)
+    return shot.key, _pixels(image), latents
+
+
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """A float image in [0, 1] in 8 bits; what is not finite is black."""
+    pixels: np.ndarray = (np.nan_to_num(image) * 255).round().astype("uint8")
+    return pixels

@@ -1,0 +1,38 @@
+"""How things are worded: articles, nearest names, lists."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+# Capitals before a capitalized word, a digit or no letter are spelled out: IF|Pipeline, SD|3.
+SPELLED = re.compile(r"[A-Z]+(?=[A-Z][a-z]|\d|\b)")
+VOWELS = "AEFHILMNORSX"  # letters whose names begin with one
+# Vowels that are spoken as consonants, and the other way round.
+SPOKEN = re.compile(
+    r"(?!uni|unet|use|usu|eu|ewe|once|one(?![ir]))[aeiou]|hour|honest|honou?r|heir", re.IGNORECASE
+)
+
+
+def takes_an(name: str) -> bool:
+    """Whether the article of a word, or of a name such as that of a class, is `an`."""
+    return name[0] in VOWELS if SPELLED.match(name) else SPOKEN.match(name) is not None
+
+
+def articled(name: str) -> str:
+    """A word or name with `a` or `an` before it."""
+    return f"an {name}" if takes_an(name) else f"a {name}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`, did you mean ...?` for a near miss, else nothing."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f", did you mean `{near[0]}`?" if near else ""
+
+
+def phrase(word: str) -> str:
+    """What is asked of a reader for a word of the vocabulary: a single word gets its article."""
+    if len(word.split()) != 1:
+        return word
+    return f"an {word}" if word[0] in "aeiouAEIOU" else f"a {word}"

@@ -1,0 +1,33 @@
+from .catalogs import (
+    catalog_of as catalog_of,
+    denoiser_of as denoiser_of,
+    estimate as estimate,
+    guided_rows as guided_rows,
+    load_catalog as load_catalog,
+    outline_of as outline_of,
+)
+from .devices import (
+    find_device as find_device,
+    find_dtype as find_dtype,
+    is_out_of_memory as is_out_of_memory,
+    peak_memory as peak_memory,
+    spare_memory as spare_memory,
+    versions as versions,
+)
+from .files import (
+    RANDOM as RANDOM,
+    ModelError as ModelError,
+    SizeError as SizeError,
+    config_of as config_of,
+    fingerprint_of as fingerprint_of,
+    folder_of as folder_of,
+    identified as identified,
+    is_file as is_file,
+    like as like,
+    lora_file as lora_file,
+    read_config as read_config,
+)
+from .loading import load_pipeline as load_pipeline, random_pipeline as random_pipeline
+from .sizes import own_side as own_side, wrong_side as wrong_side
+from .source import OFFLOADS as OFFLOADS, Lora as Lora, Source as Source
+from .weights import weights_of as weights_of

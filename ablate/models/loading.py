@@ -1,0 +1,220 @@
+"""Weights into pipelines: from folders, hubs and single files, with LoRAs added, onto a device.
+
+Weights are read from safetensors alone, and no code that lies beside them is run.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers.loaders.single_file_utils import SingleFileComponentError
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ablate import bundled
+from ablate.messages import articled
+from ablate.models.catalogs import denoiser_of
+from ablate.models.files import (
+    RANDOM,
+    ModelError,
+    configuration,
+    described_by,
+    folder_of,
+    is_file,
+    lora_file,
+    read_config,
+)
+from ablate.models.source import OFFLOADS, Lora, Source
+from ablate.network import AUTOENCODERS
+
+# How the tensors of text encoders and of autoencoders begin in files that hold some.
+ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoders.")
+DECODERS = ("first_stage_model.", "vae.")
+# What describes a pipeline without its weights.
+DESCRIBING = ("*.json", "*.txt", "*.model")
+# What the libraries raise about a model that does not fit its configuration.
+UNFIT = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError,
+)  # fmt: skip
+
+
+def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> Any:
+    """A pipeline of diffusers with its weights, on a device. Raises `ModelError`."""
+    told = f"`{source.model}`"
+    if source.offload is not None and device.type == "cpu":
+        raise ModelError(
+            "`offload` keeps a network on the accelerator only while it is at work; here all run"
+            " on the CPU, so leave it out"
+        )
+    index = configuration(source, "model_index.json")
+    if index is None:
+        model, _ = described_by(source)
+        raise ModelError(f"`{model}` has no model_index.json; it is no diffusers pipeline")
+    try:
+        pipe = _loaded(source, index, dtype)
+    except (NotImplementedError, SingleFileComponentError) as error:
+        model, _ = described_by(source)  # the first of the two tells of tensors never filled
+        which = _first(error) if isinstance(error, SingleFileComponentError) else ""
+        raise ModelError(
+            f"{told} lacks weights that its configuration, `{model}`, asks for{which}"
+        ) from error
+    except UNFIT as error:
+        raise ModelError(f"{told} cannot be loaded: {error}") from error
+    for name, part in pipe.components.items():
+        if isinstance(part, nn.Module):
+            lacking = next((n for n, p in part.named_parameters() if p.is_meta), None)
+            if lacking is not None:
+                raise ModelError(f"{told} cannot be loaded: it lacks `{lacking}` of its `{name}`")
+    for lora in source.lora:
+        _fuse(pipe, lora)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
+    return _placed(pipe, device, source.offload)
+
+
+def _first(error: Exception) -> str:
+    return f": {str(error).strip().splitlines()[0]}" if str(error).strip() else ""
+
+
+def _loaded(source: Source, index: dict[str, Any], dtype: torch.dtype) -> Any:
+    if source.model == RANDOM:
+        return random_pipeline().to(dtype=dtype)
+    options: dict[str, Any] = {"dtype": dtype}
+    if "safety_checker" in index:  # it would black out what drifts
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    if is_file(source.model):
+        return _from_file(source, index, options)
+    return _from_folder(source.model, source.revision, options, source.variant)
+
+
+def _from_folder(
+    model: str, revision: str | None, options: dict[str, Any], variant: str | None = None
+) -> Any:
+    return diffusers.DiffusionPipeline.from_pretrained(
+        str(folder_of(model) or model),
+        revision=revision,
+        variant=variant,
+        use_safetensors=True,
+        **options,
+    )
+
+
+def _from_file(source: Source, index: dict[str, Any], options: dict[str, Any]) -> Any:
+    """A pipeline from one file; text encoders and the autoencoder come from where the configuration
+    lies when it holds none."""
+    model, revision = described_by(source)
+    if source.variant is not None:
+        raise ModelError(f"`{source.model}` is one file; it has no variant `{source.variant}`")
+    with safe_open(source.model, framework="pt") as content:
+        tensors = list(content.keys())
+    if not any(name.startswith(ENCODERS) for name in tensors):
+        held = [denoiser_of(source)]
+        if any(name.startswith(DECODERS) for name in tensors):
+            held += [name for name in AUTOENCODERS if name in index]
+        networks = {name: _network(source, name, index, options["dtype"]) for name in held}
+        return _from_folder(model, revision, options | networks)
+    folder = folder_of(model)
+    if folder is None:
+        patterns = [f"{inside}{pattern}" for inside in ("", "**/") for pattern in DESCRIBING]
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    kind = _class(source, index["_class_name"])
+    return kind.from_single_file(source.model, config=str(folder), **options)
+
+
+def network_of(source: Source, component: str) -> nn.Module:
+    """A component of a model that is one file, on the CPU. Raises `ModelError`."""
+    index = configuration(source, "model_index.json") or {}
+    if not isinstance(index.get(component), list) or not index[component][1]:
+        raise ModelError(f"`{source.model}` has no component `{component}`")
+    try:
+        return _network(source, component, index, None)
+    except UNFIT as error:
+        raise ModelError(f"`{component}` of `{source.model}` cannot be read: {error}") from error
+
+
+def _network(
+    source: Source, name: str, index: dict[str, Any], dtype: torch.dtype | None
+) -> nn.Module:
+    model, revision = described_by(source)
+    found: nn.Module = _class(source, index[name][1]).from_single_file(
+        source.model,
+        config=str(folder_of(model) or model),
+        config_revision=revision,
+        subfolder=name,
+        dtype=dtype,
+    )
+    return found
+
+
+def _class(source: Source, name: str) -> Any:
+    """A class of diffusers that can be loaded from one file."""
+    found = getattr(diffusers, name, None)
+    if not hasattr(found, "from_single_file"):
+        raise ModelError(f"`{source.model}`: diffusers loads no {name} from one file")
+    return found
+
+
+def _fuse(pipe: Any, lora: Lora) -> None:
+    """Add a LoRA to the weights, and leave the networks as they were but for that."""
+    kind = type(pipe).__name__
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ModelError(f"`lora`: diffusers adds none to {articled(kind)}")
+    if find_spec("peft") is None:
+        raise ModelError('`lora` needs the package peft: pip install "ablate[lora]"')
+    file, _ = lora_file(lora)
+    try:
+        pipe.load_lora_weights(
+            str(file.parent), weight_name=file.name, adapter_name="lora", use_safetensors=True
+        )
+        if not pipe.get_list_adapters():
+            raise ModelError(f"the LoRA `{lora.model}` fits no module of this {kind}")
+        pipe.fuse_lora(lora_scale=lora.scale, adapter_names=["lora"])
+        pipe.unload_lora_weights()
+    except UNFIT as error:
+        raise ModelError(f"the LoRA `{lora.model}` cannot be added: {error}") from error
+
+
+def _placed(pipe: Any, device: torch.device, offload: str | None) -> Any:
+    """A pipeline on its device, or ready to take each network there when it is at work."""
+    if offload is None:
+        return pipe.to(device)
+    if offload not in OFFLOADS:
+        raise ModelError(f"`offload` is one of {', '.join(OFFLOADS)}, not `{offload}`")
+    try:
+        pipe.enable_model_cpu_offload(device=device)
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"`offload`: {error}") from error
+    return pipe
+
+
+def random_pipeline() -> Any:
+    """Stable Diffusion 1.x of its real size; the weights are torch's default initialization."""
+    configs = {
+        part: read_config(RANDOM, f"{part}/config.json", None) or {}
+        for part in ("unet", "vae", "text_encoder")
+    }
+    schedule = read_config(RANDOM, "scheduler/scheduler_config.json", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return diffusers.StableDiffusionPipeline(
+            vae=diffusers.AutoencoderKL.from_config(configs["vae"]),
+            text_encoder=transformers.CLIPTextModel(
+                transformers.CLIPTextConfig(**configs["text_encoder"])
+            ),
+            # Any tokenizer serves: what its tokens mean is random too.
+            tokenizer=transformers.CLIPTokenizer.from_pretrained(
+                bundled.FOLDER / "tokenizer", model_max_length=77
+            ),
+            unet=diffusers.UNet2DConditionModel.from_config(configs["unet"]),
+            scheduler=diffusers.PNDMScheduler.from_config(schedule),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )

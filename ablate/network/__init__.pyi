@@ -1,0 +1,26 @@
+from .catalog import build_catalog as build_catalog, heads_of as heads_of
+from .components import (
+    AUTOENCODERS as AUTOENCODERS,
+    DENOISERS as DENOISERS,
+    Networks as Networks,
+    Phase as Phase,
+    phase_of as phase_of,
+)
+from .hooks import EDITED as EDITED, rebuilt as rebuilt, tensors as tensors, watched as watched
+from .modules import Catalog as Catalog, ModuleInfo as ModuleInfo
+from .selectors import (
+    FIELDS as FIELDS,
+    Selector as Selector,
+    SelectorError as SelectorError,
+    groups as groups,
+    matcher as matcher,
+    select as select,
+)
+from .slices import (
+    UNITS as UNITS,
+    ScopeError as ScopeError,
+    Unit as Unit,
+    channel_dim as channel_dim,
+    is_out_projection as is_out_projection,
+    weight_entries as weight_entries,
+)

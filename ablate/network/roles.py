@@ -1,0 +1,239 @@
+"""Roles: which stage, block and role a module has, read from names and classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ablate.network.modules import ModuleInfo
+
+SIDES = {
+    "down_blocks": "down", "down_downscalers": "down", "down_repeat_mappers": "down",
+    "mid_block": "mid",
+    "up_blocks": "up", "up_upscalers": "up", "up_repeat_mappers": "up",
+}  # fmt: skip
+REPEATED = re.compile(r"(?:^|\.)(\w*(?:blocks?|layers?|refiner))\.\d+(?=\.|$)")
+LAST = re.compile(
+    r"(^|\.)(conv_norm_out|conv_out|norm_out|proj_out|final_layer|final_norm|all_final_layer|clf"
+    r"|proj_to_clip_embeddings|post_layernorm|text_projection|visual_projection|lm_head)"
+    r"|^quant_conv$|^(head|pooler)(\.|$)|^((model|language_model)\.)*norm$"
+)
+
+
+def stage_of(path: str, network: Any = None) -> str:
+    """Where in the network a module path lies. With the network itself a block of two streams is
+    known by what it holds for the second (`add_q_proj`, `norm1_context`, `txt_mlp`)."""
+    for part in path.split(".")[:2]:
+        if part in SIDES:
+            return SIDES[part]
+    found = REPEATED.search(path)
+    if found and not path.startswith("distilled_guidance_layer"):  # Chroma's, before all blocks
+        return _of_blocks(found, network)
+    return "out" if LAST.search(path) else "in"
+
+
+def _of_blocks(found: re.Match[str], network: Any) -> str:
+    name = found[1]
+    if name.endswith("refiner"):
+        return "refiner"
+    if name.startswith("single"):
+        return "single"
+    if name.startswith(("joint", "double")):
+        return "double"
+    block = network.get_submodule(found.string[: found.end()]) if network is not None else None
+    return "double" if block is not None and _has_two_streams(block) else "blocks"
+
+
+def _has_two_streams(block: Any) -> bool:
+    return any(
+        re.search(r"(^|\.)(\w+_context|add_q_proj|txt_\w+)$", name)
+        for name, _ in block.named_modules()
+    )
+
+
+def block_of(path: str) -> str:
+    """The path up to the number of its block: `down_blocks.0`, `mid_block`, `conv_in`."""
+    parts = path.split(".")
+    for i, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: i + 1]) if parts[0] != "mid_block" else "mid_block"
+    return parts[0]
+
+
+NORM = r"(^|\.)(\w*norm\w*)$|(^|\.)norm\d?_?\w*(\.|$)|_norm(\.|$)|layer_norm\d?$"
+# The first pattern found in a path names the role; that of norms also holds by the class.
+ROLES = tuple(
+    (re.compile(pattern), role)
+    for pattern, role in (
+        (r"(^|\.)(\w*norm\w*|adaln_single|time_embed)\.linear$|(^|\.)norm_out\.linear_1$"
+         r"|adaLN_modulation|_mod\.\d+$|stream_modulation|context_mlp"
+         r"|\w*norm\w*\.conv_[yb]$|_blocks\.\d+\.\d+\.mapper(_\w+)?$", "modulation"),
+        (r"(^|\.)norm_out\.linear_2$", "output"),
+        (r"time_emb|time_proj|timestep_emb|add_embedding|time_text_embed|time_step_proj|(^|\.)t_embed"
+         r"|time_guidance_embed|time_extra_emb|time_condition_embed|add_time_condition"
+         r"|adaln_single\.emb", "time"),
+        (NORM, "norm"),
+        (r"conv_shortcut|skip|shortcut_", "skip"),
+        (r"attn2(\.|$)|cross_attn", "cross_attention"),
+        (r"attn1(\.|$)|self_attn|\.attn(\.|$)|attentions\.\d+\.to_|\.(Self)?[aA]ttention\.",
+         "self_attention"),
+        (r"(^|\.)(ff|mlp|ff_context|proj_mlp|feed_forward|(img|txt)_mlp|DenseReluDense)(\.|$)"
+         r"|\.conv_out\.conv_|layer\.\d+\.(intermediate|output)\.dense$", "feed_forward"),
+        (r"context_embedder|caption_projection|caption_embedder|cap_embedder|^txt_in(\.|$)"
+         r"|^text_embedder|^patch_embed\.text_proj|encoder_hid_proj|encoder_hidden_states_proj"
+         r"|^embedding_proj|^(clip_\w+|effnet|pixels)_mapper", "context_embedding"),
+        (r"distilled_guidance_layer", "modulation"),
+        (r"\.proj_in|\.proj_out$|quant_conv$|kv_mapper|^(text|visual)_projection|pooler"
+         r"|multi_modal_projector", "projection"),
+        (r"downsamplers|downscalers|\.down_sample$|down_blocks\.\d+\.(resample\.\d+|time_conv)$",
+         "downsample"),
+        (r"upsamplers|upscalers|\.up_sample$", "upsample"),
+        (r"resnets|repeat_mappers", "resnet"),
+        (r"(^|\.)(pos_embed|x_embedder|all_x_embedder|patch_embed\w*|patch_conv|img_in)(\.|$)",
+         "patch_embedding"),
+        (r"^(\w+\.)?(conv_in|proj_in)(\.|$)|^embedding\.\d+$", "input"),
+        (r"^(\w+\.)?(conv_out|proj_out|all_final_layer)(\.|$)|^clf\.|^lm_head$"
+         r"|^proj_to_clip_embeddings$", "output"),
+        (r"embed|^shared$", "embedding"),
+    )
+)  # fmt: skip
+# Classes that say what the names of their parts (`conv1`, `1.conv`) do not.
+CLASSES = (
+    (re.compile(r"DownBlock2d$"), "downsample"),
+    (re.compile(r"UpBlock2d$"), "upsample"),
+    (re.compile(r"Res(net|Net|idual)?Block"), "resnet"),
+)
+MINOR = ("norm", "time", "modulation", "skip")  # what stands beside the main part of a block
+
+
+def role_of(path: str, line: Sequence[Any] = (), stage: str = "") -> str:
+    """What a module does; `other` when nothing tells.
+
+    `line`: the modules from the network down to this one. With them an attention layer is told by
+    its structure, and parts of ResNets, samplers and norms by their classes.
+    """
+    role = next((role for pattern, role in ROLES if pattern.search(path)), "other")
+    if not line:
+        return role
+    if role not in ("modulation", "time") and re.search("norm", _kind(line[-1]), re.IGNORECASE):
+        return "norm"
+    if role in ("modulation", "time", "norm", "skip", "output"):
+        return role
+    attention = attention_of(line)
+    if attention is not None:
+        return _attention(path, line, attention, stage)
+    if list(line[-1].children()):  # a module that owns parameters beside those of its parts
+        own = {name for name, _ in line[-1].named_parameters(recurse=False)}
+        return "modulation" if "scale_shift_table" in own else "embedding"
+    if role == "other" and len(line) > 1:
+        for holder in reversed(line[:-1]):
+            for pattern, name in CLASSES:
+                if pattern.search(_kind(holder)):
+                    return name
+    return role
+
+
+def role_of_block(path: str, inside: Iterable[ModuleInfo]) -> str:
+    """The role that all modules inside have, beside minor ones; `block` when there are several,
+    and for what is numbered as a block of the network."""
+    roles = {module.role for module in inside}
+    main = roles.difference(MINOR) or roles - {"norm"} or roles
+    if "resnet" in main:  # one may change the size too
+        main = main - {"downsample", "upsample"}
+    is_whole = (path == block_of(path) and REPEATED.search(path)) or path.endswith("mid_block")
+    return "block" if is_whole or len(main) > 1 else main.pop()
+
+
+QUERY = ("to_q", "q_proj", "q", "query", "to_qkv", "qkv", "to_qkv_mlp_proj", "in_proj")
+PROJECTIONS = re.compile(
+    r"(^|\.)(to_[qkv]|[qkv]_proj|[qkv]|query|key|value|add_[qkv]_proj|to_qkv|qkv|to_qkv_mlp_proj"
+    r"|to_out(\.0)?|to_add_out|out_proj|o_proj|o|proj|output\.dense)$"
+)
+
+
+def attention_of(line: Sequence[Any]) -> int | None:
+    """Where in a line of modules, from the network down, the innermost attention layer stands."""
+    for i in range(len(line) - 1, -1, -1):
+        parts = dict(line[i].named_children())
+        inner = dict(parts["self"].named_children()) if "self" in parts else {}  # BERT
+        if parts.keys() & set(QUERY) or inner.keys() & set(QUERY):
+            return i
+    return None
+
+
+def _attention(path: str, line: Sequence[Any], i: int, stage: str) -> str:
+    """Self, cross or joint: whose keys and values the layer reads.
+
+    `joint`: of text and image together, as both streams of a block of two do, and the one stream
+    of a sequence that holds both.
+    """
+    layer, holder = line[i], line[i - 1] if i else None
+    if getattr(layer, "add_q_proj", None) is not None:
+        return "joint_attention"
+    if getattr(layer, "add_k_proj", None) is not None or hasattr(holder, "kv_mapper"):
+        return "cross_attention"  # of an image that also reads itself
+    if getattr(layer, "is_cross_attention", False):
+        same = layer.to_k.in_features == layer.to_q.in_features
+        # Kandinsky 3 makes all its layers from one class, those on the image itself too.
+        return "self_attention" if same and ".attn2" not in path else "cross_attention"
+    if stage == "single":
+        return "joint_attention"
+    if stage == "double":  # beside a joint layer, one on the image alone
+        beside = holder.children() if holder is not None else ()
+        own = any(getattr(other, "add_q_proj", None) is not None for other in beside)
+        return "self_attention" if own else "joint_attention"
+    if stage == "blocks" and hasattr(line[0], "context_refiner"):
+        return "joint_attention"
+    return "cross_attention" if "cross_attn" in path else "self_attention"
+
+
+def heads_along(path: str, line: Sequence[Any]) -> int:
+    """Heads of the attention layer that a module projects for, of keys and values where they are
+    fewer; 0 for all other modules. For the layer itself, its heads."""
+    i = attention_of(line)
+    if i is None:
+        return 0
+    layer = getattr(line[i], "self", line[i])
+    heads = _heads(layer)
+    if not heads or line[i] is line[-1]:
+        return heads
+    inner = ".".join(path.split(".")[-(len(line) - 1 - i) :])
+    # Where queries, keys and values, or more, are one projection, no head has a part of its own.
+    if not PROJECTIONS.search(inner) or re.search(r"qkv|mlp|in_proj$", inner):
+        return 0
+    if hasattr(layer, "to_qkv_mlp_proj"):
+        return 0
+    query = next(filter(None, (getattr(layer, n, None) for n in ("to_q", "q_proj"))), None)
+    is_shared = re.search(r"(to_[kv]|[kv]_proj|add_[kv]_proj)$", inner)
+    if is_shared and query is not None:
+        return channels_of(line[-1]) * heads // channels_of(query)
+    return heads
+
+
+def _heads(layer: Any) -> int:
+    for name in ("heads", "num_heads", "n_heads", "num_attention_heads"):
+        found = getattr(layer, name, None)
+        if isinstance(found, int):
+            return found
+    if hasattr(layer, "attention_head_dim") and hasattr(layer, "to_q"):
+        return channels_of(layer.to_q) // int(layer.attention_head_dim)
+    return int(getattr(getattr(layer, "config", None), "num_attention_heads", 0))
+
+
+def channels_of(module: Any) -> int:
+    """How many channels a module gives out: of a norm its width; 0 where unknown."""
+    if any(True for _ in module.children()):
+        return 0
+    own = vars(module)  # a network of diffusers warns when asked for what its configuration has
+    for name in ("out_features", "out_channels", "embedding_dim", "num_channels"):
+        if isinstance(own.get(name), int):
+            return int(own[name])
+    weight = getattr(module, "weight", getattr(module, "gamma", None))
+    if re.search("norm", _kind(module), re.IGNORECASE) and weight is not None:
+        return int(max(weight.shape))
+    return 0
+
+
+def _kind(module: Any) -> str:
+    return type(module).__name__

@@ -1,0 +1,154 @@
+"""Selectors: which modules a recipe chooses."""
+
+from __future__ import annotations
+
+import difflib
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ablate.messages import did_you_mean
+from ablate.network.modules import Catalog, ModuleInfo
+
+Selector = str | Mapping[str, Any] | Sequence[Any]
+FIELDS = ("kind", "role", "stage", "block")
+
+
+class SelectorError(ValueError):
+    """A selector that is not well formed or matches nothing; the message says which and why."""
+
+
+def select(
+    selector: Selector, modules: Sequence[ModuleInfo], *, blocks: bool = False
+) -> tuple[ModuleInfo, ...]:
+    """The modules that a selector names, in catalog order.
+
+    A string is a glob over module paths (`*` crosses dots), `re:` and a pattern, a number or range
+    (`#3`, `#0-#40`), or `kind=`, `role=`, `stage=`, `block=` with a glob. A list is all of its
+    items together; an item `{not: S}` takes S out of what stands before it (or of everything when
+    it stands first). `{sample: {of: S, count: n, seed: s}}` draws n of S.
+
+    With `blocks`, a string that names no module chooses among the blocks of a `Catalog`
+    (`mid_block`, `*.attn1`, `kind=BasicTransformerBlock`); they come after the modules. A block
+    that is taken out goes with all that it holds.
+
+    Raises `SelectorError` when the selector is not well formed or matches nothing.
+    """
+    held = modules.blocks if blocks and isinstance(modules, Catalog) else ()
+    chosen = _Selection(modules, held).nonempty(selector)
+    return tuple(m for m in (*modules, *held) if m in chosen)
+
+
+class _Selection:
+    """Rows chosen among `modules`, and among `blocks` where a string matches no module."""
+
+    def __init__(self, modules: Sequence[ModuleInfo], blocks: Sequence[ModuleInfo]) -> None:
+        self.modules, self.blocks = modules, blocks
+
+    def nonempty(self, selector: Selector, *, out: bool = False) -> set[ModuleInfo]:
+        """What a selector matches; `out`: to be taken out of something."""
+        chosen = self.rows(selector, out)
+        if not chosen:
+            raise SelectorError(_nothing(selector, self.modules))
+        return chosen
+
+    def rows(self, selector: Selector, out: bool) -> set[ModuleInfo]:
+        match selector:
+            case str():
+                return self.named(selector, out)
+            case {"not": inner, **rest} if not rest:
+                return set(self.modules) - self.nonempty(inner, out=True)
+            case {"sample": {"of": inner, "count": int(count), **rest}} if not set(rest) - {"seed"}:
+                found = sorted(self.nonempty(inner), key=lambda m: (m.path, m.parameters))
+                if not 1 <= count <= len(found):
+                    raise SelectorError(
+                        f"sample asks for {count} modules of {len(found)} that `{inner}` matches"
+                    )
+                return set(random.Random(str(rest.get("seed", 0))).sample(found, count))
+            case Mapping():
+                raise SelectorError(
+                    f"a selector mapping is {{not: S}} or {{sample: {{of: S, count: n, seed: s}}}},"
+                    f" not {_brief(selector)}"
+                )
+            case Sequence():
+                chosen: set[ModuleInfo] = set()
+                for i, item in enumerate(selector):
+                    if isinstance(item, Mapping) and set(item) == {"not"}:
+                        start = set(self.modules) if i == 0 else chosen
+                        chosen = start - self.nonempty(item["not"], out=True)
+                    else:
+                        chosen |= self.nonempty(item, out=out)
+                return chosen
+        raise SelectorError(f"a selector is a string, a list or a mapping, not {selector!r}")
+
+    def named(self, text: str, out: bool) -> set[ModuleInfo]:
+        fits = matcher(text)
+        found = {m for m in self.modules if fits(m)}
+        if text.startswith("#") or (found and not out):
+            return found
+        blocks = {m for m in self.blocks if fits(m)}
+        if not out or found:
+            return found | blocks
+        within = tuple(f"{m.path}." for m in blocks)
+        inside = {m for m in (*self.modules, *self.blocks) if m.path.startswith(within)}
+        return inside | blocks | {m for m in self.modules if f"{m.path}." in within}
+
+
+def matcher(text: str) -> Callable[[ModuleInfo], bool]:
+    """The test that one selector string stands for. Raises `SelectorError` when malformed."""
+    if text.startswith("re:"):
+        try:
+            pattern = re.compile(text[3:])
+        except re.error as error:
+            raise SelectorError(f"`{text}` is no regular expression: {error}") from error
+        return lambda m: pattern.search(m.path) is not None
+    if text.startswith("#"):
+        span = re.fullmatch(r"#(\d+)(?:-#?(\d+))?", text)
+        if span is None:
+            raise SelectorError(f"`{text}` is no module number; write `#3` or `#0-#40`")
+        low, high = int(span[1]), int(span[2] or span[1])
+        return lambda m: low <= m.number <= high
+    field, equals, value = text.partition("=")
+    if equals:
+        if field not in FIELDS:
+            raise SelectorError(
+                f"`{text}`: modules have no `{field}`{did_you_mean(field, FIELDS)};"
+                f" use {', '.join(f'{f}=' for f in FIELDS)}"
+            )
+        return lambda m: fnmatchcase(getattr(m, field), value)
+    return lambda m: fnmatchcase(m.path, text)
+
+
+def _nothing(selector: Selector, modules: Sequence[ModuleInfo]) -> str:
+    if not isinstance(selector, str):
+        return f"`{_brief(selector)}` matches no module"
+    text = selector
+    if text.startswith("#"):
+        return f"`{text}` matches no module; they are numbered #0 to #{len(modules) - 1}"
+    field, equals, _ = text.partition("=")
+    if equals:
+        present = sorted({getattr(m, field) for m in modules})
+        return f"`{text}` matches no module; {field} is one of {', '.join(present)}"
+    if any(m.path.startswith(text.rstrip(".") + ".") for m in modules):
+        return f"`{text}` is no module but holds some; write `{text.rstrip('.')}.*`"
+    plain = text.removeprefix("re:").strip("*.")
+    paths = {m.path for m in modules}
+    near = difflib.get_close_matches(plain, paths | {m.block for m in modules}, n=3, cutoff=0.6)
+    shown = ", ".join(name if name in paths else f"{name}.*" for name in near)
+    nearest = f"; the nearest {'is' if len(near) == 1 else 'are'} {shown}" if near else ""
+    return f"`{text}` matches no module{nearest}"
+
+
+def _brief(selector: object) -> str:
+    text = str(selector)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def groups(modules: Sequence[ModuleInfo], by: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Module paths by the value of a field, in the order in which the values first appear."""
+    found: dict[str, list[str]] = {}
+    for module in modules:
+        found.setdefault(str(getattr(module, by)), []).append(module.path)
+    yield from ((name, tuple(paths)) for name, paths in found.items())

@@ -1,0 +1,126 @@
+"""Points of embedding space, each a weighted sum of prompts' embeddings.
+
+A point is told by its prompts and their weights alone, whatever led to it, and needs no network
+until it is embedded:
+
+    >>> between("a cat", "a dog", 0.25)
+    Point(weights=(('a cat', 0.75), ('a dog', 0.25)), path='lerp')
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Path = Literal["lerp", "slerp"]
+PATHS: tuple[Path, ...] = ("lerp", "slerp")
+# All tensors that one prompt gives, by the names under which a pipeline takes them: token states
+# (1, tokens, width) of every text encoder, pooled embeddings (1, width).
+Embedding = Mapping[str, Tensor]
+# Ordinary prompts, whose spread is that of random points and directions where none are given. The
+# bundled model knows all of their words.
+PROMPTS = (
+    "a cat", "a cat in a party hat", "a cat on a beach", "a dog", "a dog in a top hat",
+    "a dog in the snow", "a fox in a meadow", "a fox in a crown", "a panda",
+    "a panda in a graduation cap", "a bear at night", "a koala on a pink background", "a tiger",
+    "a tiger in the desert", "a lion in a crown", "a lion on a beach", "a mouse",
+    "a mouse in a party hat", "a rabbit in the snow", "a rabbit in a top hat", "a frog in a meadow",
+    "a pig on a yellow background", "a cow in a meadow", "a monkey in a graduation cap",
+    "a monkey at night", "a penguin", "a penguin in the snow", "an owl at night",
+    "an owl in a top hat", "a red car", "a blue car in the desert", "a rocket",
+    "a rocket at night", "a pizza", "a pizza on a red background", "a sunflower in a meadow",
+    "a green balloon", "a house in the snow", "a house on a beach", "an apple",
+    "a banana on a blue background", "a strawberry", "a cactus in the desert", "a mushroom",
+    "a tree in a meadow", "a boat on a beach", "a purple umbrella", "a cupcake", "a butterfly",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """A weighted sum of prompts' embeddings; with `slerp`, of two along the arc between them."""
+
+    weights: tuple[tuple[str, float], ...]
+    path: Path = "lerp"
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt whose embedding the point is; None where it is no prompt's."""
+        (text, weight), *others = self.weights
+        return text if weight == 1 and not others else None
+
+
+def _point(weights: Mapping[str, float], path: Path = "lerp") -> Point:
+    return Point(tuple((text, w) for text, w in weights.items() if w), path)
+
+
+def between(start: str, end: str, t: float, path: Path = "lerp") -> Point:
+    """The point a share `t` of the way from one prompt to another; below 0 and above 1, beyond."""
+    if start == end:
+        return Point(((start, 1.0),))
+    return _point({start: 1 - t, end: t}, path)
+
+
+def on_plane(center: str, toward: Sequence[str | int], at: Sequence[float]) -> Point:
+    """The center, and so much of each direction: toward a prompt, which is reached at 1, or a
+    random one, given by a seed, that is as long as prompts lie apart from their mean."""
+    weights = {center: 1.0}
+    for target, amount in zip(toward, at, strict=True):
+        step = _deviation(target, 0, PROMPTS) if isinstance(target, int) else {target: 1.0}
+        for text, weight in step.items():
+            weights[text] = weights.get(text, 0.0) + amount * weight
+        if not isinstance(target, int):
+            weights[center] -= amount
+    return _point(weights)
+
+
+def drawn(seed: int, number: int, prompts: Sequence[str] = PROMPTS) -> Point:
+    """A random point with the mean and covariance that the embeddings of some prompts have.
+
+    It is their mean and, of each one's deviation from it, a normally distributed share; so the
+    covariance holds across tokens, channels and encoders without being computed.
+    """
+    mean = dict.fromkeys(prompts, 1 / len(prompts))
+    deviation = _deviation(seed, number, prompts)
+    return _point({text: mean[text] + deviation[text] for text in mean})
+
+
+def _deviation(seed: int, number: int, prompts: Sequence[str]) -> dict[str, float]:
+    """Weights, summing to 0, of a random deviation from the mean of prompts' embeddings."""
+    source = random.Random(f"{seed}/{number}")
+    shares = [source.gauss() / math.sqrt(len(prompts) - 1) for _ in prompts]
+    mean = sum(shares) / len(shares)
+    return {text: share - mean for text, share in zip(prompts, shares, strict=True)}
+
+
+def embed(point: Point, encode: Callable[[str], Embedding]) -> dict[str, Tensor]:
+    """The embedding of a point, of the same shapes and dtypes as those that `encode` gives."""
+    prompts = [encode(text) for text, _ in point.weights]
+    weights = [weight for _, weight in point.weights]
+    if point.prompt is not None:
+        return dict(prompts[0])
+    return {
+        name: _combined([p[name].float() for p in prompts], weights, point.path).to(first.dtype)
+        for name, first in prompts[0].items()
+    }
+
+
+def _combined(tensors: list[Tensor], weights: list[float], path: Path) -> Tensor:
+    if path == "slerp":
+        return slerp(tensors[0], tensors[1], weights[1])
+    return sum((w * t for w, t in zip(weights, tensors, strict=True)), torch.zeros(()))
+
+
+def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
+    """Spherical interpolation of the last dimension (Shoemake 1985, Animating rotation with
+    quaternion curves); of vectors that lie on one line, linear interpolation. Shape as given."""
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).unsqueeze(-1)
+    angle = torch.acos(cosine.clamp(-1, 1))
+    sine = torch.sin(angle)
+    arc = (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / sine
+    return torch.where(sine.abs() < 1e-4, (1 - t) * start + t * end, arc)

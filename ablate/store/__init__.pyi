@@ -1,0 +1,28 @@
+from .activations import (
+    Layer as Layer,
+    Statistics as Statistics,
+    StatisticsError as StatisticsError,
+    student as student,
+)
+from .files import PictureError as PictureError, whole as whole
+from .png import (
+    StoreError as StoreError,
+    key_of as key_of,
+    parameters_text as parameters_text,
+    read_latents as read_latents,
+    read_record as read_record,
+    spans as spans,
+)
+from .run import Axis as Axis, Run as Run, StoredCell as StoredCell
+from .study import (
+    Study as Study,
+    batched as batched,
+    footer as footer,
+    model_name as model_name,
+    read_atlas as read_atlas,
+    read_cards as read_cards,
+    read_image as read_image,
+    read_study as read_study,
+    shortened as shortened,
+    slug_of as slug_of,
+)

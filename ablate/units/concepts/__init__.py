@@ -1,0 +1,1 @@
+"""Which units answer to which concepts."""

@@ -1,0 +1,1 @@
+"""Stimuli, layers and recorded activations."""

@@ -1,0 +1,28 @@
+from .animations import save_animation as save_animation
+from .architecture.network import draw_layout as draw_layout, draw_network as draw_network
+from .comparison import save_comparison as save_comparison
+from .curves import draw_curves as draw_curves
+from .maps import draw_map as draw_map
+from .page import (
+    BASELINE as BASELINE,
+    PAPER as PAPER,
+    WIDEST as WIDEST,
+    Block as Block,
+    Style as Style,
+    Tile as Tile,
+    Words as Words,
+    pages as pages,
+    write as write,
+)
+from .report.run import save_report as save_report
+from .report.study import (
+    boxes as boxes,
+    present_study as present_study,
+    study_pictures as study_pictures,
+)
+from .sheets import (
+    SheetError as SheetError,
+    contact_sheet as contact_sheet,
+    save_sheet as save_sheet,
+)
+from .svg import save_drawing as save_drawing

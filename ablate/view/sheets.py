@@ -1,0 +1,439 @@
+"""Contact sheets: the cells of a run as one labeled picture, made from its folder alone.
+
+Axes lie along rows, columns or blocks. A single long axis flows over as many lines as give a
+printable page. The baseline stands first, framed and named. All lengths are pixels.
+
+    >>> sheets.save(Run("outputs/mix-noise"), rows="seed", columns="amount")
+    [PosixPath('outputs/mix-noise/sheet.png')]
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ablate.drift import MeasuredCell, read_cells
+from ablate.store import Axis, Run, StoredCell
+from ablate.style import INK, MUTED, Label, clean
+from ablate.view.page import BASELINE, MAX_SIDE, WIDEST, Block, Style, Tile, Words, pages, write
+
+Names = str | Sequence[str] | None  # of axes
+
+
+class SheetError(ValueError):
+    """A sheet that cannot be made; the message says why."""
+
+
+def contact_sheet(
+    run: Run,
+    *,
+    rows: Names = None,
+    columns: Names = None,
+    thumbnail: int | None = None,
+    concepts: bool = False,
+) -> list[Image.Image]:
+    """The pages of a run's contact sheet, RGB.
+
+    `rows` and `columns` name axes (several nest, the first outermost) and win over what the
+    recipe asked; without either a sensible layout is chosen. Other axes with several values make
+    blocks. `thumbnail` is the longer side of the pictures; smaller ones grow by whole factors.
+    `concepts`: name what each cell shows, as measured (the recipe may ask for it, too).
+    """
+    return list(_pages(run, rows, columns, thumbnail, concepts))
+
+
+def save_sheet(
+    run: Run, rows: Names = None, columns: Names = None, *, concepts: bool = False
+) -> list[Path]:
+    """Write `sheet.png`, `sheet-2.png` ... into the run and remove those of an earlier sheet."""
+    return write(_pages(run, rows, columns, None, concepts), run.folder, "sheet")
+
+
+def _pages(
+    run: Run, rows: Names, columns: Names, thumbnail: int | None, concepts: bool
+) -> Iterator[Image.Image]:
+    sweep = _read(run)
+    if concepts or (sweep.manifest.get("sheet") or {}).get("concepts"):
+        shown = {cell.key: _shows(cell) for cell in read_cells(run)}
+        sweep = replace(sweep, shows=shown)
+    layout = _layout(sweep, _names(rows), _names(columns))
+    style = _style(sweep, thumbnail)
+    yield from pages(_words(sweep), _blocks(sweep, layout), style, flowing=layout.flowing)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A cell of the sweep and the index of its value on every axis."""
+
+    cell: StoredCell
+    at: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    manifest: Mapping[str, Any]
+    axes: Mapping[str, Axis]
+    places: list[_Place]
+    added: Mapping[str, StoredCell]  # by key: baselines that no value of the axes leads to
+    sizes: Mapping[str, tuple[int, int]]  # by key, of finished cells
+    broken: Set[str]  # keys of cells that met NaN or infinity
+    labels: Mapping[str, list[str]]  # by axis, without the module path that all share
+    shared: Mapping[str, str]  # by axis: that path
+    plain: bool  # every cell is a baseline, so that none is shown as one
+    shows: Mapping[str, str] = field(default_factory=dict)  # by key: the concept that is nearest
+
+    def seen(self, name: str) -> int:
+        """How many values of an axis have cells."""
+        return len({place.at[name] for place in self.places})
+
+    def marks(self, cell: StoredCell | None) -> bool:
+        """Whether a cell is shown as the baseline."""
+        return bool(cell and cell.is_baseline) and not self.plain
+
+    def is_condition(self, name: str) -> bool:
+        """Whether the baseline, too, depends on this axis."""
+        return name in {"prompt", "seed", "width", "height", *self.manifest["sampling"]}
+
+
+def _read(run: Run) -> _Sweep:
+    axes = {axis.name: axis for axis in run.axes()}
+    places: list[_Place] = []
+    added: dict[str, StoredCell] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    broken: set[str] = set()
+    for cell in run.cells():
+        values = {"prompt": cell.prompt, "seed": cell.seed, **cell.axes}
+        if axes.keys() <= values.keys():
+            places.append(_Place(cell, {n: _index(axis, values[n]) for n, axis in axes.items()}))
+        elif cell.is_baseline:
+            added[cell.key] = cell
+        if cell.done and cell.key not in sizes:
+            record = cell.record()
+            sizes[cell.key] = (record["size"][0], record["size"][1])
+            if record.get("state", "ok") != "ok":
+                broken.add(cell.key)
+    if not sizes or not places:
+        raise SheetError(f"{run.folder} has no finished cells to show yet")
+    for place in places:
+        added.pop(place.cell.key, None)
+    labels = {name: [clean(label) for label in axis.labels] for name, axis in axes.items()}
+    shared = {name: _shared_path(labels[name]) for name in axes}
+    short = {name: [label[len(shared[name]) :] for label in labels[name]] for name in axes}
+    plain = all(place.cell.is_baseline for place in places)
+    return _Sweep(run.manifest(), axes, places, added, sizes, broken, short, shared, plain)
+
+
+def _index(axis: Axis, value: Any) -> int:
+    if value not in axis.values:
+        raise SheetError(f"a cell has {value!r} on axis `{axis.name}`, which has no such value")
+    return axis.values.index(value)
+
+
+def _shared_path(labels: Sequence[str]) -> str:
+    """The dotted path, up to and with its last dot, in which all labels lie; often empty."""
+    if len(labels) < 2 or not all(re.fullmatch(r"[A-Za-z_][\w.]*", label) for label in labels):
+        return ""
+    steps = zip(*(label.split(".")[:-1] for label in labels), strict=False)
+    return "".join(f"{step[0]}." for step in takewhile(lambda step: len(set(step)) == 1, steps))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Axis names, outermost first. `flowing`: the columns flow over several lines."""
+
+    blocks: tuple[str, ...]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    flowing: bool
+
+
+def _names(asked: Names) -> tuple[str, ...]:
+    return (asked,) if isinstance(asked, str) else tuple(asked or ())
+
+
+def _layout(sweep: _Sweep, rows: tuple[str, ...], columns: tuple[str, ...]) -> _Layout:
+    asked = sweep.manifest.get("sheet") or {}
+    used = rows + columns
+    rows = rows or tuple(n for n in _names(asked.get("rows")) if n not in used)
+    columns = columns or tuple(n for n in _names(asked.get("columns")) if n not in used)
+    for name in rows + columns:
+        if name not in sweep.axes:
+            near = difflib.get_close_matches(name, sweep.axes, 1)
+            hint = f", did you mean `{near[0]}`?" if near else f"; it has {', '.join(sweep.axes)}"
+            raise SheetError(f"the run has no axis `{name}`{hint}")
+        if (rows + columns).count(name) > 1:
+            raise SheetError(f"axis `{name}` is used twice")
+
+    factors = _factors(sweep)
+    for factor in factors:  # what the recipe zipped stays together
+        if set(factor) & set(rows):
+            rows += tuple(n for n in factor if n not in rows + columns)
+        elif set(factor) & set(columns):
+            columns += tuple(n for n in factor if n not in columns)
+    free = [factor for factor in factors if not set(factor) & {*rows, *columns}]
+    flowing = False
+    if not rows and not columns:
+        rows, columns, flowing = _sensible(sweep, free)
+    elif free and not columns:
+        columns = _best_columns(sweep, free)
+    elif free and not rows:
+        rows = _best_rows(sweep, free)
+    blocks = tuple(n for factor in free for n in factor if n not in rows + columns)
+    return _Layout(blocks, rows, columns, flowing)
+
+
+def _factors(sweep: _Sweep) -> list[tuple[str, ...]]:
+    """The axes with several values, as factors of a product: zipped ones share a factor."""
+    factors: list[tuple[str, ...]] = []
+    for name in sweep.axes:
+        count = sweep.seen(name)
+        if count < 2:
+            continue
+        for i, factor in enumerate(factors):
+            pairs = {(place.at[name], place.at[factor[0]]) for place in sweep.places}
+            if len(pairs) == count == sweep.seen(factor[0]):
+                factors[i] = (*factor, name)
+                break
+        else:
+            factors.append((name,))
+    return factors
+
+
+def _sensible(
+    sweep: _Sweep, factors: list[tuple[str, ...]]
+) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Rows, columns, and whether these flow, where nothing was asked."""
+    if not factors:
+        return (), (), True
+    if len(factors) == 1:
+        (only,) = factors
+        # Edited beside unedited, condition by condition: a table of two lines.
+        if sweep.added and sweep.is_condition(only[0]) and sweep.seen(only[0]) <= WIDEST:
+            return (only, (), False) if "prompt" in only else ((), only, False)
+        return (), only, True
+    longest = max(factors, key=lambda f: sweep.seen(f[0]))
+    if sweep.seen(longest[0]) <= WIDEST:
+        columns = _best_columns(sweep, factors)
+        return _best_rows(sweep, [f for f in factors if f != columns]), columns, False
+    # Hundreds of modules: a row each where another axis fills the row, else a grid for each value.
+    wide = [f for f in factors if f != longest and 5 <= sweep.seen(f[0]) <= WIDEST]
+    return (longest, _best_columns(sweep, wide), False) if wide else ((), longest, True)
+
+
+def _best_columns(sweep: _Sweep, factors: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """A scale reads best from left to right; a prompt is too long for a column's head."""
+
+    def rank(factor: tuple[str, ...]) -> tuple[bool, bool, int, bool]:
+        values = sweep.axes[factor[0]].values
+        scale = factor[0] != "seed" and all(isinstance(v, int | float) for v in values)
+        return scale, "prompt" not in factor, len(values), not sweep.is_condition(factor[0])
+
+    return max(factors, key=rank)
+
+
+def _best_rows(sweep: _Sweep, factors: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """What was edited stays on one page; conditions, prompts first, may go to blocks."""
+
+    def rank(factor: tuple[str, ...]) -> tuple[bool, bool, int]:
+        name = factor[0]
+        return not sweep.is_condition(name), "prompt" not in factor, sweep.seen(name)
+
+    return max(factors, key=rank)
+
+
+Combo = tuple[int, ...]
+
+
+def _combos(places: list[_Place], names: tuple[str, ...]) -> list[Combo]:
+    return sorted({tuple(place.at[n] for n in names) for place in places})
+
+
+def _label(sweep: _Sweep, names: tuple[str, ...], combo: Combo, places: list[_Place]) -> Label:
+    """How a row or column is written; where only one thing stands, by its variant's name."""
+    if not names:
+        variants = {place.cell.variant for place in places}
+        return ((clean(variants.pop()), INK),) if len(variants) == 1 else ()
+    texts = [sweep.labels[name][i] for name, i in zip(names, combo, strict=True)]
+    if len(names) > 1:
+        texts = [_phrase(name, text) for name, text in zip(names, texts, strict=True)]
+    return tuple((text, INK) for text in texts)
+
+
+def _phrase(name: str, label: str) -> str:
+    return f"“{label}”" if name == "prompt" else f"{name} {label}"
+
+
+def _axis_note(sweep: _Sweep, names: tuple[str, ...]) -> str:
+    notes = [f"{n} in {sweep.shared[n][:-1]}" if sweep.shared[n] else n for n in names]
+    return " × ".join(notes) if len(names) == 1 or any(sweep.shared[n] for n in names) else ""
+
+
+def _turns(combos: list[Combo]) -> set[int]:
+    """Where the outer of several nested axes takes its next value."""
+    return {i for i in range(1, len(combos)) if combos[i][:-1] != combos[i - 1][:-1]}
+
+
+def _blocks(sweep: _Sweep, layout: _Layout) -> Iterator[Block]:
+    shown: list[list[StoredCell | None]] = []
+    for combo in _combos(sweep.places, layout.blocks):
+        places = [p for p in sweep.places if _at(p, layout.blocks) == combo]
+        named = {
+            name: _phrase(name, sweep.shared[name] + sweep.labels[name][i])
+            for name, i in zip(layout.blocks, combo, strict=True)
+        }
+        title = " · ".join(named.values())
+        if layout.flowing:
+            yield _flow(sweep, layout, places, title)
+            continue
+        rows, columns = _combos(places, layout.rows), _combos(places, layout.columns)
+        by_combo = {(_at(p, layout.rows), _at(p, layout.columns)): p.cell for p in places}
+        cells = [[by_combo.get((row, column)) for column in columns] for row in rows]
+        base = [[sweep.added.get(c.baseline) if c else None for c in line] for line in cells]
+        upright = [list(line) for line in zip(*base, strict=True)]
+        heads = [_label(sweep, layout.columns, column, places) for column in columns]
+        sides = [_label(sweep, layout.rows, row, places) for row in rows]
+        wide, tall = _turns(columns), _turns(rows)
+        if all(_alike(line) for line in base) and any(map(_first, base)):
+            cells = [[_first(b), *line] for b, line in zip(base, cells, strict=True)]
+            heads, wide = [BASELINE, *heads], {1} | {i + 1 for i in wide}
+        elif all(_alike(line) for line in upright) and any(map(_first, upright)):
+            cells = [[_first(line) for line in upright], *cells]
+            sides, tall = [BASELINE, *sides], {1} | {i + 1 for i in tall}
+        block = Block(
+            title, _axis_note(sweep, layout.columns), _axis_note(sweep, layout.rows),
+            heads, sides, [], frozenset(wide), frozenset(tall),
+        )  # fmt: skip
+        if BASELINE not in heads + sides and any(map(_first, base)) and base != shown:
+            # Conditions both ways: the baselines are a table of their own.
+            shown = base
+            condition = " · ".join(p for name, p in named.items() if sweep.is_condition(name))
+            yield _mark(sweep, replace(block, title=condition), base)
+        yield _mark(sweep, block, cells)
+
+
+def _at(place: _Place, names: tuple[str, ...]) -> Combo:
+    return tuple(place.at[name] for name in names)
+
+
+def _alike(cells: Sequence[StoredCell | None]) -> bool:
+    return len({cell.key for cell in cells if cell}) <= 1
+
+
+def _first(cells: Sequence[StoredCell | None]) -> StoredCell | None:
+    return next((cell for cell in cells if cell), None)
+
+
+def _mark(sweep: _Sweep, block: Block, cells: list[list[StoredCell | None]]) -> Block:
+    """The block with its tiles; "baseline" is written once, where it says most."""
+    marked = [[sweep.marks(cell) for cell in line] for line in cells]
+    across = [all(line) for line in marked]
+    down = [all(line) for line in zip(*marked, strict=True)]
+    title, heads, sides = block.title, block.heads, block.sides
+    if all(down):
+        title = " · ".join(filter(None, (title, "baseline")))
+    else:
+        heads = [h if h == BASELINE else BASELINE * m + h for h, m in zip(heads, down, strict=True)]
+        sides = [
+            s if s == BASELINE else s + BASELINE * m for s, m in zip(sides, across, strict=True)
+        ]
+
+    def tile(cell: StoredCell | None, told: bool) -> Tile | None:
+        own = BASELINE if sweep.marks(cell) and not told else ()
+        return _tile(sweep, cell, own) if cell else None
+
+    tiles = [
+        [tile(cell, across[i] or down[j]) for j, cell in enumerate(line)]
+        for i, line in enumerate(cells)
+    ]
+    return replace(block, title=title, heads=heads, sides=sides, tiles=tiles)
+
+
+def _shows(cell: MeasuredCell) -> str:
+    """What a cell shows: its likeliest concept, but of noise, which has none."""
+    if cell.class_name == "noise" or not cell.concepts:
+        return cell.class_name
+    word, probability = cell.concepts[0]
+    return f"{word} {probability:.2f}"
+
+
+def _tile(sweep: _Sweep, cell: StoredCell, caption: Label) -> Tile:
+    if sweep.shows.get(cell.key):
+        caption += ((clean(sweep.shows[cell.key]), MUTED),)
+    image = cell.image if cell.key in sweep.sizes else None
+    return Tile(image, cell.key in sweep.broken, caption, sweep.marks(cell))
+
+
+def _flow(sweep: _Sweep, layout: _Layout, places: list[_Place], title: str) -> Block:
+    """One line of captioned tiles, each baseline before the first cell that is held to it."""
+    tiles: list[Tile | None] = []
+    shown: set[str] = set()
+    for place in sorted(places, key=lambda p: _at(p, layout.columns)):
+        added = sweep.added.get(place.cell.baseline)
+        if added and added.key not in shown:
+            tiles.append(_tile(sweep, added, BASELINE))
+            shown.add(added.key)
+        caption = _label(sweep, layout.columns, _at(place, layout.columns), [place])
+        own = BASELINE if sweep.marks(place.cell) else ()
+        tiles.append(_tile(sweep, place.cell, caption + own))
+    over = _axis_note(sweep, layout.columns)
+    return Block(title, over, "", [], [], [tiles], frozenset(), frozenset())
+
+
+def _style(sweep: _Sweep, thumbnail: int | None) -> Style:
+    longest = max(max(size) for size in sweep.sizes.values())
+    count = len(sweep.places)
+    goal = thumbnail or (128 if longest <= 128 else 256 if count <= 100 else 192)
+    if not 16 <= goal <= MAX_SIDE // 4:
+        raise SheetError(f"thumbnails of {goal} px: choose between 16 and {MAX_SIDE // 4}")
+    scale = goal // longest if goal >= longest else goal / longest
+    width = max(round(w * scale) for w, _ in sweep.sizes.values())
+    height = max(round(h * scale) for _, h in sweep.sizes.values())
+    text = min(10 + width // 24, 20)  # captions that need it shrink
+    return Style(scale, (width, height), max(14, width // 12), text)
+
+
+def _words(sweep: _Sweep) -> Words:
+    name, about = sweep.manifest["name"], sweep.manifest.get("about") or ""
+    prompts = {clean(place.cell.prompt) for place in sweep.places}
+    asked = [f"“{prompts.pop()}”"] if len(prompts) == 1 else []
+    asked += [clean(f"{a.name}: {a.note}") for a in sweep.axes.values() if a.note]
+    return Words(clean(name), clean(about), "  ·  ".join(asked), _facts(sweep))
+
+
+def _facts(sweep: _Sweep) -> list[str]:
+    """How these images came about, a few words each."""
+    manifest, first = sweep.manifest, sweep.places[0]
+    only = {n: sweep.labels[n][first.at[n]] for n in sweep.axes if sweep.seen(n) == 1}
+    varying = sweep.axes.keys() - only.keys()
+    sampling = {k: v for k, v in {**manifest["sampling"], **only}.items() if k not in varying}
+    seeds = sweep.labels.get("seed") or sorted({str(p.cell.seed) for p in sweep.places})
+    words = {"num_inference_steps": "{} steps", "guidance_scale": "guidance {}", "scheduler": "{}"}
+    facts = [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"]
+    if len(seeds) > 12:
+        facts = [f"{len(seeds)} seeds"]
+    facts.append(f"{manifest['model']['id']} ({_short(manifest['model']['fingerprint'])})")
+    facts += [form.format(sampling[key]) for key, form in words.items() if key in sampling]
+    if sampling.get("negative_prompt"):
+        facts.append(f"negative prompt “{sampling['negative_prompt']}”")
+    told = {"prompt", "seed", "negative_prompt", "width", "height", *words}
+    facts += [_phrase(name, label) for name, label in only.items() if name not in told]
+    facts += [f"{w} × {h} px" for w, h in sorted(set(sweep.sizes.values()))[:3]]
+    keys = {place.cell.key for place in sweep.places} | sweep.added.keys()
+    done = len(sweep.sizes)
+    counted = f"{done} of {len(keys)} cells finished" if done < len(keys) else f"{done} cells"
+    facts += [str(manifest["dtype"]), str(manifest["device"]), counted]
+    if sweep.broken:
+        facts.append(f"{len(sweep.broken)} with NaN")
+    return [clean(fact) for fact in facts]
+
+
+def _short(fingerprint: str) -> str:
+    """The first digits of a fingerprint, without what kind it is."""
+    return fingerprint.rpartition(":")[2][:8]

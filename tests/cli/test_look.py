@@ -1,0 +1,165 @@
+"""Commands that look at a finished run."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from ablate import lab
+from ablate.cli.main import main
+from ablate.recipe.recipe import Recipe
+from ablate.sampling.pipeline import Pipeline
+
+Ablate = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def made(bundled_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with modules, strengths and seeds, as `lab.run` leaves it."""
+    recipe = Recipe.build(
+        {
+            "version": 1,
+            "name": "looked-at",
+            "dtype": "float32",
+            "seeds": [0, 1],
+            "noise_floor": 3,
+            "sampling": {"num_inference_steps": 3},
+            "axes": {"module": {"each": "conv_*"}, "amount": {"values": [0, 0.3, 1]}},
+            "edits": [{"mix_noise": {"modules": "$module", "amount": "$amount"}}],
+        }
+    )
+    folder = tmp_path_factory.mktemp("runs") / "looked-at"
+    lab.run(recipe, folder, pipeline=bundled_pipeline)
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "run")
+
+
+@pytest.fixture
+def ablate() -> Ablate:
+    return lambda *arguments: CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_run_is_measured_named_and_shown(run: Path) -> None:
+    tables = {"drift.csv", "effects.csv", "drift.json", "embeddings.npz"}
+    others = {"sheet.png", "report.html", "run.json", "recipe.yaml", "cells"}
+    assert {path.name for path in run.iterdir()} == tables | others
+    rows = table(run / "drift.csv")
+    assert len(rows) == 18
+    assert {row["class"] for row in rows if row["variant"] == "baseline"} == {"intact"}
+    edited = [row for row in rows if row["variant"] != "baseline"]
+    for name in ("rmse", "latent", "embedding", "score", "rmse_floors", "embedding_floors"):
+        assert all(float(row[name]) for row in edited), name
+    assert all(row["class"] and row["concept"] for row in rows)
+
+
+def test_drift_is_measured_again_without_generating(run: Path, ablate: Ablate) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    cells = {path: path.stat().st_mtime_ns for path in (run / "cells").iterdir()}
+    for name in ("drift.csv", "effects.csv", "drift.json", "embeddings.npz", "report.html"):
+        (run / name).unlink()
+    done = ablate("drift", run, "--device", "cpu", "--top", 2)
+    assert done.exit_code == 0, done.output
+    for name in ("drift.csv", "effects.csv", "drift.json", "report.html"):
+        assert (run / name).read_bytes() == before[name], name
+    assert cells == {path: path.stat().st_mtime_ns for path in (run / "cells").iterdir()}
+    first, second = done.output.splitlines()[:2]
+    assert first.split()[-1].startswith("module=conv") or "amount=1" in first
+    assert float(first.split()[0]) >= float(second.split()[0]) > 0
+
+
+def test_a_vocabulary_of_ones_own(run: Path, ablate: Ablate, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("pizza\nrocket\n\n", encoding="utf-8")
+    assert ablate("drift", run, "--vocabulary", words, "--device", "cpu").exit_code == 0
+    assert {row["concept"] for row in table(run / "drift.csv")} <= {"pizza", "rocket"}
+    done = ablate("sheet", run, "--concepts")
+    assert (done.exit_code, done.output.strip()) == (0, str(run / "sheet.png"))
+
+
+def test_concepts_are_written_on_the_sheet(run: Path, ablate: Ablate) -> None:
+    def height() -> int:
+        with Image.open(run / "sheet.png") as sheet:
+            return sheet.height
+
+    plain = height()
+    assert ablate("sheet", run, "--concepts").exit_code == 0
+    assert height() > plain
+
+
+@pytest.mark.parametrize("command", ["architecture", "map", "curves"])
+def test_pictures_as_svg_and_png(run: Path, ablate: Ablate, command: str) -> None:
+    done = ablate(command, run)
+    assert done.exit_code == 0, done.output
+    svg, png = (Path(line) for line in done.output.splitlines())
+    assert svg.read_text(encoding="utf-8").startswith("<svg")
+    with Image.open(png) as picture:
+        assert min(picture.size) > 400
+        assert len(picture.convert("RGB").getcolors(picture.width * picture.height) or []) > 50
+
+
+def test_the_layout_of_a_model(ablate: Ablate, tmp_path: Path) -> None:
+    done = ablate("architecture", "sd15-random", "--out", tmp_path / "layout")
+    assert done.exit_code == 0, done.output
+    drawn = (tmp_path / "layout.svg").read_text(encoding="utf-8")
+    assert drawn.count("data-module=") == 391
+
+
+def test_an_animation(run: Path, ablate: Ablate) -> None:
+    done = ablate("animate", run, "--over", "amount", "--where", "seed=1", "--out", run / "a.gif")
+    assert done.exit_code == 0, done.output
+    with Image.open(run / "a.gif") as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["animate", "RUN", "--over", "amont"], "did you mean `amount`?"),
+        (["map", "NONE"], "is not a run: it has no run.json"),
+        (["drift", "RUN", "--clip", "nobody/nothing"], "nobody/nothing"),
+        (["curves", "RUN", "--metric", "rmsee"], "rmse"),
+        (["architecture", "RUN", "--metric", "rmsee"], "rmse"),
+        (["architecture", "no-such-model"], "there is no model `no-such-model`"),
+        (["report", "NONE"], "is not a run"),
+    ],
+)  # fmt: skip
+def test_wrong_requests(
+    run: Path,
+    ablate: Ablate,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    places = {"RUN": str(run), "NONE": str(run.parent / "none")}
+    done = ablate(*(places.get(a, a) for a in arguments))
+    assert done.exit_code == 2, done.output
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_without_a_reader_the_run_says_so(run: Path, ablate: Ablate) -> None:
+    text = (run / "run.json").read_text(encoding="utf-8")
+    (run / "run.json").write_text(text.replace('"id": "bundled"', '"id": "some/model"'))
+    done = ablate("drift", run)
+    assert done.exit_code == 0, done.output
+    assert "No CLIP model has read these images" in done.output
+    rows = table(run / "drift.csv")
+    assert all(row["rmse"] for row in rows)
+    assert {row["embedding"] for row in rows} | {row["class"] for row in rows} == {""}
+    assert ablate("map", run).exit_code == 2

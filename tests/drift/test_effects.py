@@ -1,0 +1,176 @@
+"""Effects from planted distances: floors, intervals, verdicts and the table."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablate.drift import effects
+from ablate.drift.effects import Effect, Floor, Sample, estimate
+from ablate.store.run import Run
+
+
+def floor_of(distances: np.ndarray, seeds: Sequence[int] | None = None) -> Floor:
+    return Floor(0, "a cat", tuple(seeds or range(len(distances))), {"rmse": distances})
+
+
+def sample(values: Sequence[float], floor: Floor, seeds: Sequence[int] | None = None) -> Sample:
+    by_seed = dict(zip(seeds or range(len(values)), values, strict=True))
+    return Sample("zeroed", "a cat", {"amount": 0.5}, "rmse", by_seed, floor)
+
+
+def one(values: Sequence[float], floor: Floor, seeds: Sequence[int] | None = None) -> Effect:
+    (effect,) = estimate([sample(values, floor, seeds)])
+    return effect
+
+
+def equal(count: int, distance: float = 0.2) -> Floor:
+    return floor_of(distance * (1 - np.eye(count)))
+
+
+def test_drift_is_the_mean_in_floors() -> None:
+    distances = np.zeros((3, 3))
+    for (i, j), distance in {(0, 1): 0.1, (0, 2): 0.2, (1, 2): 0.6}.items():
+        distances[i, j] = distances[j, i] = distance
+    effect = one([0.1, 0.2, 0.9], floor_of(distances))
+    assert effect.floor == pytest.approx(0.3)
+    assert effect.mean == pytest.approx(0.4)
+    assert effect.drift == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([0.21, 0.25, 0.5, 0.3], "matters"),
+        ([0.1, 0.25, 0.5, 0.3], "changes"),
+        ([0.01, 0.02, 0.03, 0.019], "changes"),
+        ([0.01, 0.012, 0.019, 0.019], "nothing"),
+        ([0.0, 0.0, 0.0, 0.0], "nothing"),
+    ],
+)
+def test_verdicts(values: list[float], verdict: str) -> None:
+    effect = one(values, equal(4))
+    assert effect.verdict == verdict
+    assert effect.low is not None
+    assert effect.high is not None
+    # Baselines equally far apart leave only the distances to vary.
+    assert min(values) / 0.2 - 1e-9 <= effect.low <= np.mean(values) / 0.2 + 1e-9
+    assert np.mean(values) / 0.2 - 1e-9 <= effect.high <= max(values) / 0.2 + 1e-9
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    points, values = rng.standard_normal((7, 3)), rng.random(7)
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    found = []
+    for _ in range(20000):
+        drawn = rng.integers(0, 7, 7)
+        apart = [distances[a, b] for a, b in itertools.permutations(drawn, 2) if a != b]
+        found.append(values[drawn].mean() / np.mean(apart))
+    effect = one(values.tolist(), floor_of(distances))
+    assert [effect.low, effect.high] == pytest.approx(np.quantile(found, [0.025, 0.975]), rel=0.05)
+
+
+def truth(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Baselines some of which lie farther out, and edits that move those farther."""
+    size = np.exp(0.3 * rng.standard_normal(count))
+    points = size[:, None] * rng.standard_normal((count, 6))
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    return distances, size * np.exp(0.3 * rng.standard_normal(count))
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(matched: bool) -> None:
+    rng = np.random.default_rng(5)
+    distances, values = truth(rng, 2000)
+    expected = values.mean() / (distances.sum() / (2000 * 1999))
+    held = []
+    for _ in range(300):
+        distances, values = truth(rng, 16)
+        if not matched:
+            _, values = truth(rng, 16)
+        seeds = range(16) if matched else range(16, 32)
+        effect = one(values.tolist(), floor_of(distances), list(seeds))
+        assert effect.low is not None
+        assert effect.high is not None
+        held.append(effect.low <= expected <= effect.high)
+    assert 0.86 < np.mean(held) < 0.98
+
+
+def test_seeds_shared_with_the_floor_are_drawn_together() -> None:
+    # A seed far from all others moves far, too: drawn together they cancel in part.
+    size = np.array([1, 1, 1, 1, 1, 6.0])
+    distances = (size[:, None] + size) * (1 - np.eye(6))
+    together = one(size.tolist(), floor_of(distances))
+    apart = one(size.tolist(), floor_of(distances, range(10, 16)))
+    assert together.drift == apart.drift == pytest.approx(0.5)
+    width = [e.high - e.low for e in (together, apart)]  # type: ignore[operator]
+    assert 0 < width[0] < width[1] / 3
+
+
+def test_few_seeds() -> None:
+    single = one([0.3], equal(4))
+    assert single.drift == pytest.approx(1.5)
+    assert (single.seeds, single.low, single.high, single.verdict) == (1, None, None, "")
+    pair = one([0.1, 0.3], equal(2))
+    assert [pair.low, pair.high] == pytest.approx([0.5, 1.5])
+    many = one([0.1, 0.3, 0.2, 0.2, 0.1], equal(2))  # the floor of two seeds stays one distance
+    assert many.low is not None
+    assert many.low > 0.5
+    nothing = one([], equal(4))
+    assert (nothing.seeds, nothing.mean, nothing.drift) == (0, None, None)
+
+
+@pytest.mark.parametrize("floor", [floor_of(np.zeros((1, 1))), floor_of(np.zeros((3, 3))),
+                                   Floor(0, "a cat", (0, 1, 2), {})])  # fmt: skip
+def test_without_a_floor_there_is_a_mean_alone(floor: Floor) -> None:
+    effect = one([0.1, 0.2, 0.3], floor)
+    assert effect.mean == pytest.approx(0.2)
+    assert (effect.floor, effect.drift, effect.low, effect.verdict) == (None, None, None, "")
+
+
+def test_baselines_some_of_which_are_equal_give_finite_intervals() -> None:
+    distances = np.zeros((3, 3))
+    distances[2, :2] = distances[:2, 2] = 1
+    effect = one([0.1, 0.2, 0.3], floor_of(distances))
+    assert effect.high is not None
+    assert np.isfinite(effect.high)
+
+
+def test_an_effect_does_not_depend_on_what_else_is_estimated() -> None:
+    rng = np.random.default_rng(1)
+    floor = floor_of(truth(rng, 5)[0])
+    samples = [sample(rng.random(5).tolist(), floor) for _ in range(4)]
+    samples += [sample(rng.random(4).tolist(), floor, [0, 1, 3, 4])]
+    together = estimate(samples)
+    alone = [estimate([s])[0] for s in samples]
+    for a, b in zip(together, reversed(estimate(samples[::-1])), strict=True):
+        assert (a.low, a.high) == pytest.approx((b.low, b.high))
+    for a, b in zip(together, alone, strict=True):
+        assert (a.drift, a.low, a.high) == pytest.approx((b.drift, b.low, b.high))
+
+
+def test_the_table_keeps_what_was_estimated(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    axes = [
+        {"name": name, "values": values, "labels": [str(v) for v in values]}
+        for name, values in {
+            "prompt": ["x"], "seed": [0], "amount": [0.1, 1], "floor": ["a, <b>\n", "7"],
+            "on": [True],
+        }.items()
+    ]  # fmt: skip
+    run.write_manifest({"axes": axes, "cells": []})
+    told = [
+        Effect('v "1", <i>', "a, cat", {"amount": 0.1, "floor": "a, <b>\n", "on": True}, "rmse", 3,
+               0.25, 0.5, 0.5, 0.125, 0.75, "changes"),
+        Effect("v", "a cat", {"amount": 1, "floor": "7"}, "ssim", 1, 0.25, 0.5, 0.5),
+        Effect("v", "a cat", {}, "latent", 0, None, None),
+    ]  # fmt: skip
+    effects.write_effects(run, told)
+    assert effects.read_effects(run) == told
+    (tmp_path / "effects.csv").write_text("variant,prompt\n")
+    assert effects.read_effects(run) == []

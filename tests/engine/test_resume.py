@@ -1,0 +1,98 @@
+"""Law 6: killed at any moment and run again, a run ends with the same files, nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ablate import lab
+from ablate.sampling.pipeline import Pipeline
+
+RECIPE = """
+version: 1
+name: resumed
+model: {model}
+dtype: float32
+seeds: [0, 1]
+sampling: {{num_inference_steps: 12}}
+axes:
+  module: {{each: {{sample: {{of: "*", count: 24}}}}}}
+edits:
+  - randomize: {{modules: $module}}
+"""
+CELLS = 50  # 24 modules and the baseline, for two seeds
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
+    file = tmp_path / "resumed.yaml"
+    file.write_text(RECIPE.format(model=tiny_folder))
+    return file
+
+
+def start(recipe: Path, out: Path) -> subprocess.Popen[str]:
+    # Batches of one size: found ones may differ from run to run, and with them the last bits.
+    command = [sys.executable, "-m", "ablate", "run", str(recipe), "--out", str(out)]
+    command += ["--batch-size", "5", "--device", "cpu"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(out: Path) -> set[Path]:
+    return set((out / "cells").glob("*.png"))
+
+
+def stop_after(process: subprocess.Popen[str], out: Path, count: int, how: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(finished(out)) < count and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.kill(process.pid, how)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    files = [p for p in out.rglob("*") if p.is_file()]
+    return {str(p.relative_to(out)): p.read_bytes() for p in files}
+
+
+def test_killed_and_resumed_is_the_same_as_never_killed(
+    recipe: Path, tmp_path: Path, tiny: Pipeline
+) -> None:
+    out = tmp_path / "killed"
+    process = start(recipe, out)
+    stop_after(process, out, 10, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    survived = finished(out)
+    assert 10 <= len(survived) < CELLS
+    written = {path: path.stat().st_mtime_ns for path in survived}
+    # In this process, as the one never killed: that another one takes long to start shows nothing.
+    again = lab.run(lab.load(recipe), out, pipeline=tiny, batch_size=5).summary
+    assert (again.computed, again.reused, again.total) == (
+        CELLS - len(survived),
+        len(survived),
+        CELLS,
+    )
+    assert {path: path.stat().st_mtime_ns for path in survived} == written
+    lab.run(lab.load(recipe), tmp_path / "whole", pipeline=tiny, batch_size=5)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_ends_with_a_sheet_and_exit_code_130(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    process = start(recipe, out)
+    stop_after(process, out, 5, signal.SIGINT)
+    printed, logged = process.communicate()
+    assert process.returncode == 130, logged
+    assert "run the same command again to go on" in logged
+    assert "Traceback" not in logged
+    done = len(finished(out))
+    assert 5 <= done < CELLS
+    assert (out / "sheet.png").exists()
+    assert len((out / "drift.csv").read_text().splitlines()) == done + 1
+    assert str(out / "sheet.png") in printed

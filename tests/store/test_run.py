@@ -1,0 +1,108 @@
+"""The run folder: whole files only, and clear words about what is no run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ablate.store.files import whole
+from ablate.store.png import StoreError, key_of, read_latents, read_record
+from ablate.store.run import Run
+
+RECORD = {
+    "variant": "baseline",
+    "condition": {
+        "prompt": "a cat",
+        "seed": 1,
+        "sampling": {
+            "num_inference_steps": 2,
+            "scheduler": "DDIMScheduler",
+            "guidance_scale": 5.0,
+            "negative_prompt": "blur, noise",
+        },
+    },
+    "size": [4, 4],
+    "model": {"id": "bundled"},
+}
+
+
+def test_key_depends_on_content_not_on_order() -> None:
+    assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_a_cell_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    image = Image.new("RGB", (4, 4), "red")
+
+    def failing(_self: Path, _target: Path) -> Path:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", failing)
+        with pytest.raises(OSError, match="the disk is full"):
+            run.write_cells([("abc", image, RECORD, None)])
+    assert not run.has("abc")
+    assert list((tmp_path / "run" / "cells").glob("*.png")) == []
+    run.sweep_temporaries()
+    assert list((tmp_path / "run" / "cells").iterdir()) == []
+    run.write_cells([("abc", image, RECORD, None)])
+    path = run.path("abc")
+    assert run.has("abc")
+    with Image.open(path) as stored:
+        assert stored.text["parameters"].splitlines() == [  # type: ignore[attr-defined]
+            "a cat",
+            "Negative prompt: blur, noise",
+            "Steps: 2, Sampler: DDIMScheduler, CFG scale: 5.0, Seed: 1, Size: 4x4,"
+            " Model: bundled, Variant: baseline",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is not a run: it has no run.json"),
+        ("{", "cannot be read"),
+        ('{"format": 99}', "has format 99; this version reads 1"),
+    ],
+)
+def test_what_is_no_run(content: str | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(StoreError, match=message):
+        Run(tmp_path).manifest()
+
+
+def test_latents_lie_in_the_png(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    latents = np.array([[[0.25, -3.0], [1e9, -1e9]]], dtype=np.float32)
+    image = Image.new("RGB", (8, 8))
+    run.write_cells([("with", image, RECORD, latents), ("without", image, RECORD, None)])
+    found = read_latents(run.path("with"))
+    assert found is not None
+    assert found.tolist() == [[[0.25, -3.0], [65504.0, -65504.0]]]
+    assert read_latents(run.path("without")) is None
+    assert read_record(run.path("with")) == read_record(run.path("without")) == RECORD
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with whole(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+
+    def fail() -> None:
+        with whole(path) as temporary:
+            temporary.write_text("tw")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        fail()
+    assert path.read_text() == "one"
+    assert list(path.parent.iterdir()) == [path]

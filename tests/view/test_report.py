@@ -1,0 +1,393 @@
+"""The HTML report as a file; what it does in a browser stands in test_browser.py."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ablate.store.png import StoreError, key_of
+from ablate.store.run import Run
+from ablate.view.report import run as report
+
+NASTY = '</script><img src=x onerror=alert(1)><script>alert(2)</script> & \u2028 "quoted"'
+SAMPLING = {
+    "num_inference_steps": 20, "guidance_scale": 5.0, "scheduler": "DDIMScheduler",
+    "negative_prompt": "", "width": 16, "height": 16,
+}  # fmt: skip
+MODULES = [  # path, kind, stage, block, role, parameters
+    ["conv_in", "Conv2d", "in", "conv_in", "input", 100],
+    ["down_blocks.0.resnets.0.conv1", "Conv2d", "down", "down_blocks.0", "resnet", 200],
+    ["down_blocks.0.attentions.0.attn2.to_q", "Linear", "down", "down_blocks.0",
+     "cross_attention", 300],
+    ["mid_block.attentions.0.norm", "GroupNorm", "mid", "mid_block", "norm", 400],
+    ["up_blocks.0.resnets.0.conv1", "Conv2d", "up", "up_blocks.0", "resnet", 500],
+]  # fmt: skip
+PATHS = [module[0] for module in MODULES]
+METRICS = ["rmse", "ssim", "latent", "embedding", "score"]
+FLOORS = ["rmse_floors", "ssim_floors", "latent_floors", "embedding_floors"]
+CONCEPTS = ["concept", "probability", "concept_2", "probability_2", "concept_3", "probability_3"]
+
+Choice = Callable[[Mapping[str, Any]], bool]
+
+
+def never(values: Mapping[str, Any]) -> bool:
+    return False
+
+
+def drift_of(values: Mapping[str, Any]) -> float:
+    """A made-up distance: the later the module and the larger the amount, the farther."""
+    module = PATHS.index(values["module"]) + 1 if values.get("module") in PATHS else 1
+    return round(0.02 * module * (1 + 3 * values.get("amount", 0)) + 0.001 * values["seed"], 6)
+
+
+def color_of(values: Mapping[str, Any]) -> tuple[int, int, int]:
+    return round(600 * drift_of(values)) % 256, 40 * values["seed"] % 256, 128
+
+
+def make_run(
+    folder: Path,
+    axes: Mapping[str, Sequence[Any]],
+    *,
+    nan: Choice = never,
+    skip: Choice = never,
+    new: bool = True,
+    size: tuple[int, int] = (16, 16),
+    recipe: str = "version: 1\n",
+    **manifest: Any,
+) -> Run:
+    """A run with a cell for each combination of the axes and added baselines.
+
+    `nan`, `skip`: cells that met NaN, or that are not finished. Not `new`: as older versions left
+    it, without catalog, floors, classes, concepts and effects.
+    """
+    run = Run(folder)
+    axes = {"prompt": ["a cat"], "seed": [0], **axes}
+    edited = [name for name in axes if name not in ("prompt", "seed")]
+    cells, rows, images, effects = [], [], [], {}
+    touched: dict[str, str] = {}
+
+    def add(values: Mapping[str, Any], baseline: str, own: bool) -> None:
+        key = baseline if own else key_of(values)
+        variant = "baseline" if own else ", ".join(f"{n}={values[n]}" for n in edited)
+        paths = [values["module"]] if "module" in values else PATHS
+        cell = {"key": key, "variant": variant, "prompt": values["prompt"], "seed": values["seed"],
+                "axes": dict(values), "baseline": baseline}  # fmt: skip
+        cells.append(cell)
+        if not own:
+            touched[variant] = ",".join(str(PATHS.index(path)) for path in paths if path in PATHS)
+        if skip(values):
+            return
+        state = "nan" if nan(values) and not own else "ok"
+        edits = [] if own else [{"op": "zero", "modules": paths, "amount": values.get("amount", 1)}]
+        condition = {"prompt": values["prompt"], "seed": values["seed"], "sampling": SAMPLING}
+        record = {"condition": condition, "size": list(size), "model": {"id": "bundled"},
+                  "variant": variant, "state": state, "edits": edits}  # fmt: skip
+        images.append((key, Image.new("RGB", size, color_of(values)), record, None))
+        drift = 0.0 if own else drift_of(values)
+        known = state == "ok"
+        row = [f"{key}.png", variant, values["prompt"], values["seed"]]
+        row += [values.get(name, "") for name in edited] + [state]
+        row += [drift, 1 - drift, 3 * drift, 2 * drift, 0.3 - drift] if known else [""] * 5
+        row += [drift / 0.1, drift / 0.2, drift / 0.3, drift / 0.2] if known else [""] * 4
+        name = "intact" if drift < 0.03 else "altered" if drift < 0.1 else "noise"
+        word = "cat" if drift < 0.1 else "dog"
+        row += [name, word, 0.8, "hat", 0.15, "fur", 0.05] if known else [""] * 7
+        rows.append(row)
+        if not own:
+            place = json.dumps([variant, values["prompt"], [values[n] for n in edited]])
+            effects.setdefault(place, []).append(drift)
+
+    for prompt, seed in itertools.product(axes["prompt"], axes["seed"]):
+        values = {"prompt": prompt, "seed": seed}
+        add(values, key_of(values), True)
+    for combination in itertools.product(*axes.values()):
+        values = dict(zip(axes, combination, strict=True))
+        add(values, key_of({n: values[n] for n in ("prompt", "seed")}), False)
+    run.write_cells(images)
+    known = {"catalog": MODULES, "touched": touched, "clip": "a-clip", "vocabulary": None}
+    described = [
+        {"name": name, "values": list(values), "labels": [str(value) for value in values]}
+        for name, values in axes.items()
+    ]
+    run.write_manifest({
+        "name": "a-run", "about": "What it shows.",
+        "model": {"id": "bundled", "fingerprint": "sha256:0123456789abcdef"},
+        "device": "cpu", "dtype": "float32", "sampling": SAMPLING, "versions": {"ablate": "0.1.0"},
+        "axes": described, "sheet": None, "cells": cells, **(known if new else {}), **manifest,
+    })  # fmt: skip
+    run.write_text("recipe.yaml", recipe)
+    if not new:
+        return run
+    heads = ["cell", "variant", "prompt", "seed", *edited, "state", *METRICS, *FLOORS, "class"]
+    write_table(run, "drift.csv", [[*heads, *CONCEPTS], *rows])
+    table = []
+    for place, found in effects.items():
+        variant, prompt, at = json.loads(place)
+        mean = sum(found) / len(found)
+        for metric, floor in (("rmse", 0.1), ("embedding", 0.2)):
+            drift = mean / floor
+            verdict = (
+                "matters" if 0.8 * drift > 1 else "nothing" if 1.3 * drift < 0.1 else "changes"
+            )
+            figures = [len(found), mean, floor, drift, 0.8 * drift, 1.3 * drift, verdict]
+            table.append([variant, prompt, *at, metric, *figures])
+    tail = ["metric", "seeds", "mean", "floor", "drift", "low", "high", "verdict"]
+    write_table(run, "effects.csv", [["variant", "prompt", *edited, *tail], *table])
+    notes = ["Four seeds give narrow intervals."]
+    run.write_text("drift.json", json.dumps({"notes": notes, "floors": []}))
+    return run
+
+
+def write_table(run: Run, name: str, rows: list[list[Any]]) -> None:
+    with (run.folder / name).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    """What the page knows."""
+    found = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.S
+    )
+    assert len(found) == 1
+    data: dict[str, Any] = json.loads(found[0])
+    return data
+
+
+def policy_of(text: str) -> dict[str, str]:
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="(.*?)">', text)
+    return {rule.partition(" ")[0]: rule.partition(" ")[2] for rule in policy.split("; ")}
+
+
+def digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+DRAWING = (
+    '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    ' width="90" height="20" viewBox="0 0 90 20">{}</svg>'
+)
+
+
+# ------------------------------------------------------------ what it holds
+
+
+def test_all_that_was_measured_is_in_the_page(tmp_path: Path) -> None:
+    axes = {"module": PATHS, "amount": [0.0, 0.5, 1.0], "seed": [3, 4]}
+    run = make_run(tmp_path / "run", axes)
+    path = report.save_report(run)
+    assert path == tmp_path / "run" / "report.html"
+    data = data_of(path)
+    cells = list(run.cells())
+    assert [cell["key"] for cell in data["cells"]] == [cell.key for cell in cells]
+    for shown, cell in zip(data["cells"], cells, strict=True):
+        assert data["variants"][shown["variant"]]["name"] == cell.variant
+        assert data["prompts"][shown["prompt"]] == cell.prompt
+        assert data["cells"][shown["baseline"]]["key"] == cell.baseline
+        at = dict(zip((a["name"] for a in data["axes"]), shown["at"], strict=True))
+        values = {a["name"]: a["values"][at[a["name"]]] for a in data["axes"]
+                  if at[a["name"]] is not None}  # fmt: skip
+        assert values == dict(cell.axes)
+        drift = 0 if cell.is_baseline else drift_of(cell.axes)
+        figures = dict(zip(data["metrics"], shown["drift"], strict=True))
+        assert figures["rmse"] == pytest.approx(drift)
+        assert figures["score"] == pytest.approx(0.3 - drift)
+        floors = dict(zip(data["metrics"], shown["floors"], strict=True))
+        assert floors["embedding"] == pytest.approx(drift / 0.2)
+        assert floors["score"] is None  # it is no distance
+        assert [data["words"][word] for word, _ in shown["concepts"]][1:] == ["hat", "fur"]
+        assert shown["concepts"][0][1] == 0.8
+    assert data["modules"] == MODULES
+    edited = next(v for v in data["variants"] if v["name"] == f"module={PATHS[2]}, amount=0.5")
+    edit = {"op": "zero", "modules": "2", "with": {"amount": "0.5"}}
+    assert (edited["touched"], edited["edits"]) == ("2", [edit])
+    assert data["recipe"] == "version: 1\n"
+    assert ["model.fingerprint", "sha256:0123456789abcdef"] in data["settings"]
+    assert data["notes"] == ["Four seeds give narrow intervals."]
+    assert len(data["effects"]) == 2 * 15
+    first = data["effects"][0]
+    assert (first["metric"], first["seeds"], first["verdict"]) == ("rmse", 2, "changes")
+    assert first["low"] == pytest.approx(0.8 * first["drift"], rel=1e-4)
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"module": PATHS})
+    before = report.save_report(run).read_bytes()
+    assert report.save_report(run).read_bytes() == before
+
+
+def test_a_page_of_two_thousand_cells_is_small(tmp_path: Path) -> None:
+    paths = [f"up_blocks.{i % 4}.attentions.{i}.attn1.to_q" for i in range(400)]
+    modules = [[path, "Linear", "up", "up_blocks", "self_attention", 9] for path in paths]
+    axes = {"module": paths, "amount": [1, 2, 3, 4, 5]}
+    run = make_run(tmp_path, axes, skip=lambda values: True, catalog=modules)
+    assert len(data_of(report.save_report(run))["cells"]) == 2001
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000
+
+
+# ------------------------------------------------------------ runs of all kinds
+
+
+def test_runs_of_older_versions(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"module": PATHS[1:3]}, new=False)
+    data = data_of(report.save_report(run))
+    assert [cell["state"] for cell in data["cells"] if "state" in cell] == []
+    assert "class" not in data["cells"][1]
+    assert "concepts" not in data["cells"][1]
+    assert data["metrics"][:1] == ["rmse"]
+    assert data["cells"][1]["drift"][0] > 0  # measured from the images
+    assert [module[0] for module in data["modules"]] == PATHS[1:3]
+    assert [variant["touched"] for variant in data["variants"]] == ["", "0", "1"]
+    assert (data["effects"], data["notes"], data["floor"]) == ([], [], [])
+
+
+def test_unfinished_cells_are_vacant_and_nan_is_told(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path,
+        {"module": PATHS},
+        skip=lambda values: values.get("module") == PATHS[1],
+        nan=lambda values: values.get("module") == PATHS[3],
+    )
+    cells = data_of(report.save_report(run))["cells"]
+    assert [cell.get("state", "ok") for cell in cells] == ["ok", "ok", "vacant", "ok", "nan", "ok"]
+    assert "drift" not in cells[2]
+    assert "drift" not in cells[4]
+
+
+def test_a_run_without_any_finished_cell(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"module": PATHS}, skip=lambda values: True)
+    data = data_of(report.save_report(run))
+    assert {cell["state"] for cell in data["cells"]} == {"vacant"}
+    assert data["variants"][2]["touched"] == "1"  # known before anything is made
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is not a run"):
+        report.save_report(Run(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_for_the_noise_floor_are_no_cells(tmp_path: Path) -> None:
+    spare = {"key": "f" * 32, "seed": 99, "prompt": "a cat", "group": 0}
+    run = make_run(tmp_path, {"module": PATHS}, floor=[spare])
+    data = data_of(report.save_report(run))
+    assert data["floor"] == [{"key": "f" * 32, "prompt": 0, "seed": 99}]
+    assert "f" * 32 not in [cell["key"] for cell in data["cells"]]
+
+
+# ------------------------------------------------------------ what it must not do
+
+
+def test_no_text_becomes_markup(tmp_path: Path) -> None:
+    recipe = f"about: {NASTY}\n"
+    axes = {"prompt": [NASTY], "module": PATHS, NASTY: [NASTY, "b"]}
+    run = make_run(tmp_path, axes, name=NASTY, about=NASTY, recipe=recipe, device=NASTY)
+    path = report.save_report(run)
+    text = path.read_text(encoding="utf-8")
+    assert "onerror=alert" not in re.sub(r"<title>.*?</title>|<script type.*?</script>", "", text)
+    (title,) = re.findall("<title>(.*?)</title>", text, re.S)
+    assert html.escape(NASTY) in title
+    (data,) = re.findall(r'id="data">(.*?)</script>', text, re.S)
+    assert not set("<>&\u2028\u2029\n") & set(data)
+    assert text.count("<script") == text.count("</script>") == 2
+    known = data_of(path)
+    assert known["prompts"] == [NASTY]
+    assert (known["name"], known["about"], known["recipe"]) == (NASTY, NASTY, recipe)
+    assert known["axes"][-1]["labels"][0] == NASTY
+
+
+def test_the_policy_names_what_may_run_and_nothing_else_may(tmp_path: Path) -> None:
+    styled = DRAWING.format("<style>.a{fill:red}</style><rect class='a' width='9' height='9'/>")
+    text = report.save_report(make_run(tmp_path, {"module": PATHS}), {"A": styled}).read_text(
+        "utf-8"
+    )
+    policy = policy_of(text)
+    assert policy["default-src"] == "'none'"
+    assert policy["img-src"] == "'self' data: file:"
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', text, re.S)
+    assert policy["script-src"] == digest(script)
+    styles = re.findall(r"<style>(.*?)</style>", text, re.S)
+    assert set(policy["style-src"].split()) == {digest(style) for style in styles}
+    assert ".a{fill:red}" in styles
+    assert "style-src-attr" not in policy
+    assert text.index("Content-Security-Policy") < text.index("<style>")
+
+
+def test_attributes_of_style_are_allowed_only_where_a_picture_has_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"module": PATHS})
+    drawing = DRAWING.format('<rect style="fill:red" width="9" height="9"/>')
+    text = report.save_report(run, {"A": drawing}).read_text("utf-8")
+    assert policy_of(text)["style-src-attr"] == "'unsafe-inline'"
+
+
+def test_nothing_points_outside(tmp_path: Path) -> None:
+    drawing = DRAWING.format('<g data-module="1"><rect width="9" height="9"/></g>')
+    run = make_run(tmp_path, {"module": PATHS})
+    text = report.save_report(run, {"Architecture": drawing}).read_text("utf-8")
+    assert re.findall(r"https?://|//\w+\.\w+/|@import|url\((?!data:font)|\.\./", text) == []
+    assert str(tmp_path) not in text
+    assert re.findall(r"\b(?:src|href)=\"([^\"]*)\"", text) == ["data:,"]
+
+
+# ------------------------------------------------------------ pictures
+
+
+def test_pictures_are_drawn_into_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"module": PATHS})
+    pixel = "data:image/png;base64,iVBORw0KGgo="
+    drawing = '<?xml version="1.0"?>' + DRAWING.format(
+        '<defs><clipPath id="c"><rect width="9" height="9"/></clipPath></defs>'
+        f'<g data-module="1" data-cell="ab" clip-path="url(#c)"><text>1 &lt; 2</text></g>'
+        f'<image href="{pixel}" width="9" height="9"/><use xlink:href="#c"/>'
+    )
+    pictures = {"Architecture": drawing, "Map <of> space": DRAWING.format("")}
+    text = report.save_report(run, pictures).read_text("utf-8")
+    found = re.findall(r'<div class="picture" data-title="(.*?)">(.*?)</template></div>', text)
+    assert [html.unescape(title) for title, _ in found] == list(pictures)
+    assert '<g data-module="1" data-cell="ab" clip-path="url(#c)"><text>1 &lt; 2</text>' in text
+    assert f'href="{pixel}"' in text
+    assert '<use href="#c">' in text
+    assert "ns0:" not in text
+
+
+@pytest.mark.parametrize(
+    ("inside", "told"),
+    [
+        ("<g>", "not well-formed XML"),
+        ("<script>alert(1)</script>", "holds `script`"),
+        ("<foreignObject/>", "holds `foreignObject`"),
+        ('<h:img xmlns:h="http://www.w3.org/1999/xhtml"/>', "holds `img`"),
+        ('<set attributeName="href" to="x"/>', "holds `set`"),
+        ('<rect onclick="alert(1)"/>', "has `onclick`"),
+        ('<rect OnLoad="alert(1)"/>', "has `OnLoad`"),
+        ('<image href="https://example.org/a.png"/>', "links to `https://example.org/a.png`"),
+        ('<a xlink:href="javascript:alert(1)"/>', "links to `javascript:alert"),
+        ('<a href="data:text/html,x"/>', "links to `data:text/html"),
+        ('<a href="../../secret"/>', "links to `../../secret`"),
+        ('<rect fill="url(https://example.org/#a)"/>', "asks for a file in `fill`"),
+        ("<style>@import 'https://example.org/a.css';</style>", "asks for a file"),
+        ("<style>g{background:url(x.png)}</style>", "asks for a file"),
+    ],
+)
+def test_what_is_more_than_a_drawing_is_refused(tmp_path: Path, inside: str, told: str) -> None:
+    run = make_run(tmp_path, {"module": PATHS})
+    with pytest.raises(ValueError, match="the picture `Map`") as refused:
+        report.save_report(run, {"Map": DRAWING.format(inside)})
+    assert told in str(refused.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_document_that_is_no_svg_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"module": PATHS})
+    with pytest.raises(ValueError, match="is no SVG document: its root is `html`"):
+        report.save_report(run, {"Map": "<html/>"})
