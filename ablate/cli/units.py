@@ -86,7 +86,14 @@ def _setup(
     heads: bool = False,
 ) -> Setup:
     """A setup from what options say."""
-    from ablate.units import TEMPLATES, Setup, Stimuli, default_concepts, window_of, words_of
+    from ablate.units import (
+        TEMPLATES,
+        Setup,
+        Stimuli,
+        default_concepts,
+        parse_concepts,
+        parse_window,
+    )
 
     given = {"model": model, "dtype": dtype, "clip": clip}
     told = keys | {key: value for key, value in given.items() if value is not None}
@@ -94,20 +101,20 @@ def _setup(
     for name, value in options.items():
         _filled(name, value)
     try:
-        words = default_concepts(model, clip) if concepts is None else words_of(concepts)
+        words = default_concepts(model, clip) if concepts is None else parse_concepts(concepts)
         stimuli = Stimuli(tuple(words), tuple(templates) or TEMPLATES, _numbers(seeds))
     except ValueError as error:
         raise Exit(str(error), WRONG) from None
-    kind, window = "heads" if heads else "channels", None if when is None else window_of(when)
+    kind, window = "heads" if heads else "channels", None if when is None else parse_window(when)
     return Setup(stimuli, told, component, modules, kind, window)
 
 
 def _numbers(given: str) -> tuple[int, ...]:
     """Seeds, as in `0-7,11`."""
-    from ablate.units import numbers_of
+    from ablate.units import parse_seeds
 
     try:
-        return numbers_of(given)
+        return parse_seeds(given)
     except ValueError as error:
         raise Exit(f"--seeds: {error}", WRONG) from None
 
@@ -155,18 +162,18 @@ def selectivity(
     Shows concepts × templates × seeds to a network, and computes each unit's class selectivity
     index. Run it again to go on where it stopped.
     """
-    from ablate.units import Study, opens, record_by_concept
+    from ablate.units import Study, check_window, record_selectivity
 
     with _told():
         setup = _setup(**asked, modules=_selector(modules), heads=heads)
         study = Study.load(setup, out, device=device)
-        opens(study)
+        check_window(study)
         study.begin("selectivity", fresh)
         for note in filter(None, (study.note, study.letters)):
             click.echo(note, err=True)
         reporter = Reporter("samples")
         try:
-            found = record_by_concept(study, reporter)
+            found = record_selectivity(study, reporter)
         finally:
             reporter.close()
         _tell_layers(found)
@@ -314,7 +321,7 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
     text and more, called with a module path. A picture that lies in the folder with the same
     settings is not made again.
     """
-    from ablate.units import outcome, present, read, short, written
+    from ablate.units import outcome, present, read_manifest, short, written
 
     context = click.get_current_context()
     for word in objectives:
@@ -331,7 +338,7 @@ def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -
                 raise Exit(f"--{name}: only latents and prompt embeddings {have}", WRONG)
         if asked["start"] is not None and kind != "image":
             raise Exit("--start: only images are dreamed on", WRONG)
-        studied = (out / "study.json").exists() and bool(read(out))
+        studied = (out / "study.json").exists() and bool(read_manifest(out))
         reporter = Reporter("steps" if asked["start"] is None else "tiles")
         try:
             files = _visualized(objectives, kind, out, seeds, reporter, **asked)
@@ -422,7 +429,7 @@ def atlas(
     in two dimensions; each bin of the map is drawn and named. Run it again to go on, or with --edit
     to see what goes dark.
     """
-    from ablate.units import Study, check, make, module_of, opens, planned
+    from ablate.units import Study, check, check_window, make, module_of, planned
 
     given = [_edit(edit) for edit in edits]
     with _told():
@@ -431,7 +438,7 @@ def atlas(
         path = module_of(study)
         if given:  # which may be wrong, and nothing is made then
             planned(study, given)
-        opens(study)
+        check_window(study)
         study.begin("atlas", fresh)
         reporter = Reporter("steps")
         try:

@@ -1,21 +1,21 @@
 from .atlas.atlas import make as make
 from .atlas.layout import LayoutError as LayoutError, check as check
 from .atlas.vectors import module_of as module_of, planned as planned
-from .concepts.selectivity import record_by_concept as record_by_concept
-from .record.recording import opens as opens
+from .concepts.selectivity import record_selectivity as record_selectivity
+from .record.recording import check_window as check_window
 from .record.stimuli import (
     TEMPLATES as TEMPLATES,
     Stimuli as Stimuli,
-    numbers_of as numbers_of,
-    words_of as words_of,
+    parse_concepts as parse_concepts,
+    parse_seeds as parse_seeds,
 )
 from .record.study import (
     Setup as Setup,
     Study as Study,
     StudyError as StudyError,
     default_concepts as default_concepts,
-    read as read,
-    window_of as window_of,
+    parse_window as parse_window,
+    read_manifest as read_manifest,
 )
 from .visualize.expressions import parse as parse
 from .visualize.files import (

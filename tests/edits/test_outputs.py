@@ -23,7 +23,7 @@ from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.settings import Sampling
 from ablate.sweep.check import resolve
-from ablate.units.record.layers import listening
+from ablate.units.record.layers import capturing
 
 Build = Callable[..., Recipe]
 RunIt = Callable[..., lab.Result]
@@ -422,7 +422,7 @@ def test_who_listens_hears_heads_after_edits(tiny: Pipeline) -> None:
 
     def heads(*edits: Edit) -> Tensor:
         with (
-            listening(network, [end], "heads", lambda _, values: heard.append(values)),
+            capturing(network, [end], "heads", lambda _, values: heard.append(values)),
             applied(network, Variant("v", edits)),
         ):
             layer.to_out[0](states)

@@ -411,5 +411,5 @@ def test_what_a_failed_batch_left_is_not_written(
         folder=tmp_path, samples=range(9), component="text_encoder", texts=True
     )
     with pytest.raises(ZeroDivisionError):
-        selectivity.record_by_concept(study)
+        selectivity.record_selectivity(study)
     assert Statistics.load(tmp_path / "activations.npz").done == 6

@@ -152,8 +152,8 @@ def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
     def show(samples: int) -> None:
         for start in range(sink.vectors.done, sink.vectors.done + samples, 250):
             sink.begin(250)
-            sink.hear("x", batch)
-            sink.close(range(start, start + 250))
+            sink.record("x", batch)
+            sink.end(range(start, start + 250))
 
     show(500)
     tracemalloc.start()

@@ -20,10 +20,10 @@ from torch import Tensor
 from ablate.edits.variants import When
 from ablate.network.slices import ScopeError
 from ablate.sampling.pipeline import Pipeline
-from ablate.units.concepts.selectivity import record_by_concept
+from ablate.units.concepts.selectivity import record_selectivity
 from ablate.units.record import layers
-from ablate.units.record.layers import grid_of, listening
-from ablate.units.record.recording import maps_in, stream
+from ablate.units.record.layers import capturing, grid_of
+from ablate.units.record.recording import maps_of_study, stream
 from ablate.units.record.stimuli import Stimuli
 from ablate.units.record.study import Setup, Study
 
@@ -101,7 +101,7 @@ def unguided(pipeline: Pipeline, prompt: str, paths: list[str]) -> dict[str, np.
 
     handle = pipeline.denoiser.register_forward_hook(stop)
     try:
-        with listening(pipeline.denoiser, paths, "channels", hear), pytest.raises(Enough):
+        with capturing(pipeline.denoiser, paths, "channels", hear), pytest.raises(Enough):
             pipeline.pipe(
                 prompt=prompt,
                 num_inference_steps=2,
@@ -118,7 +118,7 @@ def test_text_encoders_have_hidden_units(name: str, pipelines: Callable[[str], P
     pipeline = pipelines(name)
     for part in pipeline.networks:
         if "text_encoder" in part:
-            found = layers.chosen(pipeline.catalog_of(part), None, "channels")
+            found = layers.choose_layers(pipeline.catalog_of(part), None, "channels")
             leaves = {layer.path.rpartition(".")[2] for layer in found}
             kind = type(pipeline.networks[part]).__name__
             assert leaves == {next(leaf for key, leaf in READERS.items() if key in kind)}
@@ -131,7 +131,7 @@ def test_only_what_follows_the_prompts_counts(
     pipeline = pipelines(name)
     study = begun(pipeline, tmp_path, when=When("steps", 0, 0))
     assert not study.note
-    found = record_by_concept(study)
+    found = record_selectivity(study)
     assert {re.sub(r".*\d\.(?=\D)", "", layer.path) for layer in found.layers} == HIDDEN[name]
     for concept, prompt in enumerate(("a", "b")):
         by_hand = unguided(pipeline, prompt, [layer.path for layer in found.layers])
@@ -154,14 +154,14 @@ def test_layers_without_a_row_a_sample(
     pipeline = pipelines(name)
     assert path in {module.path for module in pipeline.catalog}
     with pytest.raises(ScopeError, match=rf"`{path}` gives \d+ rows where .* called with 4"):
-        record_by_concept(begun(pipeline, tmp_path / "named", modules=path))
+        record_selectivity(begun(pipeline, tmp_path / "named", modules=path))
     if name == "z-image":  # as a network would be whose hidden units have other names
         monkeypatch.setattr(layers, "HIDDEN", re.compile("(?!)"))
         study = begun(pipeline, tmp_path / "all")
         assert (
             f"all {len(study.layers)} are recorded, such as `{study.layers[0].path}`" in study.note
         )
-        paths = {layer.path for layer in record_by_concept(study).layers}
+        paths = {layer.path for layer in record_selectivity(study).layers}
         assert path not in paths
         assert "layers.0.attention.to_q" in paths
 
@@ -186,15 +186,15 @@ def test_words_are_no_map(
         def begin(self, samples: int) -> None:
             pass
 
-        def hear(self, path: str, values: Tensor) -> None:
+        def record(self, path: str, values: Tensor) -> None:
             positions[path] = values.shape[2]
 
-        def close(self, numbers: Sequence[int]) -> None:
+        def end(self, numbers: Sequence[int]) -> None:
             pass
 
     assert list(stream(study, Sink())) == [2]
     size = study.pipeline.settings(study.plan.recipe.sampling)
-    maps = maps_in(study)
+    maps = maps_of_study(study)
     assert maps is not None
     found = {path: grid_of(n, size.height, size.width, maps) for path, n in positions.items()}
     side = round(positions[layer] ** 0.5)

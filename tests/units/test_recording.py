@@ -20,9 +20,9 @@ from ablate.network.slices import ScopeError
 from ablate.sampling.call import Stopped
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.activations import Statistics
-from ablate.units.concepts.selectivity import ByConcept, record_by_concept
+from ablate.units.concepts.selectivity import ByConcept, record_selectivity
 from ablate.units.record import recording
-from ablate.units.record.layers import grid_of, listening, maps_of, middle_of
+from ablate.units.record.layers import capturing, grid_of, maps_of, middle_of
 from ablate.units.record.stimuli import Stimuli
 from ablate.units.record.study import Setup, Study, StudyError
 
@@ -63,14 +63,14 @@ def test_channels_of_all_kinds_of_output() -> None:
         {"conv": nn.Conv2d(3, 4, 1), "linear": nn.Linear(3, 5), "norm": nn.GroupNorm(1, 3)}
     )
     heard: dict[str, torch.Tensor] = {}
-    with listening(network, list(network), "channels", heard.__setitem__):
+    with capturing(network, list(network), "channels", heard.__setitem__):
         conv = network["conv"](torch.randn(2, 3, 4, 4))
         tokens = network["linear"](torch.randn(2, 7, 3))
         network["norm"](torch.randn(2, 3, 2, 2))
     assert torch.equal(heard["conv"], conv.flatten(2))
     assert torch.equal(heard["linear"], tokens.transpose(1, 2))
     assert heard["norm"].shape == (2, 3, 4)
-    with listening(network, ["linear"], "channels", heard.__setitem__):
+    with capturing(network, ["linear"], "channels", heard.__setitem__):
         pooled = network["linear"](torch.randn(2, 3))
     assert torch.equal(heard["linear"], pooled[..., None])
 
@@ -85,14 +85,14 @@ def test_hooks_are_gone_whatever_happened() -> None:
 
     with (
         pytest.raises(RuntimeError, match="enough"),
-        listening(network, ["a"], "channels", refuse),
+        capturing(network, ["a"], "channels", refuse),
     ):
         network["a"](torch.ones(1, 2))
     network["a"](torch.ones(1, 2))
     assert heard == ["a"]
     with (
         pytest.raises(ScopeError, match="no module `b`"),
-        listening(network, ["a", "b"], "channels", refuse),
+        capturing(network, ["a", "b"], "channels", refuse),
     ):
         pass
     network["a"](torch.ones(1, 2))
@@ -148,7 +148,7 @@ def test_places_are_middles() -> None:
 
 
 def test_it_hears_what_plain_hooks_hear(begin: Begin, plain: Any) -> None:
-    found = record_by_concept(begin())
+    found = record_selectivity(begin())
     assert [layer.path for layer in found.layers][:2] == [NORM, GATE]
     for path, channels in ((NORM, 1), (GATE, 2)):
         heard: list[np.ndarray] = []
@@ -166,7 +166,7 @@ def test_it_hears_what_plain_hooks_hear(begin: Begin, plain: Any) -> None:
 
 
 def test_heads_are_what_the_projection_reads(begin: Begin, plain: Any) -> None:
-    found = record_by_concept(begin(kind="heads", modules="*attn2.to_out.0"))
+    found = record_selectivity(begin(kind="heads", modules="*attn2.to_out.0"))
     heard: list[np.ndarray] = []
 
     def hear(_module: nn.Module, given: Any, _output: Any) -> None:
@@ -181,7 +181,7 @@ def test_heads_are_what_the_projection_reads(begin: Begin, plain: Any) -> None:
 
 
 def test_only_moments_within_the_window_count(begin: Begin, plain: Any) -> None:
-    found = record_by_concept(begin(when=When("steps", 1, 1)))
+    found = record_selectivity(begin(when=When("steps", 1, 1)))
     heard: list[np.ndarray] = []
 
     def hear(_module: nn.Module, _given: Any, output: Any) -> None:
@@ -191,12 +191,12 @@ def test_only_moments_within_the_window_count(begin: Begin, plain: Any) -> None:
         image(plain, "a cat")
     np.testing.assert_allclose(layer(found, NORM)[0], heard[1], atol=1e-5)
     with pytest.raises(ScopeError, match=r"steps 7–9: it never opens; this sampling has 2 steps"):
-        record_by_concept(begin(folder="never", when=When("steps", 7, 9)))
+        record_selectivity(begin(folder="never", when=When("steps", 7, 9)))
 
 
 def test_edits_hold_while_it_hears(begin: Begin, tiny: Pipeline) -> None:
     study = begin()
-    record_by_concept(study)
+    record_selectivity(study)
     before = [p.clone() for p in tiny.denoiser.parameters()]
     sink = ByConcept(study)
     edits = [{"zero": {"modules": NORM}}]
@@ -214,11 +214,11 @@ def test_its_pictures_are_a_run_like_any_other(
     begin: Begin, run: Callable[..., lab.Result], build: Callable[..., Any]
 ) -> None:
     study = begin()
-    record_by_concept(study)
+    record_selectivity(study)
     one, other = (cell.path for cell in study.pictures.cells())
     one.write_bytes(one.read_bytes()[:200])  # they are made again
     other.write_bytes(b"nothing")
-    record_by_concept(study)
+    record_selectivity(study)
     alone = run(build(axes={"prompt": {"values": ["a cat", "a dog"]}}))
     for cell, other in zip(study.pictures.cells(), alone, strict=True):
         assert cell.key == other.key
@@ -228,7 +228,7 @@ def test_its_pictures_are_a_run_like_any_other(
 def test_the_strongest_samples_and_their_places(begin: Begin, plain: Any) -> None:
     stimuli = Stimuli(("cat", "dog"), ("a {}",), (0, 1))
     study = begin(stimuli, modules=NORM)
-    found = record_by_concept(study)
+    found = record_selectivity(study)
     means, peaks = [], []
     for prompt, seed in (("a cat", 0), ("a cat", 1), ("a dog", 0), ("a dog", 1)):
         maps: list[np.ndarray] = []
@@ -255,7 +255,7 @@ def test_the_strongest_samples_and_their_places(begin: Begin, plain: Any) -> Non
 def test_text_encoders_read_each_prompt_once(begin: Begin, plain: Any) -> None:
     stimuli = Stimuli(("cat", "dog"), ("a {}", "a {} at night"), (0, 1, 2))
     study = begin(stimuli, component="text_encoder")
-    found = record_by_concept(study)
+    found = record_selectivity(study)
     (only,) = found.layers
     assert (only.path, found.done) == ("encoder.layers.0.mlp.fc1", 4)
     tokens = plain.tokenizer(
@@ -274,7 +274,7 @@ def test_text_encoders_read_each_prompt_once(begin: Begin, plain: Any) -> None:
 def test_the_clip_model_reads_the_images(begin: Begin) -> None:
     study = begin(component="clip", keys={"clip": "bundled"})
     parts: list[Any] = []
-    found = record_by_concept(study, parts.append)
+    found = record_selectivity(study, parts.append)
     assert [(p.noun, p.done, p.total) for p in parts] == [
         ("images", 0, 2), ("images", 2, 2), ("samples", 0, 2), ("samples", 2, 2),
     ]  # fmt: skip
@@ -292,7 +292,7 @@ def test_the_clip_model_reads_the_images(begin: Begin) -> None:
     with hooked(network, found.layers[0].path, hear):
         study.reader.images([next(iter(study.pictures.cells())).image()])
     np.testing.assert_allclose(layer(found, found.layers[0].path)[0], heard[0], atol=1e-5)
-    texts = record_by_concept(begin(folder="texts", component="clip", modules="text_projection",
+    texts = record_selectivity(begin(folder="texts", component="clip", modules="text_projection",
                          keys={"clip": "bundled"}))  # fmt: skip
     assert (texts.done, texts.units) == (2, 128)
 
@@ -307,7 +307,7 @@ class Enough(Exception):  # noqa: N818
 def test_it_goes_on_where_it_stopped(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     stimuli = Stimuli(("cat", "dog"), ("a {}",), (0, 1, 2))
     monkeypatch.setattr("ablate.engine.batches.LATENT_PIXELS", {"cpu": 4 * 64})  # four at once
-    whole = record_by_concept(begin(stimuli, "whole"))
+    whole = record_selectivity(begin(stimuli, "whole"))
     study = begin(stimuli)
 
     def stop(progress: Any) -> None:
@@ -315,12 +315,12 @@ def test_it_goes_on_where_it_stopped(begin: Begin, monkeypatch: pytest.MonkeyPat
             raise Enough
 
     with pytest.raises(Enough):
-        record_by_concept(study, stop)
+        record_selectivity(study, stop)
     assert Statistics.load(study.folder / "activations.npz").done == 4
     assert not (study.folder / "units.csv").exists()
     first = min(path.stat().st_mtime_ns for path in (study.folder / "pictures/cells").iterdir())
     told: list[int] = []
-    again = record_by_concept(begin(stimuli), lambda now: told.append(now.done))
+    again = record_selectivity(begin(stimuli), lambda now: told.append(now.done))
     assert told == [4, 6]
     for name in Statistics.ARRAYS:
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
@@ -344,13 +344,13 @@ def test_ctrl_c_leaves_whole_batches(
         tiny.stop = lambda: bool(progress.computed)
 
     with pytest.raises(Stopped):
-        record_by_concept(study, stop)
+        record_selectivity(study, stop)
     assert Statistics.load(study.folder / "activations.npz").done == 4
     assert not tiny.stop()
 
 
 def test_a_folder_of_another_study_is_left_alone(begin: Begin) -> None:
-    record_by_concept(begin())
+    record_selectivity(begin())
     with pytest.raises(StudyError, match=r"holds another study \(of other seeds\); `--out`"):
         begin(Stimuli(("cat", "dog"), ("a {}",), (1,)))
     with pytest.raises(StudyError, match=r"of other concepts"):
@@ -372,10 +372,10 @@ def test_a_folder_of_another_study_is_left_alone(begin: Begin) -> None:
 def test_a_refused_study_stands_in_the_way_of_no_other(begin: Begin) -> None:
     refused = begin(when=When("t", 1e-5, 0))
     with pytest.raises(ScopeError, match="it never opens"):
-        recording.opens(refused)
+        recording.check_window(refused)
     with pytest.raises(ScopeError, match="it never opens"):
-        record_by_concept(refused)
-    assert record_by_concept(begin(when=When("t", 1, 0.5))).done == 2
+        record_selectivity(refused)
+    assert record_selectivity(begin(when=When("t", 1, 0.5))).done == 2
 
 
 def test_all_keys_that_are_wrong_are_told_at_once() -> None:
@@ -423,12 +423,12 @@ def test_what_cannot_be_recorded_is_told(
     begin: Begin, asked: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        record_by_concept(begin(**asked))
+        record_selectivity(begin(**asked))
 
 
 def test_the_table_has_a_row_a_unit(begin: Begin) -> None:
     study = begin()
-    found = record_by_concept(study)
+    found = record_selectivity(study)
     text = (study.folder / "units.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
     assert len(rows) == found.units

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ablate.edits.variants import When
-from ablate.units.record.stimuli import Stimuli, numbers_of, told, words_of
-from ablate.units.record.study import StudyError, window_of
+from ablate.units.record.stimuli import Stimuli, parse_concepts, parse_seeds, told
+from ablate.units.record.study import StudyError, parse_window
 
 
 @pytest.mark.parametrize(
@@ -17,12 +17,12 @@ from ablate.units.record.study import StudyError, window_of
      (",".join(map(str, range(999))), tuple(map(str, range(999))))],
 )  # fmt: skip
 def test_concepts_are_a_list(given: str, words: tuple[str, ...]) -> None:
-    assert words_of(given) == words
+    assert parse_concepts(given) == words
 
 
 def test_concepts_are_the_lines_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a,b.txt").write_text("cat\n\ntoy, red\n", encoding="utf-8")
-    assert words_of(str(tmp_path / "a,b.txt")) == ("cat", "toy, red")
+    assert parse_concepts(str(tmp_path / "a,b.txt")) == ("cat", "toy, red")
     for given, message in (
         (tmp_path, "is a folder; a concept of this name needs a comma"),
         (tmp_path / "missing", "there is no file"),
@@ -30,23 +30,23 @@ def test_concepts_are_the_lines_of_a_file(tmp_path: Path) -> None:
         (" ,", "there are none"),
     ):
         with pytest.raises(ValueError, match=message):
-            words_of(str(given))
+            parse_concepts(str(given))
 
 
 def test_seeds_are_ranges() -> None:
-    assert numbers_of("0-2, 7") == (0, 1, 2, 7)
+    assert parse_seeds("0-2, 7") == (0, 1, 2, 7)
     for given, message in (
         ("3-1", "`3-1` ends before it begins"),
         ("0-1000000", "more seeds than the 100,000 there may be"),
         ("0-59999,60000-119999", "more seeds than the 100,000 there may be"),
     ):
         with pytest.raises(ValueError, match=message):
-            numbers_of(given)
+            parse_seeds(given)
 
 
 def test_windows_are_those_of_recipes() -> None:
-    assert window_of("{steps: [0, 3]}") == When("steps", 0, 3)
-    assert window_of("{t: [0.5, 1]}") == When("t", 0.5, 1)  # either end may come first
+    assert parse_window("{steps: [0, 3]}") == When("steps", 0, 3)
+    assert parse_window("{t: [0.5, 1]}") == When("t", 0.5, 1)  # either end may come first
     for given, message in (
         ("later", "is no window; write one of steps, fraction, t"),
         ("{steps: [3, 1]}", "ends before it begins"),
@@ -55,7 +55,7 @@ def test_windows_are_those_of_recipes() -> None:
         ("{t: [1, 1]}", "it is empty"),
     ):
         with pytest.raises(StudyError, match=message):
-            window_of(given)
+            parse_window(given)
 
 
 def test_prompts_are_told_as_people_do() -> None:

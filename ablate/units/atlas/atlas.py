@@ -47,7 +47,7 @@ from ablate.units.atlas.bins import (
 from ablate.units.atlas.layout import Layout, check, fit
 from ablate.units.atlas.vectors import Vectors, alike, collect, planned, size_of
 from ablate.units.record.layers import grid_of
-from ablate.units.record.recording import opened, readable
+from ablate.units.record.recording import is_picture, open_picture
 from ablate.units.record.study import CLIP, Study, StudyError
 from ablate.units.visualize import visualize
 from ablate.units.visualize.objectives import HEADS, Objective, Outputs
@@ -150,7 +150,7 @@ def write(study: Study, told: Atlas) -> None:
     for one in told["bins"]:
         name = f"{told['grid']}/{one['row']}-{one['column']}.png"
         for key, folder in (("picture", PICTURES), ("patch", PATCHES)):
-            there = readable(study.folder / folder / name)
+            there = is_picture(study.folder / folder / name)
             one[key] = f"{folder}/{name}" if there else None
     Run(study.folder).write_text(FILE, json.dumps(told, indent=1) + "\n")
 
@@ -224,12 +224,12 @@ def cut(study: Study, vectors: Vectors, bins: Bins, grid: str) -> None:
     shots = shots_of(study.samples, study.pipeline)
     for number in bins.shown.tolist():
         path = study.folder / PATCHES / grid / f"{bins.name(number)}.png"
-        if readable(path):
+        if is_picture(path):
             continue
         place = places[best[number]]
         picture = study.pictures.path(shots[place["sample"]].key)
-        if readable(picture):
-            patch = opened(picture)
+        if is_picture(picture):
+            patch = open_picture(picture)
         else:  # gone, or broken, since it was recorded
             patch = Image.fromarray(make_images(study.samples[place["sample"]], study.pipeline)[1])
         if study.component == CLIP:
@@ -285,7 +285,7 @@ def draw(
         return
     shown = bins.shown.tolist()
     paths = {n: study.folder / PICTURES / grid / f"{bins.name(n)}.png" for n in shown}
-    todo = [n for n in shown if not readable(paths[n])]
+    todo = [n for n in shown if not is_picture(paths[n])]
     before = len(shown) - len(todo)
     clock = Clock(len(shown), before, watch)
     if todo:

@@ -27,7 +27,7 @@ from ablate.network import SelectorError
 from ablate.store import Run, key_of
 from ablate.sweep import Plan
 from ablate.units.record.layers import grid_of, middle_of
-from ablate.units.record.recording import maps_in, pictured, stream
+from ablate.units.record.recording import maps_of_study, render_missing, stream
 from ablate.units.record.study import CLIP, Study, StudyError
 
 FORMAT = 1
@@ -157,7 +157,7 @@ class Collector:
         self.values: list[Tensor] = []  # a moment each: (samples, positions kept, units)
         self.at: list[Tensor] = []  # (samples, positions kept, 2)
 
-    def hear(self, _path: str, values: Tensor) -> None:
+    def record(self, _path: str, values: Tensor) -> None:
         samples, _, positions = values.shape
         grid = grid_of(positions, *self.size, self.maps) if self.size else None
         first, moment = self.vectors.done, len(self.values)
@@ -175,7 +175,7 @@ class Collector:
         self.at.append(middle_of(picked, grid).cpu())
         self.vectors.rows = grid[1] if grid else 0
 
-    def close(self, numbers: Sequence[int]) -> None:
+    def end(self, numbers: Sequence[int]) -> None:
         if not self.values:
             raise StudyError(f"`{self.vectors.about.get('path')}` did not run; it has no vectors")
         moments, kept = len(self.values), self.values[0].shape[1]
@@ -221,9 +221,9 @@ def collect(
     total = len(study.samples)
     if vectors.done < total:
         if study.component == CLIP and not study.texts:  # they take the most time
-            pictured(study, plan or study.plan, watch=watch)
+            render_missing(study, plan or study.plan, watch=watch)
         clock = Clock(total, vectors.done, watch)
-        sink = Collector(vectors, each, size_of(study), maps_in(study))
+        sink = Collector(vectors, each, size_of(study), maps_of_study(study))
         for done in stream(study, sink, vectors.done, paths=[path], plan=plan):
             clock(done)
     return vectors

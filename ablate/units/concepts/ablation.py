@@ -25,7 +25,7 @@ from ablate.network import Unit
 from ablate.sampling import Stopped
 from ablate.store import Run, student
 from ablate.sweep import BASELINE, Cell, Condition, Plan, PlanAxis, condition_axis
-from ablate.units.record.recording import READ, opened, pictured
+from ablate.units.record.recording import READ, open_picture, render_missing
 from ablate.units.record.stimuli import told
 from ablate.units.record.study import CLIP, Study, StudyError
 
@@ -179,7 +179,7 @@ def _made_anew(
 ) -> dict[Trial, Found]:
     planned = plan(study, trials, seeds)
     run = Run(study.folder / FOLDER)
-    pictured(study, planned, run, watch)
+    render_missing(study, planned, run, watch)
     write_drift(run, reader, study.setup.stimuli.concepts)
     pictures = _Pictures(study, reader, run, planned)
     return {trial: pictures.found(trial, seeds) for trial in trials}
@@ -245,7 +245,7 @@ class _Pictures:
 def _read_anew(
     study: Study, reader: Reader, trials: Sequence[Trial], watch: Watch | None
 ) -> Iterator[tuple[Trial, Found]]:
-    pictured(study, study.plan, watch=watch)
+    render_missing(study, study.plan, watch=watch)
     pictures = _by_concept(study)
     asked = dict.fromkeys(c for trial in trials for c in trial.concepts)
     before = {c: _read(study, reader, pictures, [c]) for c in asked}
@@ -296,7 +296,9 @@ def _read(
     texts = reader.texts([phrase(word) for word in study.setup.stimuli.concepts])
     paths = [path for concept in concepts for path in pictures[concept]]
     batches = [paths[first : first + READ] for first in range(0, len(paths), READ)]
-    vectors = np.concatenate([reader.images([opened(path) for path in some]) for some in batches])
+    vectors = np.concatenate(
+        [reader.images([open_picture(path) for path in some]) for some in batches]
+    )
     odds = probabilities(vectors, texts, reader.scale)
     found, start = {}, 0
     for concept in concepts:

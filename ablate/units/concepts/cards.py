@@ -25,7 +25,7 @@ from ablate.models import ModelError
 from ablate.store import Layer, Run, Statistics
 from ablate.units.concepts import ablation as need, multimodal, search, selectivity
 from ablate.units.concepts.ablation import Found, Trial
-from ablate.units.record.recording import lacking, pictured
+from ablate.units.record.recording import missing_pictures, render_missing
 from ablate.units.record.study import CLIP, Study, StudyError
 from ablate.units.visualize import files as gallery, make as wanted, objectives
 
@@ -101,7 +101,7 @@ def recorded(study: Study, watch: Watch | None = None) -> Statistics:
         statistics = Statistics.load(path)
         if statistics.done == len(study.samples):
             return statistics
-    return selectivity.record_by_concept(study, watch)
+    return selectivity.record_selectivity(study, watch)
 
 
 def outstanding(
@@ -183,11 +183,11 @@ def _draw(study: Study, statistics: Statistics, units: Sequence[int], watch: Wat
         for rank in tops(statistics, unit, prompts)
     }
     cells = [study.samples[n] for n in sorted(shown)]
-    missing = tuple(cells[n] for n in lacking(study, cells, study.pictures))
+    missing = tuple(cells[n] for n in missing_pictures(study, cells, study.pictures))
     if not missing:
         return
     try:
-        pictured(study, replace(study.plan, cells=missing, floor=()), watch=watch)
+        render_missing(study, replace(study.plan, cells=missing, floor=()), watch=watch)
     finally:
         # The run is that of all stimuli, whatever is there of it.
         everything = shots_of(study.plan.cells, study.pipeline)

@@ -35,8 +35,8 @@ from ablate.engine import Clock, Watch, counting, shots_of, stoppable
 from ablate.sampling import Stopped
 from ablate.store import Layer, Run, Statistics, StatisticsError
 from ablate.units.concepts.search import Contrasts
-from ablate.units.record.layers import listening, strength
-from ablate.units.record.recording import READ, opened, pictured
+from ablate.units.record.layers import capturing, strength
+from ablate.units.record.recording import READ, open_picture, render_missing
 from ablate.units.record.stimuli import shuffled
 from ablate.units.record.study import CLIP, Study
 
@@ -201,11 +201,11 @@ def _of_letters(
 
 
 def _of_pictures(study: Study, reader: Reader, watch: Watch | None) -> Statistics:
-    pictured(study, study.plan, watch=watch)
+    render_missing(study, study.plan, watch=watch)
     shots = shots_of(study.samples, study.pipeline)
 
     def show(some: Sequence[int]) -> None:
-        reader.images([opened(study.pictures.path(shots[n].key)) for n in some])
+        reader.images([open_picture(study.pictures.path(shots[n].key)) for n in some])
 
     return _heard(study, reader, [PICTURE], "channels", study.concepts, show, READ, watch)
 
@@ -245,7 +245,7 @@ def _heard(
             def hear(path: str, given: Tensor, values: dict[str, Tensor] = values) -> None:
                 values[path] = strength(given, kind).mean(-1)
 
-            with listening(reader.network, paths, kind, hear):
+            with capturing(reader.network, paths, kind, hear):
                 show(some)
             if found is None:
                 layers = [Layer(CLIP, path, kind, values[path].shape[1]) for path in paths]

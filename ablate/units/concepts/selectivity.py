@@ -21,7 +21,7 @@ from torch import Tensor
 from ablate.engine import Clock, Watch, counting
 from ablate.store import Layer, Run, Statistics
 from ablate.units.record.layers import grid_of, middle_of, strength
-from ablate.units.record.recording import maps_in, pictured, stream
+from ablate.units.record.recording import maps_of_study, render_missing, stream
 from ablate.units.record.stimuli import shuffled
 from ablate.units.record.study import CLIP, Study, StudyError
 
@@ -45,7 +45,7 @@ class ByConcept:
         self.shuffled = np.array(shuffled(study.concepts))
         size = study.pipeline.settings(study.plan.recipe.sampling)
         self.size = (1, 1) if study.component == CLIP else (size.height, size.width)
-        self.maps = maps_in(study)
+        self.maps = maps_of_study(study)
         self.begin(0)
 
     def begin(self, samples: int) -> None:
@@ -54,7 +54,7 @@ class ByConcept:
         self.peaks: dict[str, Tensor] = {}
         self.places: dict[str, Tensor] = {}
 
-    def hear(self, path: str, values: Tensor) -> None:
+    def record(self, path: str, values: Tensor) -> None:
         active = strength(values, self.study.setup.kind)
         grid = None if self.study.texts else grid_of(values.shape[2], *self.size, self.maps)
         peaks, at = active[..., grid[0] if grid else 0 :].max(-1)
@@ -69,7 +69,7 @@ class ByConcept:
             self.sums[path], self.calls[path] = active.mean(-1), 1
             self.peaks[path], self.places[path] = peaks, places
 
-    def close(self, numbers: Sequence[int]) -> None:
+    def end(self, numbers: Sequence[int]) -> None:
         if self.statistics is None:
             concepts = self.study.setup.stimuli.concepts
             self.statistics = Statistics(self._layers(), concepts, len(self.study.samples))
@@ -100,7 +100,7 @@ class ByConcept:
         ]
 
 
-def record_by_concept(study: Study, watch: Watch | None = None) -> Statistics:
+def record_selectivity(study: Study, watch: Watch | None = None) -> Statistics:
     """Record all samples of a study, going on where an earlier time stopped.
 
     Pictures of it that are gone, or cannot be read any more, are made again. Writes
@@ -115,7 +115,7 @@ def record_by_concept(study: Study, watch: Watch | None = None) -> Statistics:
     if reads or (done and not study.texts):
         # Of a CLIP model they are made before anything is heard, and take the most time.
         some = study.plan if reads else replace(study.plan, cells=study.samples[:done], floor=())
-        pictured(study, some, watch=watch)
+        render_missing(study, some, watch=watch)
     clock, pace = Clock(len(study.samples), done, counting("samples", watch)), _Pace()
     clock(done)
     try:

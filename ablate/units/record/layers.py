@@ -38,12 +38,12 @@ HIDDEN = re.compile(
 )
 
 
-def hidden(catalog: Catalog) -> tuple[ModuleInfo, ...]:
+def hidden_layers(catalog: Catalog) -> tuple[ModuleInfo, ...]:
     """The modules and blocks that are `HIDDEN` units by their names."""
     return tuple(m for m in (*catalog.modules, *catalog.blocks) if HIDDEN.search(m.path))
 
 
-def chosen(catalog: Catalog, selector: Selector | None, kind: str) -> tuple[ModuleInfo, ...]:
+def choose_layers(catalog: Catalog, selector: Selector | None, kind: str) -> tuple[ModuleInfo, ...]:
     """The layers that a selector names, in forward order; without one the hidden units (`HIDDEN`),
     or all modules where a network has none that go by these names.
 
@@ -61,7 +61,7 @@ def chosen(catalog: Catalog, selector: Selector | None, kind: str) -> tuple[Modu
             )
         return found
     if selector is None:
-        found = hidden(catalog) or tuple(m for m in catalog.modules if m.channels)
+        found = hidden_layers(catalog) or tuple(m for m in catalog.modules if m.channels)
     else:
         found = select(selector, catalog, blocks=True)
     first = {m.path: m.number for m in catalog.modules}
@@ -74,7 +74,7 @@ def chosen(catalog: Catalog, selector: Selector | None, kind: str) -> tuple[Modu
 
 
 @contextmanager
-def listening(
+def capturing(
     network: nn.Module, paths: Sequence[str], kind: str, hear: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
     """While inside, `hear` is told what every call of the layers gives: the path, and activations

@@ -41,7 +41,7 @@ from ablate.network import ScopeError, rebuilt, tensors
 from ablate.sampling import Context, Moments, Pipeline, Request, Settings, Stopped, UnevenError
 from ablate.store import Run
 from ablate.sweep import Cell, Plan
-from ablate.units.record.layers import listening, maps_of
+from ablate.units.record.layers import capturing, maps_of
 from ablate.units.record.study import CLIP, Study
 
 READ = 32  # images that the CLIP model reads at once
@@ -56,10 +56,10 @@ class Sink(Protocol):
     def begin(self, samples: int) -> None:
         """A batch of so many samples comes."""
 
-    def hear(self, path: str, values: Tensor) -> None:
+    def record(self, path: str, values: Tensor) -> None:
         """What a layer gives at a moment: (samples, units, positions), float32."""
 
-    def close(self, numbers: Sequence[int]) -> None:
+    def end(self, numbers: Sequence[int]) -> None:
         """The batch is over; the numbers of its samples, in order."""
 
 
@@ -75,7 +75,7 @@ def stream(
 
     `paths`: other layers than the study's own. `plan`: with edits (`Study.planned`), whose variant
     holds meanwhile. Images are written into the study's pictures; those that a CLIP model reads are
-    there before (`pictured`). Stopped by Ctrl-C it raises `Stopped` after the step that it is in.
+    there before (`render_missing`). Stopped by Ctrl-C it raises `Stopped` after the current step.
 
     Of a denoiser only rows that follow the prompts are heard (`Calls`). Layers without a row a
     sample, such as those that take all words of all prompts one after the other, are left out;
@@ -112,7 +112,7 @@ class _Heard:
         return self.study.pipeline
 
     @contextmanager
-    def listening(self, hear: Callable[[str, Tensor, _Count], None]) -> Iterator[_Count]:
+    def capturing(self, hear: Callable[[str, Tensor, _Count], None]) -> Iterator[_Count]:
         """While inside, `hear` is told what the layers give that have a row for each of the
         network's own, and which of its calls that was. Of those that were not named others are left
         out; of those that were it raises `ScopeError`."""
@@ -130,7 +130,7 @@ class _Heard:
 
         handle = self.study.network.register_forward_pre_hook(count, with_kwargs=True)
         try:
-            with listening(self.study.network, self.paths, self.study.setup.kind, fitting):
+            with capturing(self.study.network, self.paths, self.study.setup.kind, fitting):
                 yield count
         finally:
             handle.remove()
@@ -207,7 +207,7 @@ def calls_of(pipeline: Pipeline, settings: Settings) -> Calls:
     return known[settings]
 
 
-def maps_in(study: Study) -> frozenset[tuple[int, int]] | None:
+def maps_of_study(study: Study) -> frozenset[tuple[int, int]] | None:
     """Rows and columns of the maps that a study's layers can give; None of other networks than the
     denoiser. A step is sampled where none was before."""
     if study.component != study.pipeline.denoiser_name:
@@ -215,7 +215,7 @@ def maps_in(study: Study) -> frozenset[tuple[int, int]] | None:
     return calls_of(study.pipeline, study.pipeline.settings(study.plan.recipe.sampling)).maps
 
 
-def opens(study: Study) -> None:
+def check_window(study: Study) -> None:
     """Raises `ScopeError` where a study's window holds at no step of its sampling, which is begun
     and left. To be asked before anything is written."""
     when, pipeline = study.setup.when, study.pipeline
@@ -327,7 +327,7 @@ def _sampled(heard: _Heard, plan: Plan, cells: Sequence[Cell], start: int) -> It
             continue
         write_images(made, pictures, pipeline)
         start += len(some)
-        heard.sink.close(range(start - len(some), start))
+        heard.sink.end(range(start - len(some), start))
         yield start
 
 
@@ -350,13 +350,13 @@ def _together(heard: _Heard, shots: Sequence[Shot], draws: NoiseCache) -> list[M
         if when is not None and not when.holds(step, noise_levels):
             return
         for rows in calls.rows(counted.call, len(values), count):
-            heard.sink.hear(path, values[rows])
+            heard.sink.record(path, values[rows])
 
     heard.sink.begin(count)
     with (
         pipeline.sized(shots[0].settings),
         denoised(batch, pipeline, draws, Applied()) as moments,
-        heard.listening(hear) as counted,
+        heard.capturing(hear) as counted,
     ):
 
         def begin(levels: Sequence[float]) -> None:
@@ -395,7 +395,7 @@ def _encoded(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
         except Stopped:
             if pipeline.stop():
                 raise
-        heard.sink.close([number])
+        heard.sink.end([number])
         yield number + 1
 
 
@@ -406,18 +406,18 @@ def _once(heard: _Heard, edits: Context | None) -> Context:
     def hear(path: str, values: Tensor, _counted: _Count) -> None:
         if path not in told:
             told.add(path)
-            heard.sink.hear(path, values[:1])
+            heard.sink.record(path, values[:1])
 
     @contextmanager
     def entered() -> Iterator[None]:
-        with (edits or nullcontext)(), heard.listening(hear):
+        with (edits or nullcontext)(), heard.capturing(hear):
             yield
 
     return entered
 
 
 def _read(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
-    """Images, which are there (`pictured`), or prompts, through the CLIP model."""
+    """Images, which are there (`render_missing`), or prompts, through the CLIP model."""
     study, reader = heard.study, heard.study.reader
     assert reader is not None
     shots: list[Shot] = []
@@ -427,22 +427,24 @@ def _read(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
     for first in range(start, len(cells), most):
         some = range(first, min(first + most, len(cells)))
         heard.sink.begin(len(some))
-        with heard.listening(lambda path, values, _: heard.sink.hear(path, values)) as counted:
+        with heard.capturing(lambda path, values, _: heard.sink.record(path, values)) as counted:
             counted.rows = len(some)  # its parts are called, and not the network itself
             if study.texts:
                 reader.texts([cells[i].condition.prompt for i in some])
             else:
-                reader.images([opened(study.pictures.path(shots[i].key)) for i in some])
-        heard.sink.close(some)
+                reader.images([open_picture(study.pictures.path(shots[i].key)) for i in some])
+        heard.sink.end(some)
         yield some[-1] + 1
 
 
-def pictured(study: Study, plan: Plan, run: Run | None = None, watch: Watch | None = None) -> None:
+def render_missing(
+    study: Study, plan: Plan, run: Run | None = None, watch: Watch | None = None
+) -> None:
     """Have the pictures of a plan made that a run lacks, or that cannot be read any more. `run`:
     the study's own pictures unless another is given. Raises `Stopped` after Ctrl-C."""
     run = study.pictures if run is None else run
     watch = counting("images", watch)
-    missing = lacking(study, plan.cells, run)
+    missing = missing_pictures(study, plan.cells, run)
     if watch is not None and missing:  # a batch may take long
         total = len(plan.cells)
         watch(Progress(total - len(missing), total, 0, 0.0, 0.0))
@@ -450,20 +452,20 @@ def pictured(study: Study, plan: Plan, run: Run | None = None, watch: Watch | No
         raise Stopped
 
 
-def lacking(study: Study, cells: Sequence[Cell], run: Run) -> list[int]:
+def missing_pictures(study: Study, cells: Sequence[Cell], run: Run) -> list[int]:
     """The numbers of the cells without a picture in a run. Files that are no pictures, or whose
     ends are missing, are removed."""
     found = []
     for number, shot in enumerate(shots_of(cells, study.pipeline)):
         path = run.path(shot.key)
-        if path.exists() and not readable(path):
+        if path.exists() and not is_picture(path):
             path.unlink()
         if not path.exists():
             found.append(number)
     return found
 
 
-def readable(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
     """Whether a file is a picture, and whole."""
     try:
         with Image.open(path) as image:
@@ -473,7 +475,7 @@ def readable(path: Path) -> bool:
     return True
 
 
-def opened(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
     """A picture, RGB."""
     with Image.open(path) as image:
         return image.convert("RGB")

@@ -65,7 +65,7 @@ class Stimuli:
         return len(self.prompts) * len(self.seeds)
 
 
-def words_of(given: str) -> tuple[str, ...]:
+def parse_concepts(given: str) -> tuple[str, ...]:
     """Concepts: a list with commas, or the lines of a file. Raises `ValueError` where there are
     none, where a file is not there or is no text."""
     words = given.split(",")
@@ -90,7 +90,7 @@ def _is(given: str, what: Callable[[Path], bool]) -> bool:
         return False
 
 
-def numbers_of(given: str) -> tuple[int, ...]:
+def parse_seeds(given: str) -> tuple[int, ...]:
     """Seeds, as in `0-7,11`. Raises `ValueError`."""
     found: list[int] = []
     for part in given.split(","):

@@ -31,7 +31,7 @@ from ablate.recipe import Recipe, RecipeError, parse_recipe
 from ablate.sampling import Pipeline
 from ablate.store import Run
 from ablate.sweep import Cell, Plan, resolve
-from ablate.units.record.layers import chosen, hidden
+from ablate.units.record.layers import choose_layers, hidden_layers
 from ablate.units.record.stimuli import Stimuli
 from ablate.view import boxes, study_pictures
 
@@ -57,7 +57,7 @@ class Setup:
 
     `keys`: those of a recipe that tell of model and sampling, dotted ones too. `component`: a
     network of the pipeline, None for its denoiser, `clip` for the CLIP model that reads images.
-    `modules`: which layers, None for hidden units (`ablate.units.layers.chosen`). `kind`:
+    `modules`: which layers, None for hidden units (`ablate.units.layers.choose_layers`). `kind`:
     `channels` or `heads`. `when`: the moments of the sampling that count, None for all.
     """
 
@@ -186,7 +186,7 @@ class Study:
     @classmethod
     def open(cls, folder: str | Path, *, device: str | None = None) -> Study:
         """The study that lies in a folder, with its networks loaded. Raises `StudyError`."""
-        told = read(Path(folder))
+        told = read_manifest(Path(folder))
         try:
             setup = Setup.from_json(told["setup"])
         except (KeyError, TypeError, ValueError) as error:
@@ -223,14 +223,14 @@ class Study:
         if selector is None and self.component == CLIP:
             heads = self.setup.kind == "heads"
             selector = "vision_model.*.out_proj" if heads else "vision_model.*.mlp.fc1"
-        return chosen(self.catalog, selector, self.setup.kind)
+        return choose_layers(self.catalog, selector, self.setup.kind)
 
     @property
     def note(self) -> str:
         """What is to be said of the layers where nobody named them, and none has a name that tells
         of hidden units; else nothing."""
         named = self.setup.modules is not None or self.component == CLIP
-        if named or self.setup.kind == "heads" or hidden(self.catalog):
+        if named or self.setup.kind == "heads" or hidden_layers(self.catalog):
             return ""
         return (
             f"`{self.component}` has no modules that are known to hold hidden units, so that all"
@@ -334,7 +334,7 @@ class Study:
     def _empty(self) -> bool:
         """Whether nothing was ever recorded beside a `study.json` that can be read, as of a study
         that was refused: it stands in the way of no other."""
-        read(self.folder)
+        read_manifest(self.folder)
         if any((self.folder / name).is_file() for name in FILES):
             return False
         made = (path for name in FOLDERS for path in (self.folder / name).rglob("*"))
@@ -359,7 +359,7 @@ class Study:
 
     def _continue(self, told: Mapping[str, Any]) -> None:
         """Raise `StudyError` where the folder's study is another than this one."""
-        before, now = read(self.folder), json.loads(json.dumps(told, default=str))
+        before, now = read_manifest(self.folder), json.loads(json.dumps(told, default=str))
         setup = before.get("setup", {})
         differing = [key for key, value in now["setup"].items() if setup.get(key) != value]
         names = {"kind": "kind of study", "clip_fingerprint": "CLIP model"}
@@ -374,7 +374,7 @@ class Study:
             )
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """`study.json` of a folder. Raises `StudyError` when there is none or it cannot be read."""
     path = folder / "study.json"
     try:
@@ -395,7 +395,7 @@ def _unreadable(path: Path, error: Exception) -> str:
     )
 
 
-def window_of(given: str) -> When:
+def parse_window(given: str) -> When:
     """A window of the sampling, as recipes write it. Raises `StudyError`."""
     try:
         found = When.from_json(yaml.safe_load(given))
