@@ -28,7 +28,7 @@ from ablate.engine.export import export_variant
 from ablate.models import skeletons
 from ablate.models.catalogs import outline_of
 from ablate.models.files import ModelError, SizeError
-from ablate.models.sizes import own_side, wrong_side
+from ablate.models.sizes import default_side, wrong_side
 from ablate.models.source import Source
 from ablate.network.components import phase_of
 from ablate.recipe.recipe import Recipe
@@ -286,12 +286,15 @@ def sizes(family: Family, folder: Path) -> None:
         known = [f"{name} {wrong}" for name, wrong in wrongs.items() if wrong is not None]
         if known:
             with pytest.raises(ModelError, match=re.escape(known[0])):
-                pipeline.refuse(settings)
+                pipeline.check_size(settings)
             continue
-        pipeline.refuse(settings)
+        pipeline.check_size(settings)
         # Whose small autoencoder is not the one that its code is written for.
         refused = pytest.raises(SizeError, match=f"cannot make pictures of {width} × {height} pix")
-        with refused if family.name == "hunyuan" else nullcontext(), pipeline.sized(settings):
+        with (
+            refused if family.name == "hunyuan" else nullcontext(),
+            pipeline.explain_size_errors(settings),
+        ):
             made = pipeline.sample([Request(PROMPT, SEED)], settings)
             assert made.images.shape == (1, height, width, 3)
 
@@ -346,7 +349,7 @@ def outline(kind: str, denoiser: str = "", **index: Any) -> Any:
 @pytest.mark.parametrize("kind", ["ZImagePipeline", "PRXPipeline", "PRXPixelPipeline"])
 def test_own_sizes_that_stand_in_code_or_in_pixels(kind: str) -> None:
     pipe = outline(kind, default_sample_size=1024)
-    assert (own_side(pipe, "width"), own_side(pipe, "height")) == (1024, 1024)
+    assert (default_side(pipe, "width"), default_side(pipe, "height")) == (1024, 1024)
 
 
 @pytest.mark.parametrize("kind", ["StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline"])

@@ -180,7 +180,7 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None, allow_code:
     """Print what a recipe comes to: axes, variants, cells, and an estimate."""
     from ablate import lab
     from ablate.engine import Layout, part_of
-    from ablate.models import Source, denoiser_of, estimate, load_catalog
+    from ablate.models import Source, denoiser_of, estimate_cost, load_catalog
     from ablate.sweep import resolve
 
     with model_told():
@@ -188,7 +188,7 @@ def plan(recipe: Path, overrides: dict[str, Any], model: str | None, allow_code:
         loaded = lab.load(_found(recipe), changes, allow_code=allow_code)
         planned = resolve(loaded)
         source = Source.of(loaded)
-        effort = estimate(source)
+        effort = estimate_cost(source)
     total = sum(m.parameters for m in planned.catalog)
     click.echo(f"{loaded.name}: {loaded.about}" if loaded.about else loaded.name)
     click.echo(f"model     {loaded.model}: {len(planned.catalog)} modules, {total:,} parameters")

@@ -1,5 +1,9 @@
 from .code import CodeError as CodeError, load_code as load_code
-from .in_place import applied as applied, touched as touched
+from .in_place import (
+    applied as applied,
+    edited_parameters as edited_parameters,
+    is_edited as is_edited,
+)
 from .letters import (
     label as label,
     word as word,
@@ -10,7 +14,7 @@ from .noise import NoiseCache as NoiseCache
 from .ops import OPS as OPS, apply as apply, wrong_strength as wrong_strength
 from .outputs import NoRowsError as NoRowsError
 from .registry import Op as Op, op as op
-from .rows import Applied as Applied, by_rows as by_rows
+from .rows import EditReport as EditReport, by_rows as by_rows
 from .variants import (
     BY as BY,
     By as By,
@@ -19,5 +23,5 @@ from .variants import (
     UnknownOpError as UnknownOpError,
     Variant as Variant,
     When as When,
-    number_of as number_of,
+    step_number as step_number,
 )

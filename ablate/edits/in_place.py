@@ -21,11 +21,13 @@ from ablate.edits.noise import NoiseCache
 from ablate.edits.ops import OPS
 from ablate.edits.outputs import RowMap, alterations, altered, heads_in
 from ablate.edits.variants import Edit, Variant
-from ablate.network import EDITED, Unit, heads_of, weight_entries
+from ablate.network import Unit, heads_of, weight_entries
+
+ACTIVE = "_ablate_active_edits"  # attribute of an edited network: how many `applied` are open on it
 
 
 @dataclass(frozen=True)
-class Touched:
+class EditedParameter:
     """A parameter that a variant edits, the module that owns it, and the edits that apply to it, in
     order. `heads`: of the attention layer that it is a projection of, where an edit asks.
     """
@@ -38,7 +40,9 @@ class Touched:
     heads: int
 
 
-def touched(modules: Mapping[str, nn.Module], variant: Variant) -> Iterator[Touched]:
+def edited_parameters(
+    modules: Mapping[str, nn.Module], variant: Variant
+) -> Iterator[EditedParameter]:
     """All parameters that a variant edits. A tensor that two modules share is given once.
 
     `modules`: those of the network by path. Raises `ValueError` for a path that is not among them.
@@ -46,7 +50,7 @@ def touched(modules: Mapping[str, nn.Module], variant: Variant) -> Iterator[Touc
     seen: set[int] = set()
     by_module: dict[str, list[Edit]] = {}
     for edit in variant.edits:
-        for path in edit.touches:
+        for path in edit.all_modules:
             if path not in modules:
                 raise ValueError(f"variant `{variant.name}`: the network has no module `{path}`")
             if edit.where == "weights":
@@ -59,12 +63,12 @@ def touched(modules: Mapping[str, nn.Module], variant: Variant) -> Iterator[Touc
                 seen.add(id(parameter))
                 by_head = any(e.unit is not None and e.unit.kind == "heads" for e in chosen)
                 heads = heads_of(modules, path) if by_head else 0
-                yield Touched(path, name, parameter, chosen, owner, heads)
+                yield EditedParameter(path, name, parameter, chosen, owner, heads)
 
 
 @torch.no_grad()
-def edited(
-    item: Touched,
+def edited_weights(
+    item: EditedParameter,
     untouched: Tensor,
     perturbation_seed: int,
     draws: NoiseCache,
@@ -103,7 +107,7 @@ def _partner(edit: Edit, path: str) -> str:
     return pairs[path] if path in pairs else {b: a for a, b in pairs.items()}[path]
 
 
-def _fitting(found: Tensor, untouched: Tensor, item: Touched) -> Tensor:
+def _fitting(found: Tensor, untouched: Tensor, item: EditedParameter) -> Tensor:
     if found.shape != untouched.shape:
         raise ValueError(
             f"`{item.module}.{item.name}` has shape {tuple(untouched.shape)}; what would take its"
@@ -112,7 +116,7 @@ def _fitting(found: Tensor, untouched: Tensor, item: Touched) -> Tensor:
     return found.to(untouched.device, torch.float32)
 
 
-def _narrowed(before: Tensor, after: Tensor, item: Touched, unit: Unit) -> Tensor:
+def _narrowed(before: Tensor, after: Tensor, item: EditedParameter, unit: Unit) -> Tensor:
     """The edit where some units have their weights, and nowhere else."""
     found = weight_entries(item.owner, item.module, before, unit, item.heads)
     if found is None:
@@ -136,7 +140,7 @@ def applied(
     modules = dict(network.named_modules())
     saved: list[tuple[nn.Parameter, Tensor]] = []
     differs: list[tuple[str, Tensor | bool]] = []
-    swapped = {path for e in variant.edits if e.partners for path in e.touches}
+    swapped = {path for e in variant.edits if e.partners for path in e.all_modules}
     # Modules that change places need each other's weights as they were.
     before = {(path, name): parameter.detach().clone() for path in swapped & modules.keys()
               for name, parameter in modules[path].named_parameters(recurse=False)}  # fmt: skip
@@ -147,13 +151,13 @@ def applied(
         weights: Tensor = before[path, name]
         return weights
 
-    EDITED[id(network)] += 1
+    _count(network, 1)
     try:
         with torch.no_grad():
-            for item in touched(modules, variant):
+            for item in edited_parameters(modules, variant):
                 untouched = item.parameter.detach().clone()
                 saved.append((item.parameter, untouched))
-                made = edited(item, untouched, variant.perturbation_seed, draws, as_loaded)
+                made = edited_weights(item, untouched, variant.perturbation_seed, draws, as_loaded)
                 item.parameter.data.copy_(made)
                 differs.append((item.module, _differs(item.parameter.data, untouched)))
         # Asked for when all are under way, so that a GPU is not waited for at each.
@@ -166,7 +170,16 @@ def applied(
         try:
             _restore(saved)
         finally:  # after an interruption too
-            EDITED[id(network)] -= 1
+            _count(network, -1)
+
+
+def is_edited(network: nn.Module) -> bool:
+    """Whether a network is inside `applied`, so that results computed before do not hold for it."""
+    return bool(vars(network).get(ACTIVE))
+
+
+def _count(network: nn.Module, change: int) -> None:
+    vars(network)[ACTIVE] = vars(network).get(ACTIVE, 0) + change
 
 
 def _differs(one: Tensor, other: Tensor) -> Tensor | bool:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ablate.edits.in_place import Touched, edited, touched
+from ablate.edits.in_place import EditedParameter, edited_parameters, edited_weights
 from ablate.edits.noise import NoiseCache
 from ablate.edits.outputs import NoRowsError, RowMap, alterations, altered, heads_in
 from ablate.edits.variants import Reference, Variant
@@ -43,7 +43,7 @@ FEW = 0.25
 
 
 @dataclass
-class Applied:
+class EditReport:
     """What became of the edits so far: paths of the modules that are edited, and of those that were
     changed by it and that ran.
     """
@@ -52,7 +52,7 @@ class Applied:
     changed: set[str] = field(default_factory=set)
     ran: set[str] = field(default_factory=set)
 
-    def add(self, other: Applied) -> None:
+    def add(self, other: EditReport) -> None:
         """Count what became of others."""
         self.edited |= other.edited
         self.changed |= other.changed
@@ -66,7 +66,7 @@ def by_rows(
     draws: NoiseCache | None = None,
     cells: Sequence[int] | None = None,
     references: Mapping[Reference, int] | None = None,
-) -> Iterator[Applied]:
+) -> Iterator[EditReport]:
     """Apply `variants[c]` to the rows c, c + n, c + 2n ... of each call of the network.
 
     `cells`: which variant each cell takes, where cells of one variant have equal rows: these are
@@ -77,7 +77,7 @@ def by_rows(
     them anew, has another `forward` than its class, or is called with an input that has no row for
     every row of the network's own input.
     """
-    applied = Applied()
+    applied = EditReport()
     modules = dict(network.named_modules())
     edits = _edits(modules, variants, draws or NoiseCache(), applied)
     outputs = alterations(modules, variants)
@@ -131,7 +131,7 @@ def _edits(
     modules: dict[str, nn.Module],
     variants: Sequence[Variant],
     draws: NoiseCache,
-    applied: Applied,
+    applied: EditReport,
 ) -> dict[str, list[_Part]]:
     """By module path, the forms that its cells see. A form is made once for each variant."""
     owners = Counter(id(p) for m in modules.values() for p in m.parameters(recurse=False))
@@ -141,8 +141,8 @@ def _edits(
     found: dict[str, list[_Part]] = {}
     rowless = set()
     for variant, cells in by_variant.items():
-        by_module: dict[str, list[Touched]] = {}
-        for item in touched(modules, variant):
+        by_module: dict[str, list[EditedParameter]] = {}
+        for item in edited_parameters(modules, variant):
             by_module.setdefault(item.module, []).append(item)
             if owners[id(item.parameter)] > 1 or _is_odd(modules[item.module]):
                 rowless.add(item.module)
@@ -170,10 +170,10 @@ def _is_odd(module: nn.Module) -> bool:
 def _form(
     modules: dict[str, nn.Module],
     path: str,
-    items: Sequence[Touched],
+    items: Sequence[EditedParameter],
     variant: Variant,
     draws: NoiseCache,
-    applied: Applied,
+    applied: EditReport,
 ) -> nn.Module | None:
     """A module that computes with edited weights and shares the rest; None when it gives zeros."""
     module = modules[path]
@@ -189,7 +189,7 @@ def _form(
     form = copy.copy(module)
     form._parameters = dict(module._parameters)
     for item in items:
-        weights = edited(
+        weights = edited_weights(
             item,
             item.parameter.data,
             variant.perturbation_seed,
@@ -206,7 +206,7 @@ class _Entry:
     """Stands in for the network's `forward`: counts its rows, and runs equal ones once."""
 
     def __init__(
-        self, network: nn.Module, batch: RowMap, cells: Sequence[int] | None, applied: Applied
+        self, network: nn.Module, batch: RowMap, cells: Sequence[int] | None, applied: EditReport
     ) -> None:
         self.plain: Callable[..., Any] = network.forward
         self.batch = batch
@@ -258,7 +258,7 @@ class _Split:
     """Stands in for a module's `forward`: every cell's rows through the form that it sees."""
 
     def __init__(
-        self, path: str, module: nn.Module, parts: list[_Part], batch: RowMap, applied: Applied
+        self, path: str, module: nn.Module, parts: list[_Part], batch: RowMap, applied: EditReport
     ) -> None:
         self.path = path
         self.plain: Callable[..., Any] = module.forward

@@ -102,13 +102,13 @@ class Edit:
         return wordless or self.dose == 0 or (neutral is not None and self.strength == neutral)
 
     @property
-    def touches(self) -> tuple[str, ...]:
+    def all_modules(self) -> tuple[str, ...]:
         """Paths of all modules that it edits."""
         return self.modules + self.partners
 
-    def holds(self, step: int, levels: Sequence[float]) -> bool:
+    def is_active(self, step: int, levels: Sequence[float]) -> bool:
         """Whether it is in force at a step of a sampling with these noise levels."""
-        return self.when is None or self.when.holds(step, levels)
+        return self.when is None or self.when.is_active(step, levels)
 
     def as_json(self) -> dict[str, Any]:
         """Plain objects for a cell's PNG; what is not set is left out."""
@@ -179,7 +179,7 @@ class Variant:
     @property
     def modules(self) -> tuple[str, ...]:
         """Paths of all modules that are edited, each once."""
-        return tuple(dict.fromkeys(path for edit in self.edits for path in edit.touches))
+        return tuple(dict.fromkeys(path for edit in self.edits for path in edit.all_modules))
 
     @property
     def is_random(self) -> bool:
@@ -191,20 +191,20 @@ class Variant:
         return tuple(dict.fromkeys(r for edit in self.edits for r in edit.over))
 
     @property
-    def sampled(self) -> Variant:
+    def for_sampling(self) -> Variant:
         """What of it sampling depends on, without a name: equal where pictures are, but for edits
         of the finished ones."""
         part = self.only(lambda edit: edit.where != "image")
         return Variant("", part.edits, part.perturbation_seed if part.is_random else 0)
 
-    def moments(self, levels: Sequence[float]) -> set[int]:
+    def change_steps(self, levels: Sequence[float]) -> set[int]:
         """The steps from which on other edits hold than before; 0 is among them."""
-        held = [tuple(e.holds(step, levels) for e in self.edits) for step in range(len(levels))]
+        held = [tuple(e.is_active(step, levels) for e in self.edits) for step in range(len(levels))]
         return {step for step in range(len(levels)) if not step or held[step] != held[step - 1]}
 
     def at(self, step: int, levels: Sequence[float]) -> Variant:
         """The variant with those of its edits that hold at a step."""
-        return self.only(lambda edit: edit.holds(step, levels))
+        return self.only(lambda edit: edit.is_active(step, levels))
 
     def only(self, keep: Callable[[Edit], bool]) -> Variant:
         """The variant with some of its edits."""
@@ -222,7 +222,7 @@ By = Literal["steps", "fraction", "t"]
 BY: tuple[By, ...] = ("steps", "fraction", "t")
 
 
-def number_of(call: int, levels: Sequence[float]) -> int:
+def step_number(call: int, levels: Sequence[float]) -> int:
     """The number of the step that a call of the scheduler belongs to: some schedulers take several
     at one noise level."""
     return sum(levels[i] != levels[i - 1] for i in range(1, call + 1))
@@ -242,19 +242,19 @@ class When:
     first: float
     last: float
 
-    def holds(self, step: int, levels: Sequence[float]) -> bool:
+    def is_active(self, step: int, levels: Sequence[float]) -> bool:
         """Whether it is open at a step of a sampling with these noise levels."""
         if self.by == "steps":
-            return self.first <= number_of(step, levels) <= self.last
+            return self.first <= step_number(step, levels) <= self.last
         if self.by == "fraction":
             done = step / len(levels)
             return self.first <= done < self.last or (self.last >= 1 and done >= self.first)
         low, high = sorted((self.first, self.last))
         return low < levels[step] <= high or levels[step] == low == 0
 
-    def opens(self, levels: Sequence[float]) -> bool:
+    def is_ever_active(self, levels: Sequence[float]) -> bool:
         """Whether it is open at any step."""
-        return any(self.holds(step, levels) for step in range(len(levels)))
+        return any(self.is_active(step, levels) for step in range(len(levels)))
 
     def as_json(self) -> dict[str, list[float]]:
         ends = [self.first, self.last]

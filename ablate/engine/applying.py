@@ -13,7 +13,7 @@ import torch
 
 from ablate.edits import (
     OPS,
-    Applied,
+    EditReport,
     NoiseCache,
     NoRowsError,
     Variant,
@@ -24,7 +24,7 @@ from ablate.edits import (
 )
 from ablate.engine.batches import Batch
 from ablate.network import ScopeError, watched
-from ablate.sampling import Context, Moments, Pipeline
+from ablate.sampling import Callbacks, Context, Pipeline
 
 
 class Within:
@@ -33,7 +33,7 @@ class Within:
     `found` is filled with what became of their edits.
     """
 
-    def __init__(self, pipeline: Pipeline, draws: NoiseCache, found: Applied) -> None:
+    def __init__(self, pipeline: Pipeline, draws: NoiseCache, found: EditReport) -> None:
         self.pipeline = pipeline
         self.draws = draws
         self.found = found
@@ -47,7 +47,7 @@ class Within:
 
     @contextmanager
     def _entered(self, variant: Variant) -> Iterator[None]:
-        told = self.pipeline.told
+        told = self.pipeline.qualified
         with ExitStack() as stack:
             for component in dict.fromkeys(e.component for e in variant.edits):
                 name = component or self.pipeline.component
@@ -64,7 +64,7 @@ class Within:
                     ran: set[str] = ran,
                 ) -> None:
                     its_own = [told(name, paths) for paths in (its.modules, changed, ran)]
-                    self.found.add(Applied(*its_own))
+                    self.found.add(EditReport(*its_own))
 
                 stack.callback(hear)
             yield
@@ -72,8 +72,8 @@ class Within:
 
 @contextmanager
 def denoised(
-    batch: Batch, pipeline: Pipeline, draws: NoiseCache, found: Applied
-) -> Iterator[Moments]:
+    batch: Batch, pipeline: Pipeline, draws: NoiseCache, found: EditReport
+) -> Iterator[Callbacks]:
     """The variants of a batch, applied to the denoiser; `found` is filled with what became of them.
     Yields what sampling has to tell, so that edits come and go with their windows.
 
@@ -96,11 +96,11 @@ def denoised(
             noise_levels[:] = levels
             windows = {e.when for v in set(variants) for e in v.edits if e.when is not None}
             for when in windows:
-                if not when.opens(levels):
+                if not when.is_ever_active(levels):
                     told = f"{levels[0]:.3g} to {levels[-1]:.3g}"
                     raise ScopeError(f"when {when}: it never opens; this sampling has"
                                      f" {len(levels)} steps, of noise level {told}")  # fmt: skip
-            moments.update(m for v in set(variants) for m in v.moments(levels))
+            moments.update(m for v in set(variants) for m in v.change_steps(levels))
 
         def reach(step: int) -> None:
             if step not in moments:
@@ -110,7 +110,7 @@ def denoised(
             if not batch.by_rows:
                 ran = stack.enter_context(watched(network, now[0].modules))
                 changed = stack.enter_context(applied(network, now[0], draws))
-                stack.callback(found.add, Applied(set(now[0].modules), changed, ran))
+                stack.callback(found.add, EditReport(set(now[0].modules), changed, ran))
                 return
             past[:] = [
                 (before, v.edits, v.perturbation_seed if v.is_random else None)
@@ -125,7 +125,7 @@ def denoised(
             rows = by_rows(network, distinct, draws, shared, at)
             stack.callback(found.add, stack.enter_context(rows))
 
-        yield Moments(begin, reach)
+        yield Callbacks(begin, reach)
 
 
 def finished(image: np.ndarray, variant: Variant) -> np.ndarray:

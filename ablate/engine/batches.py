@@ -131,7 +131,7 @@ def jobs_of(shots: Iterable[Shot], component: str) -> list[Job]:
     whole: dict[Variant, Variant] = {}
     for shot in shots:
         condition = replace(shot.cell.condition, steps=None)
-        sampled = whole.setdefault(shot.cell.variant, shot.cell.variant.sampled)
+        sampled = whole.setdefault(shot.cell.variant, shot.cell.variant.for_sampling)
         found.setdefault((sampled, condition, shot.settings), []).append(shot)
     parts: dict[Variant, tuple[Variant, Variant, Variant]] = {}
     for variant in dict.fromkeys(variant for variant, _, _ in found):
@@ -148,7 +148,9 @@ def part_of(variant: Variant, component: str, phase: Phase) -> Variant:
 
     `component`: that of edits which name none.
     """
-    return variant.sampled.only(lambda e: phase_of(e.component or component) == phase).sampled
+    return variant.for_sampling.only(
+        lambda e: phase_of(e.component or component) == phase
+    ).for_sampling
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
@@ -183,7 +185,7 @@ class Layout:
         if variant not in self._shares:
             whole = [e for e in variant.edits if e.op == "zero" and not e.params and not e.unit]
             valued = [e for e in variant.edits if e.where == "weights" and e not in whole]
-            paths = {path for edit in valued for path in edit.touches}
+            paths = {path for edit in valued for path in edit.all_modules}
             self._shares[variant] = sum(self._parameters[p] for p in paths) / self._total
         return self._shares[variant]
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ablate import __version__
-from ablate.edits import Edit, NoiseCache, Variant, applied, touched
+from ablate.edits import Edit, NoiseCache, Variant, applied, edited_parameters
 from ablate.engine.replay import cell_of, pipeline_of
 from ablate.messages import did_you_mean
 from ablate.models import folder_of
@@ -167,7 +167,7 @@ def _exportable(variant: Variant, changed: bool) -> None:
 
 
 def _modules(edit: Edit) -> str:
-    paths = edit.touches
+    paths = edit.all_modules
     return f"`{paths[0]}`" if len(paths) == 1 else f"{len(paths)} modules, `{paths[0]}` first"
 
 
@@ -201,7 +201,7 @@ def _edited(pipeline: Pipeline, variant: Variant) -> Iterator[dict[str, nn.Param
     before = {
         (name, item.module, item.name): (item.parameter, _digest(item.parameter))
         for name, part in parts.items()
-        for item in touched(dict(pipeline.networks[name].named_modules()), part)
+        for item in edited_parameters(dict(pipeline.networks[name].named_modules()), part)
     }
     draws = NoiseCache(checkpoint=pipeline.checkpoint)
     with ExitStack() as stack:
@@ -408,9 +408,9 @@ def _edit(edit: Edit, pipeline: Pipeline) -> str:
         if k not in ("op", "code", "component", "modules", "partners")
     }
     given = f" ({_code(json.dumps(settings)[1:-1])})" if settings else ""
-    count = f"{len(edit.touches)} module{'s' * (len(edit.touches) != 1)}"
+    count = f"{len(edit.all_modules)} module{'s' * (len(edit.all_modules) != 1)}"
     where = _code(edit.component or pipeline.component)
-    return f"{_code(edit.op)}{given} on {count} of {where}, {_some(map(_code, edit.touches))}"
+    return f"{_code(edit.op)}{given} on {count} of {where}, {_some(map(_code, edit.all_modules))}"
 
 
 def _code(text: str) -> str:

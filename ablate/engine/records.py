@@ -21,7 +21,7 @@ def shots_of(cells: Sequence[Cell], pipeline: Pipeline) -> list[Shot]:
     """One shot a cell, in their order; cells that are one image have one key."""
     settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in cells}}
     for chosen in settings.values():
-        pipeline.refuse(chosen)
+        pipeline.check_size(chosen)
     shared: dict[str, Any] = {
         "model": pipeline.fingerprint,
         "component": pipeline.component,
@@ -140,7 +140,7 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[Shot]) -> dict[str
 
 def _numbers(variant: Variant, catalog: Sequence[ModuleInfo]) -> list[int]:
     """The modules of a catalog that a variant edits, those inside of its blocks included."""
-    paths = {p for e in variant.edits if e.component is None for p in e.touches}
+    paths = {p for e in variant.edits if e.component is None for p in e.all_modules}
     return [
         m.number
         for m in catalog

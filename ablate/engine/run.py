@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ablate.edits import Applied, NoiseCache, NoRowsError
+from ablate.edits import EditReport, NoiseCache, NoRowsError
 from ablate.engine.applying import Within, denoised, finished, refuse
 from ablate.engine.batches import Batch, Layout, Shot, Size, in_order, jobs_of, unfinished
 from ablate.engine.processes import Processes, stoppable
@@ -65,14 +65,14 @@ class Summary:
         never = dict.fromkeys(sorted(self.edited - self.ran), "never ran")
         return never | dict.fromkeys(sorted(self.edited & self.ran - self.changed), "unchanged")
 
-    def hear(self, batch: Batch, found: Applied, pipeline: Pipeline) -> None:
+    def hear(self, batch: Batch, found: EditReport, pipeline: Pipeline) -> None:
         """Count a batch that was computed, and what became of its edits."""
         if batch.by_rows:
             self.by_rows += batch.images
         else:
             self.in_place += batch.images
         self.batch_size = max(self.batch_size, len(batch))
-        self.edited |= found.edited | pipeline.told(pipeline.denoiser_name, batch.modules)
+        self.edited |= found.edited | pipeline.qualified(pipeline.denoiser_name, batch.modules)
         self.ran |= found.ran
         self.changed |= found.changed
 
@@ -112,7 +112,7 @@ def execute(
         store.sweep_temporaries()
         describe(plan, pipeline, store, shots)
     processes.wait()  # until the folder is as it should be
-    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.rows)
+    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
     jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values(), pipeline.component))
     chosen = [shot for job in jobs for shot in job.shots][:limit]
     jobs = jobs_of(chosen, pipeline.component)
@@ -160,7 +160,7 @@ def _make(
     with stoppable(pipeline), _Writer(store, pipeline) as writer:
         if pipeline.compiled and todo:
             try:
-                own.ran = pipeline.told(pipeline.denoiser_name, _that_run(pipeline, todo))
+                own.ran = pipeline.qualified(pipeline.denoiser_name, _that_run(pipeline, todo))
             except Stopped:
                 own.interrupted = True
                 return own
@@ -204,13 +204,13 @@ def _make(
 
 def _compute(
     batch: Batch, pipeline: Pipeline, draws: NoiseCache, size: Size
-) -> tuple[Samples, Applied]:
+) -> tuple[Samples, EditReport]:
     """The images of a batch, and what became of its edits.
 
     Raises `NoRowsError` when one of its variants has to be applied in place.
     """
     began = time.perf_counter()
-    found, own = Applied(), Applied()
+    found, own = EditReport(), EditReport()
     within = Within(pipeline, draws, found)
     requests = [
         Request(c.prompt, c.seed, c.point, within(job.encoding), within(job.decoding))
@@ -218,15 +218,15 @@ def _compute(
     ]
     references = [Request(r.prompt, r.seed, shown=False) for r in batch.references]
     settings = batch.jobs[0].settings
-    with pipeline.sized(settings), denoised(batch, pipeline, draws, own) as moments:
+    with pipeline.explain_size_errors(settings), denoised(batch, pipeline, draws, own) as moments:
         samples = pipeline.sample([*requests, *references], settings, moments, batch.frames)
     weighed = {p for v in set(batch.variants) for e in v.edits if e.where == "weights"
-               for p in e.touches}  # fmt: skip
+               for p in e.all_modules}  # fmt: skip
     if batch.by_rows and weighed - own.ran:
         # Perhaps their weights are used without them being called.
         raise NoRowsError(weighed - own.ran)
     for name in ("edited", "changed", "ran"):
-        getattr(found, name).update(pipeline.told(pipeline.denoiser_name, getattr(own, name)))
+        getattr(found, name).update(pipeline.qualified(pipeline.denoiser_name, getattr(own, name)))
     size.measured(batch, time.perf_counter() - began)
     return samples, found
 
@@ -288,7 +288,7 @@ def write_images(images: Sequence[Made], store: Run, pipeline: Pipeline) -> None
 def make_images(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
     """One cell by itself: its key, its image, uint8 (height, width, 3), and its final latents."""
     shots = shots_of([cell], pipeline)
-    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.rows)
+    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
     (batch,) = layout.batches(jobs_of(shots, pipeline.component), 1)
     draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
     size = Size(1, pipeline, batch.jobs)

@@ -1,7 +1,7 @@
 from .catalogs import (
-    catalog_of as catalog_of,
+    catalog_from_config as catalog_from_config,
     denoiser_of as denoiser_of,
-    estimate as estimate,
+    estimate_cost as estimate_cost,
     guided_rows as guided_rows,
     load_catalog as load_catalog,
     outline_of as outline_of,
@@ -21,13 +21,13 @@ from .files import (
     config_of as config_of,
     fingerprint_of as fingerprint_of,
     folder_of as folder_of,
-    identified as identified,
+    identify as identify,
     is_file as is_file,
-    like as like,
     lora_file as lora_file,
     read_config as read_config,
+    source_like as source_like,
 )
 from .loading import load_pipeline as load_pipeline, random_pipeline as random_pipeline
-from .sizes import own_side as own_side, wrong_side as wrong_side
+from .sizes import default_side as default_side, wrong_side as wrong_side
 from .source import OFFLOADS as OFFLOADS, Lora as Lora, Source as Source
 from .weights import weights_of as weights_of

@@ -33,14 +33,14 @@ def load_catalog(
 
 @lru_cache(maxsize=16)
 def _catalog(source: Source, component: str | None) -> Catalog:
-    return catalog_of(_component_config(source, component), source.model)
+    return catalog_from_config(_component_config(source, component), source.model)
 
 
 def _source(model: str | Source, revision: str | None) -> Source:
     return model if isinstance(model, Source) else Source(model, revision)
 
 
-def catalog_of(config: Mapping[str, Any], model: str) -> Catalog:
+def catalog_from_config(config: Mapping[str, Any], model: str) -> Catalog:
     """The modules of the network that a configuration of a model describes, in forward order."""
     try:
         return skeletons.catalog_of(config)
@@ -106,7 +106,7 @@ def guided_rows(source: Source) -> int:
 
 
 @dataclass(frozen=True)
-class Effort:
+class Cost:
     """What sampling costs: operations of one denoiser row, operations a second, and where."""
 
     flops: float
@@ -114,7 +114,7 @@ class Effort:
     device: str
 
 
-def estimate(model: str | Source, revision: str | None = None) -> Effort:
+def estimate_cost(model: str | Source, revision: str | None = None) -> Cost:
     """The cost of one denoiser row at the model's own size, and a rough speed of this machine.
 
     Operations are counted on the meta device; the speed is that of a matrix product here, of
@@ -136,4 +136,4 @@ def estimate(model: str | Source, revision: str | None = None) -> Effort:
         result = matrix @ matrix
     float(result[0, 0])  # waits for the device
     rate = 3 * 2 * side**3 / (time.perf_counter() - began) / 5
-    return Effort(flops, rate, device.type)
+    return Cost(flops, rate, device.type)

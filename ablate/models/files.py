@@ -100,7 +100,7 @@ def described_by(source: Source) -> tuple[str, str | None]:
     return source.model, source.revision
 
 
-def like(source: Source, model: str) -> Source:
+def source_like(source: Source, model: str) -> Source:
     """Another model, taken to be like a source where it is a file without a description."""
     if not is_file(model):
         return Source(model)
@@ -180,7 +180,7 @@ def config_of(network: nn.Module) -> dict[str, Any]:
     return {**config, "_class_name": type(network).__name__}
 
 
-def identified(source: Source) -> tuple[Source, str]:
+def identify(source: Source) -> tuple[Source, str]:
     """A source with its revisions as commits, and a fingerprint of all that it names: `commit:` and
     the commit of a hub model, or `sha256:` and a digest."""
     folder = folder_of(source.model)

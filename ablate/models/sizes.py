@@ -30,7 +30,7 @@ POSITIONS: dict[str, Callable[[Mapping[str, Any]], Sequence[int]]] = {
 }
 
 
-def own_side(pipe: Any, name: str) -> int:
+def default_side(pipe: Any, name: str) -> int:
     """The width or height, in pixels, that a pipeline gives by itself."""
     default = inspect.signature(type(pipe).__call__).parameters.get(name)
     if default is not None and isinstance(default.default, int):

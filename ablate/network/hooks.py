@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,11 +26,6 @@ def watched(
     finally:
         for handle in handles:
             handle.remove()
-
-
-# Networks, by `id`, that are edited in place at the moment: what was computed of them before and
-# will be afterwards does not hold meanwhile.
-EDITED: Counter[int] = Counter()
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

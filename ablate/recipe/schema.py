@@ -11,7 +11,7 @@ from ablate.recipe.axes import AXIS_FORMS, CUMULATIVE, GROUPINGS, ORDERS, UNIT_F
 from ablate.recipe.edits import CHOSEN, OF_AXES, PARAMS, RANKED, keys_of
 from ablate.recipe.recipe import DTYPES, LORA_KEYS, TOP_LEVEL, VERSION
 from ablate.recipe.spaces import NUMERIC, SPACES
-from ablate.sampling import PATHS, SAMPLING
+from ablate.sampling import INTERPOLATIONS, SAMPLING
 
 Shape = dict[str, Any]
 _TEXT: Shape = {"type": "string"}
@@ -152,7 +152,7 @@ def _space() -> Shape:
     numbers = {"anyOf": [_list(_NUMBER), *(_numeric(form, _NUMBER) for form in NUMERIC)]}
     shapes = {
         "t": numbers,
-        "path": {"enum": list(PATHS)},
+        "path": {"enum": list(INTERPOLATIONS)},
         "toward": _exactly(direction, direction),
         "extent": {"type": "number", "exclusiveMinimum": 0},
         "size": {"type": "integer", "minimum": 3},

@@ -9,7 +9,7 @@ from typing import Any
 
 from ablate.messages import did_you_mean
 from ablate.recipe.document import Document, KeyPath, kind_of
-from ablate.sampling import PATHS, PROMPTS, Path
+from ablate.sampling import INTERPOLATIONS, PROMPTS, Interpolation
 
 NUMERIC = ("values", "range", "linspace", "geomspace")
 SPACES = {  # sets of points of embedding space, with their keys
@@ -40,7 +40,7 @@ class Space:
     form: str
     prompts: tuple[str | int | Ref, ...] = ()
     numbers: tuple[float, ...] = ()
-    path: Path = "lerp"
+    path: Interpolation = "lerp"
     zoom: tuple[float, ...] | None = None
     seed: int = 0
 
@@ -179,8 +179,8 @@ class SpaceReader(Document):
     def _between(self, body: dict[str, Any], path: KeyPath) -> Space:
         ends = tuple(self._prompt(body, key, path) for key in ("from", "to"))
         ts = self._numbers(self._needed(body, "t", path, [0]), (*path, "t"))
-        way = self.choice(body.get("path", "lerp"), (*path, "path"), PATHS)
-        return Space("between", ends, ts, next(p for p in PATHS if p == way))
+        way = self.choice(body.get("path", "lerp"), (*path, "path"), INTERPOLATIONS)
+        return Space("between", ends, ts, next(p for p in INTERPOLATIONS if p == way))
 
     def _plane(self, body: dict[str, Any], path: KeyPath) -> Space:
         center = self._prompt(body, "center", path)

@@ -1,20 +1,20 @@
 from .call import (
+    Callbacks as Callbacks,
     Context as Context,
-    Moments as Moments,
     Request as Request,
     Samples as Samples,
     Stopped as Stopped,
     UnevenError as UnevenError,
-    parts_of as parts_of,
+    inner_pipelines as inner_pipelines,
 )
 from .embeddings import (
-    PATHS as PATHS,
+    INTERPOLATIONS as INTERPOLATIONS,
     PROMPTS as PROMPTS,
-    Path as Path,
+    Interpolation as Interpolation,
     Point as Point,
     between as between,
-    drawn as drawn,
     on_plane as on_plane,
+    random_point as random_point,
 )
 from .pipeline import Pipeline as Pipeline
 from .schedulers import scheduler_class as scheduler_class

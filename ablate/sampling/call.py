@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ablate.edits import number_of
+from ablate.edits import is_edited, step_number
 from ablate.messages import articled
-from ablate.network import AUTOENCODERS, EDITED, rebuilt, tensors
+from ablate.network import AUTOENCODERS, rebuilt, tensors
 from ablate.sampling.embeddings import Point, embed
 from ablate.sampling.schedulers import estimate
 
@@ -79,16 +79,16 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Callbacks:
     """What may be asked of a call while it runs.
 
     `begin` is told the noise level of every step, from 1, noise alone, to 0; `reach` the number of
     the step that comes next, and at last how many there were; `stop` is asked after every step.
     """
 
-    begin: Callable[[Sequence[float]], None] = lambda _: None
-    reach: Callable[[int], None] = lambda _: None
-    stop: Callable[[], bool] = lambda: False
+    on_start: Callable[[Sequence[float]], None] = lambda _: None
+    on_step: Callable[[int], None] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False
 
 
 class _Asked(str):
@@ -107,7 +107,7 @@ def sample(
     requests: Sequence[Request],
     options: Mapping[str, Any],
     negative_prompt: str | None,
-    moments: Moments,
+    moments: Callbacks,
     frames: AbstractSet[int],
     kept: dict[Any, Any],
 ) -> Samples:
@@ -141,7 +141,7 @@ class _Call:
         pipe: Any,
         requests: Sequence[Request],
         pixels: int,
-        moments: Moments,
+        moments: Callbacks,
         frames: AbstractSet[int],
         kept: dict[Any, Any],
     ) -> None:
@@ -163,7 +163,7 @@ class _Call:
 
     def stand_in(self, stack: ExitStack) -> None:
         """Put everything in the place of the pipeline's own, until the stack is closed."""
-        parts = parts_of(self.pipe)
+        parts = inner_pipelines(self.pipe)
         for part in parts:
             for name in ("encode_prompt", "prepare_latents"):
                 method = getattr(part, name, None)
@@ -205,7 +205,8 @@ class _Call:
     def _encoded(self, method: Any, given: Mapping[str, Any], number: int, prompt: str) -> Any:
         """What a method gives for one prompt of a list."""
         request = self.requests[number]
-        by_hand = any(EDITED[id(part)] for part in self.pipe.components.values())
+        parts = self.pipe.components.values()
+        by_hand = any(isinstance(part, nn.Module) and is_edited(part) for part in parts)
         kept = self.here if request.encoding is not None or by_hand else self.kept
         # A prior draws noise before the denoiser does, from the same generator.
         generator = self.generators[number] if "generator" in given else None
@@ -245,8 +246,8 @@ class _Call:
             result = method(*args, **kwargs)
             highest = scheduler.config.get("num_train_timesteps", 1000)
             self.levels = [float(t) / highest for t in scheduler.timesteps]
-            self.moments.begin(self.levels)
-            self.moments.reach(0)
+            self.moments.on_start(self.levels)
+            self.moments.on_step(0)
             return result
 
         return set_timesteps
@@ -263,13 +264,13 @@ class _Call:
             latents: Tensor = result[0]
             finite = torch.isfinite(latents).flatten(1).all(1)
             self.finite = finite if self.finite is None else self.finite & finite
-            if self.moments.stop():
+            if self.moments.should_stop():
                 raise Stopped
             if wanted and ends is not None:
                 found = estimate(scheduler, self.calls, model_output, timestep, sample, result)
                 self.estimates[ends] = found.to(latents.dtype)
             self.calls += 1
-            self.moments.reach(self.calls)
+            self.moments.on_step(self.calls)
             if self.calls == len(self.levels) and self.estimates:
                 # The rest of the pipeline, which only decodes, takes them for a larger batch.
                 latents = torch.cat([latents, *self.estimates.values()])
@@ -285,7 +286,7 @@ class _Call:
         here, levels = self.calls, self.levels
         if here + 1 < len(levels) and levels[here + 1] == levels[here]:
             return None
-        return number_of(here, levels) + 1 if here < len(levels) else None
+        return step_number(here, levels) + 1 if here < len(levels) else None
 
     # ------------------------------------------------------------ decoding
 
@@ -353,7 +354,7 @@ class _Call:
         )
 
 
-def parts_of(pipe: Any) -> list[Any]:
+def inner_pipelines(pipe: Any) -> list[Any]:
     """The pipelines that a pipeline is made of, the one that holds the denoiser last."""
     inner = [getattr(pipe, name, None) for name in ("prior_pipe", "decoder_pipe")]
     return [part for part in inner if part is not None] or [pipe]

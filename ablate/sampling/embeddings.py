@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Path = Literal["lerp", "slerp"]
-PATHS: tuple[Path, ...] = ("lerp", "slerp")
+Interpolation = Literal["lerp", "slerp"]
+INTERPOLATIONS: tuple[Interpolation, ...] = ("lerp", "slerp")
 # All tensors that one prompt gives, by the names under which a pipeline takes them: token states
 # (1, tokens, width) of every text encoder, pooled embeddings (1, width).
 Embedding = Mapping[str, Tensor]
@@ -46,7 +46,7 @@ class Point:
     """A weighted sum of prompts' embeddings; with `slerp`, of two along the arc between them."""
 
     weights: tuple[tuple[str, float], ...]
-    path: Path = "lerp"
+    path: Interpolation = "lerp"
 
     @property
     def prompt(self) -> str | None:
@@ -55,11 +55,11 @@ class Point:
         return text if weight == 1 and not others else None
 
 
-def _point(weights: Mapping[str, float], path: Path = "lerp") -> Point:
+def _point(weights: Mapping[str, float], path: Interpolation = "lerp") -> Point:
     return Point(tuple((text, w) for text, w in weights.items() if w), path)
 
 
-def between(start: str, end: str, t: float, path: Path = "lerp") -> Point:
+def between(start: str, end: str, t: float, path: Interpolation = "lerp") -> Point:
     """The point a share `t` of the way from one prompt to another; below 0 and above 1, beyond."""
     if start == end:
         return Point(((start, 1.0),))
@@ -79,7 +79,7 @@ def on_plane(center: str, toward: Sequence[str | int], at: Sequence[float]) -> P
     return _point(weights)
 
 
-def drawn(seed: int, number: int, prompts: Sequence[str] = PROMPTS) -> Point:
+def random_point(seed: int, number: int, prompts: Sequence[str] = PROMPTS) -> Point:
     """A random point with the mean and covariance that the embeddings of some prompts have.
 
     It is their mean and, of each one's deviation from it, a normally distributed share; so the
@@ -110,7 +110,7 @@ def embed(point: Point, encode: Callable[[str], Embedding]) -> dict[str, Tensor]
     }
 
 
-def _combined(tensors: list[Tensor], weights: list[float], path: Path) -> Tensor:
+def _combined(tensors: list[Tensor], weights: list[float], path: Interpolation) -> Tensor:
     if path == "slerp":
         return slerp(tensors[0], tensors[1], weights[1])
     return sum((w * t for w, t in zip(weights, tensors, strict=True)), torch.zeros(()))

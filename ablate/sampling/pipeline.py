@@ -19,26 +19,26 @@ from ablate.models import (
     ModelError,
     SizeError,
     Source,
-    catalog_of,
+    catalog_from_config,
     config_of,
+    default_side,
     find_device,
     find_dtype,
-    identified,
+    identify,
     is_out_of_memory,
-    like,
     load_pipeline,
-    own_side,
+    source_like,
     weights_of,
     wrong_side,
 )
 from ablate.network import DENOISERS, Catalog, ScopeError
 from ablate.sampling.call import (
-    Moments,
+    Callbacks,
     Request,
     Samples,
     SamplingError,
     autoencoder_of,
-    parts_of,
+    inner_pipelines,
     sample,
 )
 from ablate.sampling.schedulers import scheduler_class
@@ -88,7 +88,7 @@ class Pipeline:
         self._own_scheduler = pipe.scheduler
         self._encoded: dict[Any, Any] = {}
         self._catalogs: dict[str, Catalog] = {}
-        for part in (pipe, *parts_of(pipe)):
+        for part in (pipe, *inner_pipelines(pipe)):
             part.set_progress_bar_config(disable=True)
         # Convolutions of the autoencoder are faster so everywhere, those of a denoiser on GPUs.
         decoder = autoencoder_of(pipe)
@@ -132,7 +132,7 @@ class Pipeline:
                 f"{did_you_mean(component, pipe.components)}; it has"
                 f" {', '.join(k for k, v in pipe.components.items() if isinstance(v, nn.Module))}"
             )
-        pinned, fingerprint = identified(source)
+        pinned, fingerprint = identify(source)
         return cls(
             pipe,
             model=source.model,
@@ -175,7 +175,7 @@ class Pipeline:
         return network
 
     @property
-    def rows(self) -> bool:
+    def edits_by_rows(self) -> bool:
         """Whether modules of the denoiser may be edited for some rows of a batch and not others.
 
         A compiled network is valid for other weights, but not for other functions in its modules.
@@ -198,10 +198,10 @@ class Pipeline:
         """The modules of one of its networks, in forward order."""
         if component not in self._catalogs:
             network = self.networks[component]
-            self._catalogs[component] = catalog_of(config_of(network), self.model)
+            self._catalogs[component] = catalog_from_config(config_of(network), self.model)
         return self._catalogs[component]
 
-    def told(self, component: str, paths: Iterable[str]) -> set[str]:
+    def qualified(self, component: str, paths: Iterable[str]) -> set[str]:
         """How modules are told to a user: those of another component than the edited one with its
         name."""
         other = component != self.component
@@ -215,11 +215,11 @@ class Pipeline:
             guidance_scale=float(sampling.guidance_scale),
             scheduler=type(scheduler).__name__,
             negative_prompt=sampling.negative_prompt,
-            width=sampling.width or own_side(self.pipe, "width"),
-            height=sampling.height or own_side(self.pipe, "height"),
+            width=sampling.width or default_side(self.pipe, "width"),
+            height=sampling.height or default_side(self.pipe, "height"),
         )
 
-    def refuse(self, settings: Settings) -> None:
+    def check_size(self, settings: Settings) -> None:
         """Raises `ModelError` for pictures of a size that the pipeline is known not to make."""
         for name in ("width", "height"):
             wrong = wrong_side(self.pipe, name, getattr(settings, name))
@@ -227,7 +227,7 @@ class Pipeline:
                 raise ModelError(f"`{self.model}`: {name} {wrong}")
 
     @contextmanager
-    def sized(self, settings: Settings) -> Iterator[None]:
+    def explain_size_errors(self, settings: Settings) -> Iterator[None]:
         """Errors of sampling become a `SizeError` where the size of the pictures is sure to be the
         reason: two steps of the network as it is fail too, and do not at the model's own size."""
         try:
@@ -239,8 +239,8 @@ class Pipeline:
                 raise
             own = replace(
                 settings,
-                width=own_side(self.pipe, "width"),
-                height=own_side(self.pipe, "height"),
+                width=default_side(self.pipe, "width"),
+                height=default_side(self.pipe, "height"),
             )
             known = is_out_of_memory(cause) or settings == own
             if known or self._makes(settings) or not self._makes(own):
@@ -289,7 +289,7 @@ class Pipeline:
         self,
         requests: Sequence[Request],
         settings: Settings,
-        moments: Moments | None = None,
+        moments: Callbacks | None = None,
         frames: AbstractSet[int] = frozenset(),
     ) -> Samples:
         """Images for the requests, in their order; the pipeline's own code makes them.
@@ -299,8 +299,10 @@ class Pipeline:
         seed and shape alone: it is drawn in float32 on the CPU.
         """
         scheduler = self.scheduler_of(settings.scheduler)
-        moments = moments or Moments()
-        stop = Moments(moments.begin, moments.reach, lambda: self.stop() or moments.stop())
+        moments = moments or Callbacks()
+        stop = Callbacks(
+            moments.on_start, moments.on_step, lambda: self.stop() or moments.should_stop()
+        )
         options: dict[str, Any] = {
             "num_inference_steps": settings.num_inference_steps,
             self.guidance: settings.guidance_scale,
@@ -313,7 +315,7 @@ class Pipeline:
         if hasattr(self.pipe, "decoder_pipe"):  # which deprecates what its whole passes on to it
             options["callback_steps"] = None
         options = {name: value for name, value in options.items() if name in self._parameters}
-        parts = (self.pipe, *parts_of(self.pipe)[-1:])
+        parts = (self.pipe, *inner_pipelines(self.pipe)[-1:])
         try:
             for part in parts:
                 part.scheduler = scheduler
@@ -368,13 +370,13 @@ class Pipeline:
 
     def checkpoint(self, model: str, component: str | None, module: str, parameter: str) -> Tensor:
         """A parameter of another model, as it lies there; of which component, module, name."""
-        found = weights_of(like(self.source, model), component or self.component)
+        found = weights_of(source_like(self.source, model), component or self.component)
         return found[f"{module}.{parameter}"]
 
     @lru_cache(maxsize=8)  # noqa: B019, pipelines live as long as their process
     def checkpoint_fingerprint(self, model: str) -> str:
         """What tells a model that edits blend with."""
-        return identified(like(self.source, model))[1]
+        return identify(source_like(self.source, model))[1]
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""

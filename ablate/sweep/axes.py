@@ -22,7 +22,7 @@ from ablate.network import (
     select,
 )
 from ablate.recipe import CONDITION_AXES, UNIT_FORMS, Axis, Problem, Recipe, RecipeError, Ref, Space
-from ablate.sampling import Point, between, drawn, on_plane
+from ablate.sampling import Point, between, on_plane, random_point
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _points(
                     return told, between(start, end, number, space.path)
                 if space.form == "random":
                     told = f"random point {number} of seed {space.seed}"
-                    return told, drawn(space.seed, int(number), texts)
+                    return told, random_point(space.seed, int(number), texts)
                 return "", Point((("", 1.0),))
 
             yield point

@@ -13,15 +13,15 @@ from ablate.edits import wrong_length
 from ablate.models import (
     ModelError,
     Source,
+    default_side,
     denoiser_of,
     folder_of,
     guided_rows,
     is_file,
-    like,
     load_catalog,
     lora_file,
     outline_of,
-    own_side,
+    source_like,
     wrong_side,
 )
 from ablate.network import Networks, SelectorError, select
@@ -123,7 +123,7 @@ def _of_pictures(recipe: Recipe) -> Iterator[Problem]:
         places = {f"sampling.{name}": getattr(recipe.sampling, name)}
         if axis is not None:
             places = {f"axes.{name}.values[{i}]": side for i, side in enumerate(axis.values)}
-        sides.append([side or own_side(outline, name) for side in places.values()])
+        sides.append([side or default_side(outline, name) for side in places.values()])
         for (place, given), side in zip(places.items(), sides[-1], strict=True):
             wrong = wrong_side(outline, name, side)
             if wrong is not None:
@@ -153,7 +153,10 @@ def _unlike_checkpoint(draft: Draft, model: str, component: str | None) -> str |
     """Why a model's weights cannot be blended with another's; None where they can."""
     try:
         name = component or draft.component or denoiser_of(draft.origin)
-        one, other = load_catalog(draft.origin, name), load_catalog(like(draft.origin, model), name)
+        one, other = (
+            load_catalog(draft.origin, name),
+            load_catalog(source_like(draft.origin, model), name),
+        )
     except ModelError as error:
         return str(error)
     sizes = {module.path: module.parameters for module in other}

@@ -221,7 +221,7 @@ class Edits:
             elif not denoising:
                 problem = f"{name} is at work once, not at every step; leave `when` out"
             # Which noise levels there are is for the scheduler to say.
-            elif edit.when.by != "t" and not edit.when.opens(range(steps, 0, -1)):
+            elif edit.when.by != "t" and not edit.when.is_ever_active(range(steps, 0, -1)):
                 said = {"steps": f"the first one named is {edit.when.first:g}, counted from 0"}
                 other = f"none begins within {edit.when.first:g} to {edit.when.last:g} of it"
                 problem = (

@@ -79,7 +79,7 @@ class Plan:
         where it is not distilled into the network; references, which run along in every batch,
         once."""
         samplings = {
-            (repr(c.variant.sampled.identity()), replace(c.condition, steps=None))
+            (repr(c.variant.for_sampling.identity()), replace(c.condition, steps=None))
             for c in self.distinct()
         } | {
             (repr(reference), replace(c.condition, prompt=reference.prompt, seed=reference.seed))

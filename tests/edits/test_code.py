@@ -17,7 +17,7 @@ from ablate.edits.noise import draw
 from ablate.edits.registry import OPS, Op
 from ablate.store.run import Run
 
-HEAD = "import torch\nfrom ablate.ops import op\n"
+HEAD = "import torch\nfrom ablate import op\n"
 SHRINK = '''
 @op(strength="amount", neutral=0.0, linear=True)
 def shrink(tensor, noise, strength):

@@ -11,7 +11,7 @@ import torch
 from swept import SWEPT, strength
 from torch import nn
 
-from ablate.edits.in_place import applied, touched
+from ablate.edits.in_place import applied, edited_parameters
 from ablate.edits.noise import NoiseCache
 from ablate.edits.registry import OPS
 from ablate.edits.variants import Edit, Variant
@@ -181,7 +181,7 @@ def test_tied_weights_are_edited_once() -> None:
     network["b"].weight = network["a"].weight
     original = network["a"].weight.detach().clone()
     variant = Variant("v", (Edit("scale", ("a", "b"), 0.5),))
-    assert len(list(touched(dict(network.named_modules()), variant))) == 1
+    assert len(list(edited_parameters(dict(network.named_modules()), variant))) == 1
     with untouched_afterwards(network), applied(network, variant):
         assert torch.equal(network["b"].weight, 0.5 * original)
 

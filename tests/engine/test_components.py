@@ -156,11 +156,11 @@ def test_windows_of_fractions_share_no_step_and_leave_none_out() -> None:
     levels = [0.9, 0.7, 0.5, 0.3, 0.1]
     for count in (2, 3, 4, 5):
         windows = [When("fraction", i / count, (i + 1) / count) for i in range(count)]
-        held = [[w.holds(step, levels) for w in windows].count(True) for step in range(5)]
+        held = [[w.is_active(step, levels) for w in windows].count(True) for step in range(5)]
         assert held == [1] * 5
     noisy, clean = When("t", 1, 0.5), When("t", 0.5, 0)
-    assert [noisy.holds(s, levels) for s in range(5)] == [True, True, False, False, False]
-    assert [clean.holds(s, levels) for s in range(5)] == [False, False, True, True, True]
+    assert [noisy.is_active(s, levels) for s in range(5)] == [True, True, False, False, False]
+    assert [clean.is_active(s, levels) for s in range(5)] == [False, False, True, True, True]
 
 
 def test_windows_by_noise_level_and_as_axes(run: RunIt, build: Build) -> None:

@@ -13,7 +13,7 @@ from ablate.drift.measure import MeasuredCell
 from ablate.edits.in_place import applied
 from ablate.edits.variants import Edit, Variant
 from ablate.recipe.recipe import Recipe, RecipeError
-from ablate.sampling.call import Moments, Request
+from ablate.sampling.call import Callbacks, Request
 from ablate.sampling.pipeline import Pipeline
 from ablate.sweep.check import resolve
 
@@ -41,7 +41,7 @@ def by_hand(pipeline: Pipeline, recipe: Recipe, edit: Edit, window: tuple[int, i
 
         settings = pipeline.settings(recipe.sampling)
         requests = [Request(recipe.prompts[0], 0)]
-        (image,) = pipeline.sample(requests, settings, Moments(reach=reach)).images
+        (image,) = pipeline.sample(requests, settings, Callbacks(on_step=reach)).images
     return (image * 255).round().astype(int)
 
 
@@ -100,7 +100,7 @@ def test_variants_share_the_steps_before_their_windows(
                     stack.enter_context(applied(tiny.network, Variant("edited", (edit,))))
 
             requests = [Request(recipe.prompts[0], 5)]
-            (alone,) = tiny.sample(requests, settings, Moments(reach=reach)).images
+            (alone,) = tiny.sample(requests, settings, Callbacks(on_step=reach)).images
         assert np.abs(pixels(cell) - (alone * 255).round()).max() <= 2
 
 

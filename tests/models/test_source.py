@@ -23,7 +23,7 @@ from ablate.engine import run as engine
 from ablate.engine.replay import pipeline_of
 from ablate.models import loading
 from ablate.models.catalogs import load_catalog
-from ablate.models.files import ModelError, identified
+from ablate.models.files import ModelError, identify
 from ablate.models.source import Lora, Source
 from ablate.models.weights import weights_of
 from ablate.recipe.recipe import Recipe, RecipeError
@@ -180,13 +180,13 @@ def test_a_file_is_described_by_the_hub_cache(
     assert np.array_equal(image(pipeline), image(tiny))
     told = {"id": single, "config": "some/tiny", "revision": COMMIT}
     assert pipeline.identity == told | {"fingerprint": pipeline.fingerprint}
-    found, fingerprint = identified(Source.from_json(pipeline.identity))
+    found, fingerprint = identify(Source.from_json(pipeline.identity))
     assert (found, fingerprint) == (pipeline.source, pipeline.fingerprint)
     shutil.copy(lora / "a.safetensors", cache)
     added = Source(single, config="some/tiny", lora=(Lora("some/tiny", "a.safetensors"),))
-    assert identified(added)[0].lora == (Lora("some/tiny", "a.safetensors", revision=COMMIT),)
+    assert identify(added)[0].lora == (Lora("some/tiny", "a.safetensors", revision=COMMIT),)
     with pytest.raises(ModelError, match=r"has no file b\.safetensors|is not in the hub cache"):
-        identified(Source(single, config="some/tiny", lora=(Lora("some/tiny", "b.safetensors"),)))
+        identify(Source(single, config="some/tiny", lora=(Lora("some/tiny", "b.safetensors"),)))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_a_variant_of_weight_files(tiny_folder: Path, tiny: Pipeline, tmp_path: 
     with pytest.raises(ModelError, match="cannot be loaded"):
         load(str(folder))
     both = Source(str(tiny_folder)), Source(str(tiny_folder), variant="fp16")
-    assert len({identified(source)[1] for source in both}) == 2
+    assert len({identify(source)[1] for source in both}) == 2
 
 
 # ---------------------------------------------------------------- LoRAs
@@ -320,7 +320,7 @@ def test_a_lora_is_added_to_the_weights(lora: Path, tiny: Pipeline, tiny_folder:
 
 def test_fingerprints_tell_loras_apart(lora: Path, tiny: Pipeline, tiny_folder: Path) -> None:
     def fingerprint(*loras: Lora) -> str:
-        return identified(Source(str(tiny_folder), lora=loras))[1]
+        return identify(Source(str(tiny_folder), lora=loras))[1]
 
     kinds = [(), (Lora(str(lora)),), (Lora(str(lora), scale=0.5),), (Lora(str(lora)),) * 2]
     found = {fingerprint(*kind) for kind in kinds}

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from ablate.cli.main import main
-from ablate.models.catalogs import estimate, load_catalog
+from ablate.models.catalogs import estimate_cost, load_catalog
 from ablate.models.files import ModelError
 from ablate.models.inputs import inputs_of
 from ablate.models.skeletons import SkeletonError, flops_of, skeleton
@@ -410,7 +410,7 @@ def test_a_network_that_takes_unknown_inputs_has_a_catalog_and_no_estimate(tmp_p
     assert sum(m.parameters for m in found) == sum(p.numel() for p in network.parameters())
     assert found.blocks
     with pytest.raises(ModelError, match="no estimate is known for a UNet1DModel"):
-        estimate(str(tmp_path))
+        estimate_cost(str(tmp_path))
     with pytest.raises(SkeletonError, match="class `NoSuchNet`, which neither diffusers nor"):
         skeleton({"_class_name": "NoSuchNet"})
 

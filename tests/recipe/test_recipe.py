@@ -244,7 +244,7 @@ def test_parts_of_the_sampling_leave_no_step_out_and_share_none() -> None:
     windows = axis("{windows: 10}", edit_of("zero", "when: $a")).windows
     levels = [1 - step / 20 for step in range(20)]
     for step in range(20):
-        assert [window.holds(step, levels) for window in windows].count(True) == 1
+        assert [window.is_active(step, levels) for window in windows].count(True) == 1
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from transformers import (
 from ablate import bundled, lab
 from ablate.recipe.recipe import Recipe, RecipeError
 from ablate.sampling.call import Request
-from ablate.sampling.embeddings import PROMPTS, between, drawn, embed, on_plane, slerp
+from ablate.sampling.embeddings import PROMPTS, between, embed, on_plane, random_point, slerp
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.settings import Sampling
 from ablate.store.png import read_latents
@@ -190,10 +190,10 @@ def test_random_points_have_the_statistics_of_prompts() -> None:
 
     prompts = torch.stack([flat(encode(p)) for p in PROMPTS])
     encoded = cache(encode)
-    points = torch.stack([flat(embed(drawn(0, i), encoded)) for i in range(4000)])
+    points = torch.stack([flat(embed(random_point(0, i), encoded)) for i in range(4000)])
     assert torch.allclose(points.mean(0), prompts.mean(0), atol=0.08)
     assert torch.allclose(points.T.cov(), prompts.T.cov(), atol=0.12)
-    assert drawn(0, 1) == drawn(0, 1) != drawn(1, 1)
+    assert random_point(0, 1) == random_point(0, 1) != random_point(1, 1)
 
 
 def test_pooled_embeddings_move_too(tmp_path: Path) -> None:

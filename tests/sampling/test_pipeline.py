@@ -174,7 +174,7 @@ def test_a_wrong_size_is_told_whatever_the_scheduler(scheduler: str | None, tiny
     settings = tiny.settings(Sampling(2, width=32, height=32, scheduler=scheduler))
     told = "cannot make pictures of 32 × 32 pixels, while it can of 16 × 16, its own size: size mis"
     refused = pytest.raises(SizeError, match=told)
-    with hooked(tiny.network, "conv_in", refuse), refused, tiny.sized(settings):
+    with hooked(tiny.network, "conv_in", refuse), refused, tiny.explain_size_errors(settings):
         tiny.sample([Request("a cat", 0)], settings)
 
 

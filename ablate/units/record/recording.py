@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ablate.edits import Applied, NoiseCache, When, number_of
+from ablate.edits import EditReport, NoiseCache, When, step_number
 from ablate.engine import (
     Batch,
     Made,
@@ -38,7 +38,7 @@ from ablate.engine import (
 )
 from ablate.models import is_out_of_memory, spare_memory
 from ablate.network import ScopeError, rebuilt, tensors
-from ablate.sampling import Context, Moments, Pipeline, Request, Settings, Stopped, UnevenError
+from ablate.sampling import Callbacks, Context, Pipeline, Request, Settings, Stopped, UnevenError
 from ablate.store import Run
 from ablate.sweep import Cell, Plan
 from ablate.units.record.layers import capturing, maps_of
@@ -228,15 +228,15 @@ def check_window(study: Study) -> None:
 
     settings = pipeline.settings(study.setup.brief().sampling)
     try:
-        with pipeline.sized(settings):
-            pipeline.sample([Request("", 0)], settings, Moments(begin))
+        with pipeline.explain_size_errors(settings):
+            pipeline.sample([Request("", 0)], settings, Callbacks(begin))
     except _Enough:
         pass
 
 
 def _open(when: When, levels: Sequence[float]) -> None:
-    if not when.opens(levels):
-        steps = number_of(len(levels) - 1, levels) + 1
+    if not when.is_ever_active(levels):
+        steps = step_number(len(levels) - 1, levels) + 1
         raise ScopeError(
             f"when {when}: it never opens; this sampling has {steps} steps, of noise level"
             f" {levels[0]:.3g} to {levels[-1]:.3g}"
@@ -263,7 +263,7 @@ def _first_step(pipeline: Pipeline, settings: Settings, prompt: str) -> list[tup
 
     handle = pipeline.denoiser.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        pipeline.sample([Request(prompt, 0)], settings, Moments(reach=reach))
+        pipeline.sample([Request(prompt, 0)], settings, Callbacks(on_step=reach))
     except _Enough:
         pass
     finally:
@@ -338,7 +338,7 @@ def _together(heard: _Heard, shots: Sequence[Shot], draws: NoiseCache) -> list[M
     calls = calls_of(pipeline, shots[0].settings)
     batch = Batch(tuple(jobs_of(shots, pipeline.component)), by_rows=False)
     count = len(batch)
-    within = Within(pipeline, draws, Applied())
+    within = Within(pipeline, draws, EditReport())
     requests = [
         Request(c.prompt, c.seed, c.point, within(job.encoding), within(job.decoding))
         for job, c in ((job, job.condition) for job in batch.jobs)
@@ -347,15 +347,15 @@ def _together(heard: _Heard, shots: Sequence[Shot], draws: NoiseCache) -> list[M
     step = 0
 
     def hear(path: str, values: Tensor, counted: _Count) -> None:
-        if when is not None and not when.holds(step, noise_levels):
+        if when is not None and not when.is_active(step, noise_levels):
             return
         for rows in calls.rows(counted.call, len(values), count):
             heard.sink.record(path, values[rows])
 
     heard.sink.begin(count)
     with (
-        pipeline.sized(shots[0].settings),
-        denoised(batch, pipeline, draws, Applied()) as moments,
+        pipeline.explain_size_errors(shots[0].settings),
+        denoised(batch, pipeline, draws, EditReport()) as moments,
         heard.capturing(hear) as counted,
     ):
 
@@ -363,15 +363,15 @@ def _together(heard: _Heard, shots: Sequence[Shot], draws: NoiseCache) -> list[M
             noise_levels[:] = levels
             if when is not None:
                 _open(when, levels)
-            moments.begin(levels)
+            moments.on_start(levels)
 
         def reach(number: int) -> None:
             nonlocal step
             step = number
             counted.begin()
-            moments.reach(number)
+            moments.on_step(number)
 
-        samples = pipeline.sample(requests, shots[0].settings, Moments(begin, reach))
+        samples = pipeline.sample(requests, shots[0].settings, Callbacks(begin, reach))
     return images_of(batch, samples)
 
 
@@ -386,12 +386,12 @@ def _encoded(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
     for number in range(start, len(cells)):
         (shot,) = shots_of([cells[number]], pipeline)
         (job,) = jobs_of([shot], pipeline.component)
-        edits = Within(pipeline, draws, Applied())(job.encoding)
+        edits = Within(pipeline, draws, EditReport())(job.encoding)
         condition = job.condition
         request = Request(condition.prompt, condition.seed, encoding=_once(heard, edits))
         heard.sink.begin(1)
         try:
-            pipeline.sample([request], shot.settings, Moments(begin=enough))
+            pipeline.sample([request], shot.settings, Callbacks(on_start=enough))
         except Stopped:
             if pipeline.stop():
                 raise

@@ -24,7 +24,15 @@ from torch import Tensor, nn
 from ablate.messages import articled
 from ablate.models import ModelError
 from ablate.network import rebuilt, tensors
-from ablate.sampling import Moments, Pipeline, Request, Samples, Settings, Stopped, parts_of
+from ablate.sampling import (
+    Callbacks,
+    Pipeline,
+    Request,
+    Samples,
+    Settings,
+    Stopped,
+    inner_pipelines,
+)
 
 STEPS = 20  # of the sampling that comes by the level
 # What denoisers call the states of the prompt's tokens.
@@ -120,8 +128,8 @@ class _Watched:
         self.here = number
 
     @property
-    def moments(self) -> Moments:
-        return Moments(begin=self.begin, reach=self.reach)
+    def moments(self) -> Callbacks:
+        return Callbacks(on_start=self.begin, on_step=self.reach)
 
 
 def settings_of(
@@ -156,7 +164,7 @@ def capture(
     was asked to stop on the way."""
     if not 0 < level <= 1:
         raise ModelError(f"a noise level lies above 0 and is at most 1; {level:g} does not")
-    if not hasattr(parts_of(pipeline.pipe)[-1], "prepare_latents"):
+    if not hasattr(inner_pipelines(pipeline.pipe)[-1], "prepare_latents"):
         kind = articled(type(pipeline.pipe).__name__)
         raise ModelError(f"{kind} has no latents to be visualized")
     requests = [Request(prompt, seed) for seed in seeds]
@@ -182,7 +190,7 @@ def _captured(
 ) -> Call:
     if pipeline.compiled:
         raise ModelError("a compiled network cannot be visualized: load it without `compile`")
-    pipeline.refuse(settings)
+    pipeline.check_size(settings)
     network, watched = pipeline.denoiser, _Watched(level)
 
     def listen(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -193,7 +201,7 @@ def _captured(
 
     handle = network.register_forward_pre_hook(listen, with_kwargs=True)
     try:
-        with pipeline.sized(settings):
+        with pipeline.explain_size_errors(settings):
             pipeline.sample(requests, settings, watched.moments)
     except Stopped:
         if pipeline.stop():  # and not because all was heard
@@ -228,16 +236,18 @@ def drawn_from(pipeline: Pipeline, call: Call, maps: Tensor) -> tuple[np.ndarray
     one step, and the one that the rest of the sampling comes to; both (rows, height, width, 3)."""
     with _continued(pipeline, call, maps) as (mine, moments):
         requests = [Request(call.prompt, seed) for seed in call.seeds]
-        with pipeline.sized(call.settings):
+        with pipeline.explain_size_errors(call.settings):
             found = mine.sample(requests, call.settings, moments, frozenset({call.number + 1}))
     return found.frames[call.number + 1].images, found.images
 
 
 @contextmanager
-def _continued(pipeline: Pipeline, call: Call, maps: Tensor) -> Iterator[tuple[Pipeline, Moments]]:
+def _continued(
+    pipeline: Pipeline, call: Call, maps: Tensor
+) -> Iterator[tuple[Pipeline, Callbacks]]:
     """A pipeline whose latents, at the step of a call, are others."""
     scheduler = copy.deepcopy(pipeline.scheduler_of(call.settings.scheduler))
-    part, method = parts_of(pipeline.pipe)[-1], scheduler.step
+    part, method = inner_pipelines(pipeline.pipe)[-1], scheduler.step
     prepare = part.prepare_latents
     done = 0
 
@@ -260,7 +270,7 @@ def _continued(pipeline: Pipeline, call: Call, maps: Tensor) -> Iterator[tuple[P
     if call.number == 0:
         part.prepare_latents = functools.wraps(prepare)(prepared)
     try:
-        yield mine, Moments()
+        yield mine, Callbacks()
     finally:
         vars(part).pop("prepare_latents", None)
 
@@ -280,7 +290,7 @@ def sampled_with(
         finally:
             current.clear()
 
-    part = parts_of(pipeline.pipe)[-1]
+    part = inner_pipelines(pipeline.pipe)[-1]
     method = getattr(part, "encode_prompt", None)
     if method is None:
         raise ModelError(
@@ -312,7 +322,7 @@ def sampled_with(
             Request(call.prompt, seed, encoding=functools.partial(encoding, row))
             for row, seed in zip(words, seeds, strict=True)
         ]
-        with pipeline.sized(settings):
+        with pipeline.explain_size_errors(settings):
             return pipeline.sample(requests, settings)
     finally:
         vars(part).pop("encode_prompt", None)
