@@ -10,7 +10,7 @@ from .letters import (
     wrong_length as wrong_length,
     wrong_letters as wrong_letters,
 )
-from .noise import NoiseCache as NoiseCache
+from .noise import NoiseCache as NoiseCache, draw as draw
 from .ops import OPS as OPS, apply as apply, wrong_strength as wrong_strength
 from .outputs import NoRowsError as NoRowsError
 from .registry import Op as Op, op as op

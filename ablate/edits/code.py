@@ -29,7 +29,7 @@ from typing import Any, TypeGuard, get_args
 import torch
 from torch import Tensor
 
-from ablate.edits.ops import OPS
+from ablate.edits.ops import OPS, zero
 from ablate.edits.registry import GIVEN, KINDS, Apply, Draws, Op
 
 PLACES = ("weights", "output")
@@ -88,7 +88,7 @@ def forget_ops(names: Iterable[str]) -> None:
     """Take a user's ops off the registry. Raises `ValueError` for one of the lab's own."""
     names = tuple(names)
     for name in names:
-        if name in OPS and OPS[name].apply.__module__ == Op.__module__:
+        if name in OPS and OPS[name].apply.__module__ == zero.__module__:
             raise ValueError(f"`{name}` is one of the lab's own ops")
     for name in names:
         OPS.pop(name, None)

@@ -196,9 +196,9 @@ def test_schema_is_json_schema() -> None:
         (("run", "quickstart"), "ablate.lab.load"),
         (("run", "quickstart"), "ablate.lab.run"),
         (("check", "quickstart"), "ablate.lab.load"),
-        (("units", "selectivity"), "ablate.units.study.Study.load"),
-        (("units", "cards", "somewhere"), "ablate.units.study.Study.open"),
-        (("units", "atlas", "conv_in"), "ablate.units.study.Study.load"),
+        (("units", "selectivity"), "ablate.units.record.study.Study.load"),
+        (("units", "cards", "somewhere"), "ablate.units.record.study.Study.open"),
+        (("units", "atlas", "conv_in"), "ablate.units.record.study.Study.load"),
     ],
 )
 def test_ctrl_c_ends_with_a_sentence_and_130_wherever_it_comes(

@@ -13,12 +13,11 @@ import pytest
 from fabricated import Color, Values, make_run as fabricate
 from PIL import Image
 
-from ablate.drift import compare as comparing
 from ablate.drift.compare import Comparison, compare_runs
 from ablate.store.png import StoreError
 from ablate.store.run import Run
 from ablate.style import ACCENT, DARK
-from ablate.view import page as paper
+from ablate.view import comparison as drawing, page as paper
 from ablate.view.comparison import save_comparison
 
 Axes = Mapping[str, Sequence[Any]]
@@ -381,10 +380,10 @@ def test_long_words_stay_beside_their_tiles(tmp_path: Path) -> None:
     prompts = ["a very long prompt " * 30, "unbroken" * 60]
     a, b = (make_run(tmp_path / n, {**long, "prompt": prompts}) for n in "ab")
     found = compare_runs(a, b)
-    style = comparing._style(found.pairs)
+    style = drawing._style(found.pairs)
     most = style.tile[1] // round(1.3 * style.text)
     for pair in found.pairs:
-        assert 1 <= len(comparing._side(pair, style)) <= most
+        assert 1 <= len(drawing._side(pair, style)) <= most
     assert len(save_comparison(found, tmp_path / "out")) == 2
 
 

@@ -110,11 +110,11 @@ def test_draws_are_the_same_in_another_process_whatever_came_before() -> None:
     """Law 2: neither process nor earlier draws matter."""
     program = """
 import torch
-from ablate import ops
+from ablate.edits import OPS, draw
 torch.manual_seed(99); torch.randn(7)
 weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(1)) * 0.3 + 0.7
-ops.draw(ops.OPS["shuffle"], weights, seed=4, module="a", parameter="b")
-made = ops.draw(ops.OPS["randomize"], weights, seed=0, module="mid.conv", parameter="weight")
+draw(OPS["shuffle"], weights, seed=4, module="a", parameter="b")
+made = draw(OPS["randomize"], weights, seed=0, module="mid.conv", parameter="weight")
 print(made.double().sum().item().hex())
 """
     command = [sys.executable, "-c", program]

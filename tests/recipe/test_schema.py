@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from test_recipe import EDITS, MODULES, REFERENCES, WINDOWS, edit_of
+from recipe.test_recipe import EDITS, MODULES, REFERENCES, WINDOWS, edit_of
 from wrong import CHOSEN, HEAD, WRONG, ZERO, Wrong
 
 from ablate.edits.ops import wrong_strength

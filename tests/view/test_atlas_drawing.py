@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from studied import make_study
-from test_distributions import Node, parsed, words
+from view.test_distributions import Node, parsed, words
 
 from ablate.store.files import PictureError
 from ablate.view import svg

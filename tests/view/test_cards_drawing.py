@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from studied import CONCEPTS, NAME, make_study, paint
-from test_distributions import Node, parsed, words
+from view.test_distributions import Node, parsed, words
 
 from ablate.store.files import PictureError
 from ablate.style import ACCENT

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from studied import CONCEPTS, NAME, make_study
-from test_report import NASTY, digest, policy_of
+from view.test_report import NASTY, digest, policy_of
 
 from ablate.store.files import PictureError
 from ablate.view import svg
