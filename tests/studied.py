@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,18 @@ NAME = "units <of> & “more”"
 # Of the own concept's probability, by how many units are multiplied by what.
 CHANGES = {(1, 0): -0.1, (1, 4): 0.02, (5, 0): -0.31, (5, 4): 0.03, (5, -4): -0.55}
 Painter = Callable[[int], Image.Image]
+Node = ElementTree.Element
+
+
+def parsed(drawing: str) -> Node:
+    root = ElementTree.fromstring(drawing)
+    for part in root.iter():
+        part.tag = part.tag.rpartition("}")[2]
+    return root
+
+
+def words(root: Node) -> list[str]:
+    return [part.text or "" for part in root.iter("text")]
 
 
 def paint(number: int) -> Image.Image:

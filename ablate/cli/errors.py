@@ -71,13 +71,13 @@ def model_told() -> Iterator[None]:
 @contextmanager
 def run_told() -> Iterator[None]:
     """What may be wrong with a run and with what is asked of it."""
-    from ablate.store import PictureError, StoreError
-    from ablate.view import SheetError
+    from ablate.store import StoreError
+    from ablate.view import PictureError
 
     try:
         with told():
             yield
-    except (StoreError, SheetError, PictureError) as error:
+    except (StoreError, PictureError) as error:
         raise Exit(str(error), WRONG) from None
 
 

@@ -4,7 +4,7 @@ from .activations import (
     StatisticsError as StatisticsError,
     student as student,
 )
-from .files import PictureError as PictureError, whole as whole
+from .files import whole as whole
 from .png import (
     StoreError as StoreError,
     key_of as key_of,

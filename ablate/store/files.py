@@ -8,10 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class PictureError(ValueError):
-    """A picture that cannot be drawn; the message says why."""
-
-
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A path beside another to write to, which takes its place afterwards: a file is there whole or

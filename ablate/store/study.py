@@ -2,7 +2,7 @@
 
 Everything is read from the study's folder: `study.json` and what lies beside it. A folder may come
 from anywhere, so that all that is drawn is checked first: what a file lacks, or has of another
-kind, is a `PictureError` that names the file and the place in it.
+kind, is a `StoreError` that names the file and the place in it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ablate.store.files import PictureError
+from ablate.store.png import StoreError
 
 Item = TypeVar("Item")
 HUGE = 1e100  # beyond it no figure is one
@@ -38,11 +38,11 @@ class Study:
 def read_study(folder: Path) -> Study:
     """The study of a folder, from its `study.json`.
 
-    Raises `PictureError` where there is none, or it cannot be read.
+    Raises `StoreError` where there is none, or it cannot be read.
     """
     told = read(folder / "study.json")
     if told is None:
-        raise PictureError(f"{folder} is not a study: it has no study.json")
+        raise StoreError(f"{folder} is not a study: it has no study.json")
     setup = _mapping(told.get("setup"))
     facts = [
         model_name(told.get("model")),
@@ -72,15 +72,15 @@ def _counted(count: int, things: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A file of JSON, an object; None where there is none. Raises `PictureError` for another."""
+    """A file of JSON, an object; None where there is none. Raises `StoreError` for another."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise PictureError(f"{path} cannot be read as JSON: {error}") from error
+        raise StoreError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
-        raise PictureError(f"{path} should hold an object, not {type(found).__name__}")
+        raise StoreError(f"{path} should hold an object, not {type(found).__name__}")
     return found
 
 
@@ -128,7 +128,7 @@ ATLAS = {
 
 def read_cards(folder: Path) -> dict[str, Any]:
     """`cards.json` of a study, checked; empty where there is no such file. A unit that has several
-    cards keeps the first. Raises `PictureError`."""
+    cards keeps the first. Raises `StoreError`."""
     found = read(folder / "cards.json")
     if found is None:
         return {}
@@ -140,7 +140,7 @@ def read_cards(folder: Path) -> dict[str, Any]:
 
 
 def read_atlas(folder: Path) -> dict[str, Any] | None:
-    """`atlas.json` of a study, checked; None where there is no such file. Raises `PictureError`."""
+    """`atlas.json` of a study, checked; None where there is no such file. Raises `StoreError`."""
     path = folder / "atlas.json"
     found = read(path)
     if found is None:
@@ -148,13 +148,13 @@ def read_atlas(folder: Path) -> dict[str, Any] | None:
     told: dict[str, Any] = _checked(found, ATLAS, f"{path}")
     for key in ("rows", "columns"):
         if not 1 <= told[key] <= WIDEST:
-            raise PictureError(f"{path}: `{key}` must lie between 1 and {WIDEST}")
+            raise StoreError(f"{path}: `{key}` must lie between 1 and {WIDEST}")
     seen = set()
     for i, one in enumerate(told["bins"]):
         place = one["row"], one["column"]
         if place[0] >= told["rows"] or place[1] >= told["columns"] or place in seen:
             what = "is told of twice" if place in seen else "lies outside of the atlas"
-            raise PictureError(f"{path}: `bins[{i}]`, row {place[0]}, column {place[1]}, {what}")
+            raise StoreError(f"{path}: `bins[{i}]`, row {place[0]}, column {place[1]}, {what}")
         seen.add(place)
     return told
 
@@ -170,7 +170,7 @@ def _checked(value: Any, kind: Any, file: str, at: str = "") -> Any:
                 if name in found:
                     found[name] = _checked(found[name], part, file, place)
                 elif not key.endswith("?"):
-                    raise PictureError(f"{file}: `{place}` is missing")
+                    raise StoreError(f"{file}: `{place}` is missing")
             return found
         case list() if isinstance(value, list):
             return [_checked(v, kind[0], file, f"{at}[{i}]") for i, v in enumerate(value)]
@@ -191,7 +191,7 @@ def _checked(value: Any, kind: Any, file: str, at: str = "") -> Any:
         wanted = "an object" if isinstance(kind, dict) else "a list"
     if isinstance(kind, tuple):
         wanted = f"a list of {len(kind)} values"
-    raise PictureError(f"{file}: `{at}` must be {wanted}, not {json.dumps(value)[:60]}")
+    raise StoreError(f"{file}: `{at}` must be {wanted}, not {json.dumps(value)[:60]}")
 
 
 def _number(value: Any) -> bool:
@@ -211,13 +211,13 @@ def slug_of(name: str) -> str:
 def read_image(folder: Path, name: str | None) -> Path | None:
     """A picture of the study; None where it has none or it is not there any more.
 
-    Raises `PictureError` for one outside of the folder, and for what is no picture.
+    Raises `StoreError` for one outside of the folder, and for what is no picture.
     """
     if not name:
         return None
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise PictureError(f"the picture `{name}` lies outside of its study {folder}")
+        raise StoreError(f"the picture `{name}` lies outside of its study {folder}")
     found = folder / path
     try:
         if not found.is_file():
@@ -226,7 +226,7 @@ def read_image(folder: Path, name: str | None) -> Path | None:
             opened.verify()
         return found
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{found} cannot be read as a picture: {error}") from error
+        raise StoreError(f"{found} cannot be read as a picture: {error}") from error
 
 
 def shortened(paths: Sequence[str]) -> tuple[str, list[str]]:

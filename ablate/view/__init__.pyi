@@ -2,6 +2,7 @@ from .animations import save_animation as save_animation
 from .architecture.network import draw_layout as draw_layout, draw_network as draw_network
 from .comparison import save_comparison as save_comparison
 from .curves import draw_curves as draw_curves
+from .errors import PictureError as PictureError
 from .maps import draw_map as draw_map
 from .page import (
     BASELINE as BASELINE,
@@ -20,9 +21,5 @@ from .report.study import (
     present_study as present_study,
     study_pictures as study_pictures,
 )
-from .sheets import (
-    SheetError as SheetError,
-    contact_sheet as contact_sheet,
-    save_sheet as save_sheet,
-)
+from .sheets import contact_sheet as contact_sheet, save_sheet as save_sheet
 from .svg import save_drawing as save_drawing

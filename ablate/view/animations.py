@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ablate.store import Axis, PictureError, Run, StoredCell
+from ablate.store import Axis, Run, StoredCell
 from ablate.style import ACCENT, DARK, HAIRLINE, INK, MUTED, PAGE, VACANT, clean, typeface, wrap
+from ablate.view.errors import PictureError
 from ablate.view.scales import caption
 
 FORMATS = (".webp", ".gif", ".mp4")

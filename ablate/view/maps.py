@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ablate.drift import MeasuredCell, read_cells, read_embeddings
-from ablate.store import PictureError, Run
+from ablate.store import Run
 from ablate.style import ACCENT, DARK, HAIRLINE, INK, MUTED, PAGE
 from ablate.view import svg as drawing
+from ablate.view.errors import PictureError
 from ablate.view.scales import caption, figure, strengths
 
 MARGIN = 80

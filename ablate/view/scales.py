@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.drift import MeasuredCell
-from ablate.store import Axis, PictureError, Run
+from ablate.store import Axis, Run
+from ablate.view.errors import PictureError
 
 NAMES = {  # what is known best comes first
     "embedding": "drift of the CLIP embedding",

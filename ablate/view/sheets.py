@@ -22,13 +22,10 @@ from PIL import Image
 from ablate.drift import MeasuredCell, read_cells
 from ablate.store import Axis, Run, StoredCell
 from ablate.style import INK, MUTED, Label, clean
+from ablate.view.errors import PictureError
 from ablate.view.page import BASELINE, MAX_SIDE, WIDEST, Block, Style, Tile, Words, pages, write
 
 Names = str | Sequence[str] | None  # of axes
-
-
-class SheetError(ValueError):
-    """A sheet that cannot be made; the message says why."""
 
 
 def contact_sheet(
@@ -120,7 +117,7 @@ def _read(run: Run) -> _Sweep:
             if record.get("state", "ok") != "ok":
                 broken.add(cell.key)
     if not sizes or not places:
-        raise SheetError(f"{run.folder} has no finished cells to show yet")
+        raise PictureError(f"{run.folder} has no finished cells to show yet")
     for place in places:
         added.pop(place.cell.key, None)
     labels = {name: [clean(label) for label in axis.labels] for name, axis in axes.items()}
@@ -132,7 +129,7 @@ def _read(run: Run) -> _Sweep:
 
 def _index(axis: Axis, value: Any) -> int:
     if value not in axis.values:
-        raise SheetError(f"a cell has {value!r} on axis `{axis.name}`, which has no such value")
+        raise PictureError(f"a cell has {value!r} on axis `{axis.name}`, which has no such value")
     return axis.values.index(value)
 
 
@@ -167,9 +164,9 @@ def _layout(sweep: _Sweep, rows: tuple[str, ...], columns: tuple[str, ...]) -> _
         if name not in sweep.axes:
             near = difflib.get_close_matches(name, sweep.axes, 1)
             hint = f", did you mean `{near[0]}`?" if near else f"; it has {', '.join(sweep.axes)}"
-            raise SheetError(f"the run has no axis `{name}`{hint}")
+            raise PictureError(f"the run has no axis `{name}`{hint}")
         if (rows + columns).count(name) > 1:
-            raise SheetError(f"axis `{name}` is used twice")
+            raise PictureError(f"axis `{name}` is used twice")
 
     factors = _factors(sweep)
     for factor in factors:  # what the recipe zipped stays together
@@ -391,7 +388,7 @@ def _style(sweep: _Sweep, thumbnail: int | None) -> Style:
     count = len(sweep.places)
     goal = thumbnail or (128 if longest <= 128 else 256 if count <= 100 else 192)
     if not 16 <= goal <= MAX_SIDE // 4:
-        raise SheetError(f"thumbnails of {goal} px: choose between 16 and {MAX_SIDE // 4}")
+        raise PictureError(f"thumbnails of {goal} px: choose between 16 and {MAX_SIDE // 4}")
     scale = goal // longest if goal >= longest else goal / longest
     width = max(round(w * scale) for w, _ in sweep.sizes.values())
     height = max(round(h * scale) for _, h in sweep.sizes.values())

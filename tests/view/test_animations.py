@@ -13,10 +13,10 @@ import pytest
 from fabricated import Color, make_run
 from PIL import Image, ImageSequence
 
-from ablate.store.files import PictureError
 from ablate.store.run import Run
 from ablate.style import ACCENT, PAGE, VACANT
 from ablate.view import animations
+from ablate.view.errors import PictureError
 
 AMOUNTS = [0.0, 0.1, 0.2, 0.3]
 

@@ -18,10 +18,10 @@ from PIL import Image
 from ablate.models.catalogs import load_catalog
 from ablate.network.modules import ModuleInfo
 from ablate.network.roles import ROLES
-from ablate.store.files import PictureError
 from ablate.style import ACCENT, VACANT
 from ablate.view import svg
 from ablate.view.architecture import network as architecture, roles as marks
+from ablate.view.errors import PictureError
 from ablate.view.scales import Scale
 
 Area = tuple[float, float, float, float]

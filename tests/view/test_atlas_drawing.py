@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from studied import make_study
-from view.test_distributions import Node, parsed, words
+from studied import Node, make_study, parsed, words
 
-from ablate.store.files import PictureError
+from ablate.store.png import StoreError
 from ablate.view import svg
+from ablate.view.errors import PictureError
 from ablate.view.studies import atlas as atlases
 
 
@@ -306,5 +306,5 @@ def test_an_atlas_that_is_none_says_why(tmp_path: Path, told: dict[str, Any], me
     path = folder / "atlas.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | told), "utf-8")
     for draw in (atlases.svg, atlases.compared):
-        with pytest.raises(PictureError, match=f"atlas.json: {message}"):
+        with pytest.raises(StoreError, match=f"atlas.json: {message}"):
             draw(folder)

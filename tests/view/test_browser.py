@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from view.test_report import DRAWING, MODULES, NASTY, PATHS, color_of, make_run
+from reported import DRAWING, MODULES, NASTY, PATHS, color_of, make_run
 
 from ablate.store.run import Run
 from ablate.view.report import run as report

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from studied import CONCEPTS, NAME, make_study, paint
-from view.test_distributions import Node, parsed, words
+from studied import CONCEPTS, NAME, Node, make_study, paint, parsed, words
 
-from ablate.store.files import PictureError
+from ablate.store.png import StoreError
 from ablate.style import ACCENT
 from ablate.view import svg
 from ablate.view.studies import cards as unitcards
@@ -205,7 +204,7 @@ def test_pictures_outside_of_the_study_are_refused(study: Path, tmp_path: Path, 
         told["cards"][0]["top"][0]["image"] = name
 
     folder = changed(study, tmp_path / "study", point)
-    with pytest.raises(PictureError, match="lies outside of its study"):
+    with pytest.raises(StoreError, match="lies outside of its study"):
         drawn(folder)
 
 
@@ -320,7 +319,7 @@ def test_cards_that_are_none_say_why(
 ) -> None:
     folder = changed(study, tmp_path, change)
     for read in (unitcards.cards, unitcards.search):
-        with pytest.raises(PictureError, match=f"cards.json: {message}"):
+        with pytest.raises(StoreError, match=f"cards.json: {message}"):
             read(folder)
 
 
@@ -337,5 +336,5 @@ def test_pictures_that_are_broken_are_named(study: Path, tmp_path: Path) -> None
     folder = changed(
         study, tmp_path, lambda told: told["cards"][0]["top"][0].update(image="half.png")
     )
-    with pytest.raises(PictureError, match=r"half\.png cannot be read as a picture"):
+    with pytest.raises(StoreError, match=r"half\.png cannot be read as a picture"):
         unitcards.svg(unitcards.cards(folder)[0], folder)

@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 import pytest
 from fabricated import SVG, Color, box, inside, make_run, marked, parsed, words
 
-from ablate.store.files import PictureError
 from ablate.store.run import Run
 from ablate.view import curves
+from ablate.view.errors import PictureError
 
 AMOUNTS = [0.0, 0.25, 0.5, 1.0]
 STAGES = ["in", "down", "up"]

@@ -7,29 +7,17 @@ import itertools
 import re
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from studied import NAME, make_study, table
+from studied import NAME, Node, make_study, parsed, table, words
 
-from ablate.store.files import PictureError
+from ablate.store.png import StoreError
+from ablate.view.errors import PictureError
 from ablate.view.studies import distributions
 
 HEADS = ["module", "component", "kind", "unit", "stage", "role", "selectivity", "chance",
          "concept", "mean", "rest", "contrast"]  # fmt: skip
-Node = ElementTree.Element
-
-
-def parsed(drawing: str) -> Node:
-    root = ElementTree.fromstring(drawing)
-    for part in root.iter():
-        part.tag = part.tag.rpartition("}")[2]
-    return root
-
-
-def words(root: Node) -> list[str]:
-    return [part.text or "" for part in root.iter("text")]
 
 
 def layers(root: Node) -> list[Node]:
@@ -181,7 +169,7 @@ def test_networks_are_told_apart_where_there_are_several(tmp_path: Path) -> None
 
 
 def test_nothing_to_draw_is_an_error_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=r"is not a study: it has no study\.json"):
+    with pytest.raises(StoreError, match=r"is not a study: it has no study\.json"):
         distributions.svg(tmp_path)
     study_of(tmp_path, [])
     with pytest.raises(PictureError, match="lists no units"):

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from fabricated import SVG, Color, box, inside, make_run, marked, parsed, words
 
-from ablate.store.files import PictureError
 from ablate.store.run import Run
 from ablate.style import ACCENT
 from ablate.view import maps
+from ablate.view.errors import PictureError
 
 AMOUNTS = [0.0, 0.25, 0.5, 0.75, 1.0]
 

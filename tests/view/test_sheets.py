@@ -15,6 +15,7 @@ from ablate.store.png import key_of
 from ablate.store.run import Run
 from ablate.style import ACCENT, DARK, HATCH, PAGE, VACANT
 from ablate.view import page as paper, sheets
+from ablate.view.errors import PictureError
 
 Color = tuple[int, int, int]
 SAMPLING = {
@@ -412,16 +413,16 @@ def test_save_writes_whole_files_and_removes_stale_ones(
 
 def test_errors_are_sentences(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {"stage": ["a", "b"], "amount": [0.1, 0.2]})
-    with pytest.raises(sheets.SheetError, match="no axis `amout`, did you mean `amount`"):
+    with pytest.raises(PictureError, match="no axis `amout`, did you mean `amount`"):
         sheets.contact_sheet(run, rows="amout")
-    with pytest.raises(sheets.SheetError, match="it has stage, amount, prompt, seed"):
+    with pytest.raises(PictureError, match="it has stage, amount, prompt, seed"):
         sheets.contact_sheet(run, columns=["zzz"])
-    with pytest.raises(sheets.SheetError, match="`stage` is used twice"):
+    with pytest.raises(PictureError, match="`stage` is used twice"):
         sheets.contact_sheet(run, rows="stage", columns="stage")
-    with pytest.raises(sheets.SheetError, match="choose between"):
+    with pytest.raises(PictureError, match="choose between"):
         sheets.contact_sheet(run, thumbnail=3)
     empty = make_run(tmp_path / "empty", {"amount": [1]}, skip=lambda values: True)
-    with pytest.raises(sheets.SheetError, match="no finished cells"):
+    with pytest.raises(PictureError, match="no finished cells"):
         sheets.contact_sheet(empty)
 
 
@@ -430,7 +431,7 @@ def test_a_cell_off_its_axis_is_an_error(tmp_path: Path) -> None:
     manifest = run.manifest()
     manifest["axes"][0]["values"] = [0.1, 0.3]
     run.write_manifest(manifest)
-    with pytest.raises(sheets.SheetError, match=r"a cell has 0\.2 on axis `amount`, which has no"):
+    with pytest.raises(PictureError, match=r"a cell has 0\.2 on axis `amount`, which has no"):
         sheets.contact_sheet(run)
 
 

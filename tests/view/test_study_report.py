@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reported import NASTY, digest, policy_of
 from studied import CONCEPTS, NAME, make_study
-from view.test_report import NASTY, digest, policy_of
 
-from ablate.store.files import PictureError
+from ablate.store.png import StoreError
 from ablate.view import svg
 from ablate.view.report import study as folio
 
@@ -96,7 +96,7 @@ def test_only_what_reads_words_has_a_table_of_them(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_study(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="is not a study"):
+    with pytest.raises(StoreError, match="is not a study"):
         folio.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -117,10 +117,10 @@ def test_two_modules_of_one_slug_have_a_card_each(tmp_path: Path) -> None:
 def test_files_that_are_broken_are_named(tmp_path: Path, name: str) -> None:
     folder = make_study(tmp_path, layers=1, units=4, cards=1, visualized=False, atlas=2)
     (folder / name).write_text("[" * 100_000, "utf-8")
-    with pytest.raises(PictureError, match=f"{name} cannot be read as JSON"):
+    with pytest.raises(StoreError, match=f"{name} cannot be read as JSON"):
         folio.save(folder)
     (folder / name).write_text("[1]", "utf-8")
-    with pytest.raises(PictureError, match=f"{name} should hold an object"):
+    with pytest.raises(StoreError, match=f"{name} should hold an object"):
         list(folio.present_study(folder))
 
 

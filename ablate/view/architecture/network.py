@@ -14,12 +14,13 @@ from pathlib import Path
 
 from ablate.drift import MeasuredCell, read_cells
 from ablate.network import ModuleInfo
-from ablate.store import PictureError, Run
+from ablate.store import Run
 from ablate.view import scales as measuring, svg as drawing
 from ablate.view.architecture import stacks, u_net as shapes
 from ablate.view.architecture.blueprint import blueprint
 from ablate.view.architecture.tiles import Tiles
 from ablate.view.architecture.u_net import MARGIN
+from ablate.view.errors import PictureError
 from ablate.view.scales import Measure, Scale
 
 DONE_BY = {"zero": "zeroed", "randomize": "randomized", "shuffle": "shuffled", "scale": "scaled"}

@@ -22,9 +22,10 @@ from xml.etree.ElementTree import Element
 
 from PIL import Image
 
-from ablate.store import PictureError, read_atlas, read_cards, read_image, read_study
+from ablate.store import StoreError, read_atlas, read_cards, read_image, read_study
 from ablate.style import clean
 from ablate.view import page, svg as drawing
+from ablate.view.errors import PictureError
 from ablate.view.report import page as webpage
 from ablate.view.studies import atlas as atlases, cards as unitcards, distributions
 
@@ -121,7 +122,7 @@ def _telling(tell: Tell | None, command: str) -> Iterator[None]:
     """What cannot be drawn is told, with the command that makes anew what it is drawn from."""
     try:
         yield
-    except PictureError as error:
+    except (StoreError, PictureError) as error:
         if tell is None:
             raise
         tell(f"{error}; it is left out, and `ablate units {command}` makes it anew")

@@ -17,9 +17,10 @@ from typing import Any
 
 from PIL import Image
 
-from ablate.store import PictureError, model_name, read_atlas, read_image, read_study
+from ablate.store import model_name, read_atlas, read_image, read_study
 from ablate.style import ACCENT, HAIRLINE, INK, MUTED, PAGE, VACANT
 from ablate.view import svg as drawing
+from ablate.view.errors import PictureError
 
 MARGIN = 80
 HEAD = 128

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ablate.store import PictureError, Study, footer, read_study, shortened
+from ablate.store import Study, footer, read_study, shortened
 from ablate.style import HAIRLINE, INK, MUTED, PAGE, Color
 from ablate.view import svg as drawing
+from ablate.view.errors import PictureError
 
 MARGIN = 80
 HEAD = 178
