@@ -1,4 +1,4 @@
-"""What there is: the modules and blocks of a network, their roles, and how to choose them.
+"""The modules and blocks of a network, their roles, and how to select them.
 
 Reads names, classes and shapes; changes nothing."""
 

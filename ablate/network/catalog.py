@@ -1,16 +1,16 @@
-"""The catalog: all modules of a component, numbered in forward order; and selectors over it.
+"""The catalog of a network: its modules with parameters, in forward order, and its blocks.
 
-A module is a `torch.nn.Module` that owns parameters itself. Building a catalog reads shapes only,
-so that a network on the meta device, without weights, is enough.
+Only names, classes and shapes are read: a network on the meta device, without weights, is enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ablate.network.hooks import tensors
 from ablate.network.modules import Catalog, ModuleInfo
@@ -28,94 +28,103 @@ CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)  # mostly not called 
 
 
 def build_catalog(network: nn.Module, run: Callable[[], object] | None = None) -> Catalog:
-    """All modules of a network that own parameters, in forward order; and its blocks.
+    """The catalog of a network.
 
-    `run` calls the network once (on the meta device this costs nothing); modules are numbered in
-    the order in which they first ran. Without it, or for modules that it never reaches, the order
-    is that of registration. Blocks are the modules that hold others and were called, but for the
-    network itself; without `run` all that are no mere containers.
+    Args:
+        network: Any module; its submodules that have parameters themselves become the rows.
+        run: Calls the network once; on the meta device this costs nothing. Rows are then in the
+            order of their first call, and blocks are the submodules around others that were called.
+            Without it, and for modules that are never called, the order is that of registration,
+            and every submodule around others that is no mere container is a block.
     """
     modules = dict(network.named_modules())
-    owners = {p: m for p, m in modules.items() if any(True for _ in m.parameters(recurse=False))}
-    held = {outer for path in owners for outer in _outer(path) if outer != path and outer}
-    holders = {path: module for path, module in modules.items() if path in held}
+    rows = {p: m for p, m in modules.items() if any(True for _ in m.parameters(recurse=False))}
+    outer = {around for path in rows for around in _prefixes(path)[:-1]}
+    blocks = {path: module for path, module in modules.items() if path in outer}
     first: dict[str, int] = {}
-    passes: dict[str, bool] = {}
+    keeps_shape: dict[str, bool] = {}
     if run is not None:
-        for path in _calls({**owners, **holders}, run, passes):
-            first.setdefault(path, len(first))
-        holders = {path: module for path, module in holders.items() if path in first}
+        first, keeps_shape = _run_once({**rows, **blocks}, run)
+        blocks = {path: module for path, module in blocks.items() if path in first}
     else:
-        holders = {p: m for p, m in holders.items() if not isinstance(m, CONTAINERS)}
-    leaves = tuple(
-        _row(number, path, network, modules) for number, path in enumerate(_ordered(owners, first))
-    )
-    inside: dict[str, list[ModuleInfo]] = {path: [] for path in holders}
-    for leaf in leaves:
-        for path in _outer(leaf.path):
+        blocks = {p: m for p, m in blocks.items() if not isinstance(m, CONTAINERS)}
+    infos = [_row(i, path, modules) for i, path in enumerate(_in_order(rows, first))]
+    inside: dict[str, list[ModuleInfo]] = {path: [] for path in blocks}
+    for info in infos:
+        for path in _prefixes(info.path):
             if path in inside:
-                inside[path].append(leaf)
-    blocks = (
-        _block(number, path, modules, inside[path])
-        for number, path in enumerate(_ordered(holders, first))
+                inside[path].append(info)
+    block_infos = [
+        _block(i, path, modules, inside[path]) for i, path in enumerate(_in_order(blocks, first))
+    ]
+    return Catalog(
+        *(
+            tuple(replace(info, passes=keeps_shape.get(info.path)) for info in group)
+            for group in (infos, block_infos)
+        )
     )
-    found = ((replace(m, passes=passes.get(m.path)) for m in some) for some in (leaves, blocks))
-    return Catalog(*map(tuple, found))
 
 
-def _outer(path: str) -> Iterator[str]:
-    """A path and those of all modules that it lies in, without the network itself."""
+def _prefixes(path: str) -> list[str]:
+    """The paths of the modules around a module, outermost first, and its path."""
     parts = path.split(".")
-    yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def _ordered(found: Mapping[str, nn.Module], first: Mapping[str, int]) -> list[str]:
-    """Paths by their first call. One that is never called follows what owns parameters around it,
-    which may use its own without a call, as attention poolings do; any other comes last."""
+def _in_order(chosen: Mapping[str, nn.Module], first: Mapping[str, int]) -> list[str]:
+    """Paths by their first call.
 
-    def place(path: str) -> tuple[int, int]:
-        around = (outer for outer in reversed([*_outer(path)]) if outer in found)
-        nearest = next((outer for outer in around if outer in first), None)
+    A module that is never called follows the nearest module around it that has parameters, which
+    may use it without a call, as attention pooling layers do. All others come last.
+    """
+
+    def position(path: str) -> tuple[int, int]:
+        around = (p for p in reversed(_prefixes(path)) if p in chosen and p in first)
+        nearest = next(around, None)
         return (len(first), 0) if nearest is None else (first[nearest], int(nearest != path))
 
-    return sorted(found, key=place)
+    return sorted(chosen, key=position)
 
 
-def _line(path: str, modules: Mapping[str, nn.Module]) -> list[nn.Module]:
+def _ancestry(path: str, modules: Mapping[str, nn.Module]) -> list[nn.Module]:
     """The modules from the network down to a path."""
-    return [modules[""], *(modules[outer] for outer in _outer(path) if path)]
+    return [modules[""], *(modules[outer] for outer in _prefixes(path) if path)]
 
 
 def heads_of(modules: Mapping[str, nn.Module], path: str) -> int:
-    """Heads of the attention layer at a path, or that the projection there belongs to (those of
-    keys and values where it makes them and they are fewer); else 0. `modules`: all of the network
-    by path, the network itself too."""
-    return heads_along(path, _line(path, modules))
+    """The number of heads of the attention layer at a path, or around the projection there.
+
+    For projections of keys and values it is the number of their heads, where these are fewer; 0 for
+    all other modules.
+
+    Args:
+        modules: All modules of the network by path, the network itself (`""`) included.
+        path: A path among them.
+    """
+    return heads_along(path, _ancestry(path, modules))
 
 
-def _row(
-    number: int, path: str, network: nn.Module, modules: Mapping[str, nn.Module]
-) -> ModuleInfo:
-    module, line, stage = modules[path], _line(path, modules), stage_of(path, network)
+def _row(number: int, path: str, modules: Mapping[str, nn.Module]) -> ModuleInfo:
+    module, ancestry, stage = modules[path], _ancestry(path, modules), stage_of(path, modules[""])
     return ModuleInfo(
         number=number,
         path=path,
         kind=type(module).__name__,
         stage=stage,
         block=block_of(path),
-        role=role_of(path, line, stage),
+        role=role_of(path, ancestry, stage),
         parameters=sum(p.numel() for p in module.parameters(recurse=False)),
         channels=channels_of(module),
-        heads=heads_along(path, line),
+        heads=heads_along(path, ancestry),
     )
 
 
 def _block(
-    number: int, path: str, modules: Mapping[str, nn.Module], inside: Sequence[ModuleInfo]
+    number: int, path: str, modules: Mapping[str, nn.Module], inside: list[ModuleInfo]
 ) -> ModuleInfo:
-    module, line = modules[path], _line(path, modules)
-    stages = {leaf.stage for leaf in inside}
-    is_attention = attention_of(line) == len(line) - 1
+    module, ancestry = modules[path], _ancestry(path, modules)
+    stages = {info.stage for info in inside}
+    is_attention = attention_of(ancestry) == len(ancestry) - 1
     return ModuleInfo(
         number=number,
         path=path,
@@ -124,37 +133,36 @@ def _block(
         block=block_of(path),
         role=role_of_block(path, inside),
         parameters=sum(p.numel() for p in module.parameters()),
-        heads=heads_along(path, line) if is_attention else 0,
+        heads=heads_along(path, ancestry) if is_attention else 0,
     )
 
 
-def _calls(
-    found: Mapping[str, nn.Module], run: Callable[[], object], passes: dict[str, bool]
-) -> Iterable[str]:
-    """Paths in the order of calls. `passes`: filled with which could pass their input on."""
-    calls: list[str] = []
-    handles = []
+def _run_once(
+    watched: Mapping[str, nn.Module], run: Callable[[], object]
+) -> tuple[dict[str, int], dict[str, bool]]:
+    """The place of each module that runs in the order of first calls, and whether it keeps the
+    shape of its input; both by path."""
+    first: dict[str, int] = {}
+    keeps_shape: dict[str, bool] = {}
+    handles: list[RemovableHandle] = []
 
-    def compare(path: str, given: object, output: object) -> None:
-        shapes = [tensor.shape for tensor in tensors(given)]
-        passes[path] = all(tensor.shape in shapes for tensor in tensors(output))
+    def watch(path: str, module: nn.Module) -> None:
+        def before(_module: nn.Module, _args: object) -> None:
+            first.setdefault(path, len(first))
+
+        def after(_module: nn.Module, args: object, kwargs: object, output: object) -> None:
+            shapes = [tensor.shape for tensor in tensors((args, kwargs))]
+            keeps_shape[path] = all(tensor.shape in shapes for tensor in tensors(output))
+
+        handles.append(module.register_forward_pre_hook(before))
+        handles.append(module.register_forward_hook(after, with_kwargs=True))
 
     try:
-        for path, module in found.items():
-            handles.append(
-                module.register_forward_pre_hook(lambda _m, _args, path=path: calls.append(path))
-            )
-            handles.append(
-                module.register_forward_hook(
-                    lambda _m, args, kwargs, output, path=path: compare(
-                        path, (args, kwargs), output
-                    ),
-                    with_kwargs=True,
-                )
-            )
+        for path, module in watched.items():
+            watch(path, module)
         with torch.no_grad():
             run()
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    return first, keeps_shape

@@ -1,4 +1,4 @@
-"""Components of a pipeline, and when each is at work."""
+"""The components of a pipeline, and the phase of the sampling in which each is used."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ AUTOENCODERS = ("vae", "movq", "vqgan")
 
 
 def phase_of(component: str) -> Phase:
-    """When a component of a pipeline is at work: what is neither denoiser nor autoencoder reads the
-    prompt, before the first step."""
+    """The phase in which a component is used.
+
+    Whatever is neither denoiser nor autoencoder reads the prompt, before the first step.
+    """
     if component in DENOISERS:
         return "denoising"
     return "decoding" if component in AUTOENCODERS else "encoding"
@@ -23,8 +25,14 @@ def phase_of(component: str) -> Phase:
 
 @dataclass(frozen=True)
 class Networks:
-    """The catalogs that a recipe chooses from. `others`: of further components, by name. `name`: of
-    the component that `catalog` is of. `guided`: denoiser rows of a guided cell."""
+    """The catalogs that a recipe selects modules from.
+
+    Attributes:
+        catalog: Of the edited component.
+        name: The name of that component.
+        others: Catalogs of further components, by name.
+        guided: Rows of the denoiser's batch for each cell with guidance.
+    """
 
     catalog: Catalog
     name: str
@@ -32,11 +40,11 @@ class Networks:
     guided: int = 2
 
     def of(self, component: str | None) -> Catalog:
-        """The catalog of a component; None is the one that is edited."""
+        """The catalog of a component; None is the edited one."""
         return self.others.get(component or "", self.catalog)
 
     def other(self, component: str | None) -> str | None:
-        """The component where it is another than the one that is edited."""
+        """The component if it is not the edited one, else None."""
         return component if component in self.others else None
 
     def phase(self, component: str | None) -> Phase:

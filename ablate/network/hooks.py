@@ -1,4 +1,4 @@
-"""Hooks: watching modules, and the tensors in what they take and return."""
+"""Watch which modules run, and reach the tensors in their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from torch import Tensor, nn
 def watched(
     network: nn.Module, paths: tuple[str, ...], ran: set[str] | None = None
 ) -> Iterator[set[str]]:
-    """Yields a set, the one given or a new one, that fills with those of the paths that run."""
+    """Record which of some modules run.
+
+    Yields:
+        The set of their paths, filled while the context is open: `ran` if given, else a new one.
+    """
     ran = set() if ran is None else ran
     modules = dict(network.named_modules())
     handles = []
@@ -29,7 +33,7 @@ def watched(
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in what a module takes or gives, in order."""
+    """All tensors in a module's input or output, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -40,13 +44,13 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
-def rebuilt(value: Any, found: Iterator[Tensor]) -> Any:
-    """The same structure with other tensors, in their order."""
+def rebuilt(value: Any, replacements: Iterator[Tensor]) -> Any:
+    """The same structure with other tensors in the order of `tensors`."""
     if isinstance(value, Tensor):
-        return next(found)
+        return next(replacements)
     if isinstance(value, Mapping):
-        made = {name: rebuilt(item, found) for name, item in value.items()}
-        return made if type(value) is dict else type(value)(**made)
+        items = {name: rebuilt(item, replacements) for name, item in value.items()}
+        return items if type(value) is dict else type(value)(**items)
     if isinstance(value, tuple | list):
-        return type(value)(rebuilt(item, found) for item in value)
+        return type(value)(rebuilt(item, replacements) for item in value)
     return value

@@ -1,7 +1,4 @@
-"""What is known of a module from its network's configuration: a row of the catalog, and where its
-stage, role and heads are read off. Names are those of diffusers and transformers; where a name says
-too little, the modules around it are looked at. Nothing here needs torch.
-"""
+"""The rows of a catalog, and the catalog itself: plain data, without torch."""
 
 from __future__ import annotations
 
@@ -12,19 +9,24 @@ from typing import overload
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """A row of the catalog.
+    """A row of the catalog: a module with parameters, or a block, a module around others.
 
-    `kind`: its class (`Conv2d`). `stage`: where in the network (`in`, `down`, `mid`, `up`, `out`;
-    in networks that are no U `blocks`, or `double` and `single` for blocks of two streams and of
-    one, and `refiner` for those that work on one of two inputs before). `block`: the block that it
-    stands in (`down_blocks.0`). `role`: what it does (`cross_attention`). `parameters`: how many
-    numbers. `channels`: how many it gives out; 0 where unknown. `heads`: of a projection of an
-    attention layer, how many that layer has, which for keys and values may be fewer; else 0.
-
-    A row may also be a block, a module that holds others. Its `parameters` are all those inside;
-    its `stage` is theirs, or `several`; its `role` is theirs when they have one beside norms,
-    modulation, time and skip (`self_attention` of an attention layer, `resnet`), else `block`.
-    `passes`: whether what it gives has the shape of what it is given; None where it was never run.
+    Attributes:
+        number: Its place in forward order, from 0.
+        path: Its dotted path in the network (`down_blocks.0.resnets.0.conv1`).
+        kind: Its class (`Conv2d`).
+        stage: Its part of the network: `in`, `down`, `mid`, `up` or `out`; in networks that are not
+            U-shaped `blocks` instead of the middle three, or `double` and `single` for blocks with
+            two streams and with one, and `refiner` for earlier blocks on one of two inputs. Of a
+            block it is the stage of all modules inside, or `several`.
+        block: The block around it (`down_blocks.0`).
+        role: What it does (`cross_attention`). Of a block, the common role of the modules inside
+            apart from norms, modulation, time and skip (`self_attention`, `resnet`), or `block`.
+        parameters: The number of its parameters; of a block, of all modules inside.
+        channels: The number of its output channels; 0 where unknown.
+        heads: The number of heads of the attention layer that it is a projection of (for keys and
+            values possibly fewer than for queries), else 0.
+        passes: Whether its output has the shape of its input; None if it was never run.
     """
 
     number: int
@@ -41,8 +43,12 @@ class ModuleInfo:
 
 @dataclass(frozen=True, eq=False)
 class Catalog(Sequence[ModuleInfo]):
-    """All modules of a component in forward order, as a sequence; and beside them its `blocks`:
-    modules that hold others and are called themselves, in the order of their first call."""
+    """All modules of a component that have parameters, in forward order, as a sequence.
+
+    Attributes:
+        modules: The modules.
+        blocks: Modules around others that are called themselves, in the order of first calls.
+    """
 
     modules: tuple[ModuleInfo, ...]
     blocks: tuple[ModuleInfo, ...] = ()

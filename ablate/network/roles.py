@@ -1,4 +1,8 @@
-"""Roles: which stage, block and role a module has, read from names and classes."""
+"""The stage, block, role, heads and channels of a module, read from names and classes.
+
+Names are those of diffusers and transformers. Where a name is not enough, the modules around it
+decide.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +26,29 @@ LAST = re.compile(
 
 
 def stage_of(path: str, network: Any = None) -> str:
-    """Where in the network a module path lies. With the network itself a block of two streams is
-    known by what it holds for the second (`add_q_proj`, `norm1_context`, `txt_mlp`)."""
+    """The stage of a module path (`ModuleInfo.stage`).
+
+    With the network itself, a block of two streams is recognized by its modules for the second
+    stream (`add_q_proj`, `norm1_context`, `txt_mlp`).
+    """
     for part in path.split(".")[:2]:
         if part in SIDES:
             return SIDES[part]
-    found = REPEATED.search(path)
-    if found and not path.startswith("distilled_guidance_layer"):  # Chroma's, before all blocks
-        return _of_blocks(found, network)
+    match = REPEATED.search(path)
+    if match and not path.startswith("distilled_guidance_layer"):  # Chroma's, before all blocks
+        return _stage_of_block(match, network)
     return "out" if LAST.search(path) else "in"
 
 
-def _of_blocks(found: re.Match[str], network: Any) -> str:
-    name = found[1]
+def _stage_of_block(match: re.Match[str], network: Any) -> str:
+    name = match[1]
     if name.endswith("refiner"):
         return "refiner"
     if name.startswith("single"):
         return "single"
     if name.startswith(("joint", "double")):
         return "double"
-    block = network.get_submodule(found.string[: found.end()]) if network is not None else None
+    block = network.get_submodule(match.string[: match.end()]) if network is not None else None
     return "double" if block is not None and _has_two_streams(block) else "blocks"
 
 
@@ -53,7 +60,7 @@ def _has_two_streams(block: Any) -> bool:
 
 
 def block_of(path: str) -> str:
-    """The path up to the number of its block: `down_blocks.0`, `mid_block`, `conv_in`."""
+    """The path up to the number of the block: `down_blocks.0`, `mid_block`, `conv_in`."""
     parts = path.split(".")
     for i, part in enumerate(parts):
         if part.isdigit():
@@ -62,7 +69,7 @@ def block_of(path: str) -> str:
 
 
 NORM = r"(^|\.)(\w*norm\w*)$|(^|\.)norm\d?_?\w*(\.|$)|_norm(\.|$)|layer_norm\d?$"
-# The first pattern found in a path names the role; that of norms also holds by the class.
+# The first pattern that matches a path gives the role; norms are recognized by their class too.
 ROLES = tuple(
     (re.compile(pattern), role)
     for pattern, role in (
@@ -98,45 +105,50 @@ ROLES = tuple(
         (r"embed|^shared$", "embedding"),
     )
 )  # fmt: skip
-# Classes that say what the names of their parts (`conv1`, `1.conv`) do not.
+# Classes of modules that give a role to parts with neutral names (`conv1`, `1.conv`).
 CLASSES = (
     (re.compile(r"DownBlock2d$"), "downsample"),
     (re.compile(r"UpBlock2d$"), "upsample"),
     (re.compile(r"Res(net|Net|idual)?Block"), "resnet"),
 )
-MINOR = ("norm", "time", "modulation", "skip")  # what stands beside the main part of a block
+MINOR = ("norm", "time", "modulation", "skip")  # beside the main part of a block
 
 
-def role_of(path: str, line: Sequence[Any] = (), stage: str = "") -> str:
-    """What a module does; `other` when nothing tells.
+def role_of(path: str, ancestry: Sequence[Any] = (), stage: str = "") -> str:
+    """What a module does; `other` where nothing indicates it.
 
-    `line`: the modules from the network down to this one. With them an attention layer is told by
-    its structure, and parts of ResNets, samplers and norms by their classes.
+    Args:
+        path: Its path.
+        ancestry: The modules from the network down to this one. With them attention layers are
+            recognized by structure, and parts of ResNets, samplers and norms by their classes.
+        stage: Its stage.
     """
     role = next((role for pattern, role in ROLES if pattern.search(path)), "other")
-    if not line:
+    if not ancestry:
         return role
-    if role not in ("modulation", "time") and re.search("norm", _kind(line[-1]), re.IGNORECASE):
+    if role not in ("modulation", "time") and re.search("norm", _kind(ancestry[-1]), re.IGNORECASE):
         return "norm"
     if role in ("modulation", "time", "norm", "skip", "output"):
         return role
-    attention = attention_of(line)
+    attention = attention_of(ancestry)
     if attention is not None:
-        return _attention(path, line, attention, stage)
-    if list(line[-1].children()):  # a module that owns parameters beside those of its parts
-        own = {name for name, _ in line[-1].named_parameters(recurse=False)}
-        return "modulation" if "scale_shift_table" in own else "embedding"
-    if role == "other" and len(line) > 1:
-        for holder in reversed(line[:-1]):
+        return _attention_role(path, ancestry, attention, stage)
+    if list(ancestry[-1].children()):  # it has parameters besides those of its parts
+        names = {name for name, _ in ancestry[-1].named_parameters(recurse=False)}
+        return "modulation" if "scale_shift_table" in names else "embedding"
+    if role == "other" and len(ancestry) > 1:
+        for parent in reversed(ancestry[:-1]):
             for pattern, name in CLASSES:
-                if pattern.search(_kind(holder)):
+                if pattern.search(_kind(parent)):
                     return name
     return role
 
 
 def role_of_block(path: str, inside: Iterable[ModuleInfo]) -> str:
-    """The role that all modules inside have, beside minor ones; `block` when there are several,
-    and for what is numbered as a block of the network."""
+    """The common role of all modules inside a block apart from minor ones.
+
+    `block` where there are several, and for the numbered blocks of the network.
+    """
     roles = {module.role for module in inside}
     main = roles.difference(MINOR) or roles - {"norm"} or roles
     if "resnet" in main:  # one may change the size too
@@ -152,54 +164,57 @@ PROJECTIONS = re.compile(
 )
 
 
-def attention_of(line: Sequence[Any]) -> int | None:
-    """Where in a line of modules, from the network down, the innermost attention layer stands."""
-    for i in range(len(line) - 1, -1, -1):
-        parts = dict(line[i].named_children())
+def attention_of(ancestry: Sequence[Any]) -> int | None:
+    """The index of the innermost attention layer among the modules from the network down."""
+    for i in range(len(ancestry) - 1, -1, -1):
+        parts = dict(ancestry[i].named_children())
         inner = dict(parts["self"].named_children()) if "self" in parts else {}  # BERT
         if parts.keys() & set(QUERY) or inner.keys() & set(QUERY):
             return i
     return None
 
 
-def _attention(path: str, line: Sequence[Any], i: int, stage: str) -> str:
-    """Self, cross or joint: whose keys and values the layer reads.
+def _attention_role(path: str, ancestry: Sequence[Any], i: int, stage: str) -> str:
+    """Self, cross or joint attention, by the source of keys and values.
 
-    `joint`: of text and image together, as both streams of a block of two do, and the one stream
-    of a sequence that holds both.
+    Joint attention is over text and image together: both streams of a block of two, and the single
+    stream of a sequence that contains both.
     """
-    layer, holder = line[i], line[i - 1] if i else None
+    layer, parent = ancestry[i], ancestry[i - 1] if i else None
     if getattr(layer, "add_q_proj", None) is not None:
         return "joint_attention"
-    if getattr(layer, "add_k_proj", None) is not None or hasattr(holder, "kv_mapper"):
+    if getattr(layer, "add_k_proj", None) is not None or hasattr(parent, "kv_mapper"):
         return "cross_attention"  # of an image that also reads itself
     if getattr(layer, "is_cross_attention", False):
         same = layer.to_k.in_features == layer.to_q.in_features
-        # Kandinsky 3 makes all its layers from one class, those on the image itself too.
+        # Kandinsky 3 has one class for all its layers, including those on the image itself.
         return "self_attention" if same and ".attn2" not in path else "cross_attention"
     if stage == "single":
         return "joint_attention"
     if stage == "double":  # beside a joint layer, one on the image alone
-        beside = holder.children() if holder is not None else ()
-        own = any(getattr(other, "add_q_proj", None) is not None for other in beside)
-        return "self_attention" if own else "joint_attention"
-    if stage == "blocks" and hasattr(line[0], "context_refiner"):
+        siblings = parent.children() if parent is not None else ()
+        is_beside_joint = any(getattr(s, "add_q_proj", None) is not None for s in siblings)
+        return "self_attention" if is_beside_joint else "joint_attention"
+    if stage == "blocks" and hasattr(ancestry[0], "context_refiner"):
         return "joint_attention"
     return "cross_attention" if "cross_attn" in path else "self_attention"
 
 
-def heads_along(path: str, line: Sequence[Any]) -> int:
-    """Heads of the attention layer that a module projects for, of keys and values where they are
-    fewer; 0 for all other modules. For the layer itself, its heads."""
-    i = attention_of(line)
+def heads_along(path: str, ancestry: Sequence[Any]) -> int:
+    """The number of heads of an attention layer, or of the one that a module is a projection of.
+
+    For projections of keys and values it is the number of their heads, where these are fewer; 0 for
+    all other modules.
+    """
+    i = attention_of(ancestry)
     if i is None:
         return 0
-    layer = getattr(line[i], "self", line[i])
+    layer = getattr(ancestry[i], "self", ancestry[i])
     heads = _heads(layer)
-    if not heads or line[i] is line[-1]:
+    if not heads or ancestry[i] is ancestry[-1]:
         return heads
-    inner = ".".join(path.split(".")[-(len(line) - 1 - i) :])
-    # Where queries, keys and values, or more, are one projection, no head has a part of its own.
+    inner = ".".join(path.split(".")[-(len(ancestry) - 1 - i) :])
+    # Where queries, keys and values, or more, share one projection, heads are not separate in it.
     if not PROJECTIONS.search(inner) or re.search(r"qkv|mlp|in_proj$", inner):
         return 0
     if hasattr(layer, "to_qkv_mlp_proj"):
@@ -207,28 +222,28 @@ def heads_along(path: str, line: Sequence[Any]) -> int:
     query = next(filter(None, (getattr(layer, n, None) for n in ("to_q", "q_proj"))), None)
     is_shared = re.search(r"(to_[kv]|[kv]_proj|add_[kv]_proj)$", inner)
     if is_shared and query is not None:
-        return channels_of(line[-1]) * heads // channels_of(query)
+        return channels_of(ancestry[-1]) * heads // channels_of(query)
     return heads
 
 
 def _heads(layer: Any) -> int:
     for name in ("heads", "num_heads", "n_heads", "num_attention_heads"):
-        found = getattr(layer, name, None)
-        if isinstance(found, int):
-            return found
+        heads = getattr(layer, name, None)
+        if isinstance(heads, int):
+            return heads
     if hasattr(layer, "attention_head_dim") and hasattr(layer, "to_q"):
         return channels_of(layer.to_q) // int(layer.attention_head_dim)
     return int(getattr(getattr(layer, "config", None), "num_attention_heads", 0))
 
 
 def channels_of(module: Any) -> int:
-    """How many channels a module gives out: of a norm its width; 0 where unknown."""
+    """The number of a module's output channels, of a norm its width; 0 where unknown."""
     if any(True for _ in module.children()):
         return 0
-    own = vars(module)  # a network of diffusers warns when asked for what its configuration has
+    attributes = vars(module)  # networks of diffusers warn when asked for keys of their config
     for name in ("out_features", "out_channels", "embedding_dim", "num_channels"):
-        if isinstance(own.get(name), int):
-            return int(own[name])
+        if isinstance(attributes.get(name), int):
+            return int(attributes[name])
     weight = getattr(module, "weight", getattr(module, "gamma", None))
     if re.search("norm", _kind(module), re.IGNORECASE) and weight is not None:
         return int(max(weight.shape))

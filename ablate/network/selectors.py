@@ -1,4 +1,4 @@
-"""Selectors: which modules a recipe chooses."""
+"""Selectors: how recipes and calls name modules of a catalog."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ FIELDS = ("kind", "role", "stage", "block")
 
 
 class SelectorError(ValueError):
-    """A selector that is not well formed or matches nothing; the message says which and why."""
+    """A selector that is malformed or matches nothing; the message says which and why."""
 
 
 def select(
     selector: Selector, modules: Sequence[ModuleInfo], *, blocks: bool = False
 ) -> tuple[ModuleInfo, ...]:
-    """The modules that a selector names, in catalog order.
+    """The modules that a selector matches, in catalog order.
 
-    A string is a glob over module paths (`*` crosses dots), `re:` and a pattern, a number or range
-    (`#3`, `#0-#40`), or `kind=`, `role=`, `stage=`, `block=` with a glob. A list is all of its
-    items together; an item `{not: S}` takes S out of what stands before it (or of everything when
-    it stands first). `{sample: {of: S, count: n, seed: s}}` draws n of S.
+    Args:
+        selector: A string is a glob over module paths (`*` crosses dots), a pattern after `re:`, a
+            number or range (`#3`, `#0-#40`), or `kind=`, `role=`, `stage=`, `block=` with a glob. A
+            list is the union of its items; an item `{not: S}` removes S from the items before it,
+            or from all modules if it is the first. `{sample: {of: S, count: n, seed: s}}` draws n
+            of S.
+        modules: A catalog or some of its rows.
+        blocks: Let a string that matches no module select among the blocks of a `Catalog`
+            (`mid_block`, `*.attn1`, `kind=BasicTransformerBlock`); they come after the modules. A
+            removed block goes with all modules inside.
 
-    With `blocks`, a string that names no module chooses among the blocks of a `Catalog`
-    (`mid_block`, `*.attn1`, `kind=BasicTransformerBlock`); they come after the modules. A block
-    that is taken out goes with all that it holds.
-
-    Raises `SelectorError` when the selector is not well formed or matches nothing.
+    Raises:
+        SelectorError: The selector is malformed or matches nothing.
     """
-    held = modules.blocks if blocks and isinstance(modules, Catalog) else ()
-    chosen = _Selection(modules, held).nonempty(selector)
-    return tuple(m for m in (*modules, *held) if m in chosen)
+    extra = modules.blocks if blocks and isinstance(modules, Catalog) else ()
+    chosen = _Selection(modules, extra).nonempty(selector)
+    return tuple(m for m in (*modules, *extra) if m in chosen)
 
 
 class _Selection:
-    """Rows chosen among `modules`, and among `blocks` where a string matches no module."""
+    """Selects among `modules`, and among `blocks` where a string matches no module."""
 
     def __init__(self, modules: Sequence[ModuleInfo], blocks: Sequence[ModuleInfo]) -> None:
         self.modules, self.blocks = modules, blocks
 
     def nonempty(self, selector: Selector, *, out: bool = False) -> set[ModuleInfo]:
-        """What a selector matches; `out`: to be taken out of something."""
+        """The rows that a selector matches; `out`: they are to be removed from others."""
         chosen = self.rows(selector, out)
         if not chosen:
             raise SelectorError(_nothing(selector, self.modules))
@@ -61,12 +64,12 @@ class _Selection:
             case {"not": inner, **rest} if not rest:
                 return set(self.modules) - self.nonempty(inner, out=True)
             case {"sample": {"of": inner, "count": int(count), **rest}} if not set(rest) - {"seed"}:
-                found = sorted(self.nonempty(inner), key=lambda m: (m.path, m.parameters))
-                if not 1 <= count <= len(found):
+                matches = sorted(self.nonempty(inner), key=lambda m: (m.path, m.parameters))
+                if not 1 <= count <= len(matches):
                     raise SelectorError(
-                        f"sample asks for {count} modules of {len(found)} that `{inner}` matches"
+                        f"sample asks for {count} modules of {len(matches)} that `{inner}` matches"
                     )
-                return set(random.Random(str(rest.get("seed", 0))).sample(found, count))
+                return set(random.Random(str(rest.get("seed", 0))).sample(matches, count))
             case Mapping():
                 raise SelectorError(
                     f"a selector mapping is {{not: S}} or {{sample: {{of: S, count: n, seed: s}}}},"
@@ -84,20 +87,20 @@ class _Selection:
         raise SelectorError(f"a selector is a string, a list or a mapping, not {selector!r}")
 
     def named(self, text: str, out: bool) -> set[ModuleInfo]:
-        fits = matcher(text)
-        found = {m for m in self.modules if fits(m)}
-        if text.startswith("#") or (found and not out):
-            return found
-        blocks = {m for m in self.blocks if fits(m)}
-        if not out or found:
-            return found | blocks
+        matches = matcher(text)
+        modules = {m for m in self.modules if matches(m)}
+        if text.startswith("#") or (modules and not out):
+            return modules
+        blocks = {m for m in self.blocks if matches(m)}
+        if not out or modules:
+            return modules | blocks
         within = tuple(f"{m.path}." for m in blocks)
         inside = {m for m in (*self.modules, *self.blocks) if m.path.startswith(within)}
         return inside | blocks | {m for m in self.modules if f"{m.path}." in within}
 
 
 def matcher(text: str) -> Callable[[ModuleInfo], bool]:
-    """The test that one selector string stands for. Raises `SelectorError` when malformed."""
+    """The test of a row for one selector string. Raises `SelectorError` for a malformed string."""
     if text.startswith("re:"):
         try:
             pattern = re.compile(text[3:])
@@ -132,7 +135,7 @@ def _nothing(selector: Selector, modules: Sequence[ModuleInfo]) -> str:
         present = sorted({getattr(m, field) for m in modules})
         return f"`{text}` matches no module; {field} is one of {', '.join(present)}"
     if any(m.path.startswith(text.rstrip(".") + ".") for m in modules):
-        return f"`{text}` is no module but holds some; write `{text.rstrip('.')}.*`"
+        return f"`{text}` is no module but has some; write `{text.rstrip('.')}.*`"
     plain = text.removeprefix("re:").strip("*.")
     paths = {m.path for m in modules}
     near = difflib.get_close_matches(plain, paths | {m.block for m in modules}, n=3, cutoff=0.6)
@@ -148,7 +151,7 @@ def _brief(selector: object) -> str:
 
 def groups(modules: Sequence[ModuleInfo], by: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Module paths by the value of a field, in the order in which the values first appear."""
-    found: dict[str, list[str]] = {}
+    paths: dict[str, list[str]] = {}
     for module in modules:
-        found.setdefault(str(getattr(module, by)), []).append(module.path)
-    yield from ((name, tuple(paths)) for name, paths in found.items())
+        paths.setdefault(str(getattr(module, by)), []).append(module.path)
+    yield from ((value, tuple(group)) for value, group in paths.items())

@@ -1,5 +1,4 @@
-"""What narrows an edit: to a window of the sampling, to units of its modules; and the references
-that an edit of outputs takes its values from."""
+"""Units of a module: the channels or attention heads that an edit is limited to."""
 
 from __future__ import annotations
 
@@ -11,18 +10,23 @@ from torch import Tensor, nn
 
 UNITS = ("channels", "heads")
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding)
-# Attention layers' last projections, by the names that diffusers and transformers give them: their
-# inputs are what the heads give.
+# The last projections of attention layers, by the names that diffusers and transformers give them:
+# their inputs are the outputs of the heads.
 OUT_PROJECTION = re.compile(r"(^|\.)(to_out(\.0)?|to_add_out|out_proj|o_proj|o|out|dense)$")
 
 
 class ScopeError(ValueError):
-    """A window, unit or reference that cannot be had; the message says which and why."""
+    """A window, unit or reference that is impossible here; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Some output channels or attention heads of each module, by number from 0."""
+    """Some output channels or attention heads of each module.
+
+    Attributes:
+        kind: `channels` or `heads`.
+        numbers: Which of them, from 0.
+    """
 
     kind: str
     numbers: tuple[int, ...]
@@ -31,39 +35,42 @@ class Unit:
         return {self.kind: list(self.numbers)}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Sequence[int]]) -> Unit:
-        ((kind, numbers),) = told.items()
+    def from_json(cls, data: Mapping[str, Sequence[int]]) -> Unit:
+        ((kind, numbers),) = data.items()
         if kind not in UNITS:
             raise ValueError(f"there are no units `{kind}`")
         return cls(kind, tuple(numbers))
 
     def entries(self, size: int, heads: int) -> list[int]:
-        """The entries that belong to it of a dimension of so many channels."""
+        """Its entries in a dimension of `size` channels, which `heads` heads share equally.
+
+        Raises:
+            ScopeError: There are no heads, or fewer channels than its numbers ask for.
+        """
         if self.kind == "channels":
-            found = list(self.numbers)
+            entries = list(self.numbers)
         elif not heads:
-            raise ScopeError("there are no heads to tell apart")
+            raise ScopeError("there are no heads here")
         else:
             each = size // heads
-            found = [n * each + i for n in self.numbers for i in range(each)]
-        if not found or max(found) >= size:
+            entries = [n * each + i for n in self.numbers for i in range(each)]
+        if not entries or max(entries) >= size:
             raise ScopeError(f"there are no {self.kind} {list(self.numbers)} among {size} channels")
-        return found
+        return entries
 
 
 def is_out_projection(path: str) -> bool:
-    """Whether a module is the projection that an attention layer ends with."""
+    """Whether a module is the last projection of an attention layer."""
     return OUT_PROJECTION.search(path) is not None
 
 
 def weight_entries(
     owner: nn.Module, path: str, weights: Tensor, unit: Unit, heads: int
 ) -> tuple[int, list[int]] | None:
-    """Which entries of a module's parameter belong to some of its units: a dimension and numbers.
+    """The entries of a module's parameter that belong to a unit: a dimension and numbers along it.
 
     The heads of a query, key or value projection are among its outputs, those of an attention
-    layer's last projection among its inputs: there the bias belongs to none of them, and this is
-    None.
+    layer's last projection among its inputs. The bias of the latter belongs to no head: None.
     """
     if unit.kind == "heads" and is_out_projection(path):
         return (1, unit.entries(weights.shape[1], heads)) if weights.dim() > 1 else None
@@ -73,10 +80,11 @@ def weight_entries(
 
 
 def channel_dim(module: nn.Module, tensor: Tensor) -> int:
-    """Which dimension of a module's output holds its channels."""
+    """The dimension of a module's output that counts its channels."""
     if isinstance(module, nn.GroupNorm | nn.modules.conv._ConvNd):
         return 1
-    # Of what has a number a channel it is the last, as in linear layers; blocks give images.
+    # Modules with one weight a channel work on the last dimension, as linear layers do; blocks
+    # return images.
     weight = getattr(module, "weight", None)
     last = isinstance(module, nn.Linear) or (isinstance(weight, Tensor) and weight.dim() == 1)
     return tensor.dim() - 1 if last or tensor.dim() < 4 else 1

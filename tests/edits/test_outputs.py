@@ -125,7 +125,7 @@ def test_a_unit_may_be_an_axis_of_numbers(build: Build) -> None:
         ({"modules": f"{ATTENTION}.to_q", "unit": {"heads": "0-2"}},
          f"edits[0].zero.unit.heads: `{ATTENTION}.to_q` has 2 heads; there is none of number 2"),
         ({"modules": "mid_block"},
-         "edits[0].zero.modules: `mid_block` is no module but holds some; write `mid_block.*`"),
+         "edits[0].zero.modules: `mid_block` is no module but has some; write `mid_block.*`"),
     ],
 )  # fmt: skip
 def test_units_that_are_not_there(edit: dict[str, Any], message: str, build: Build) -> None:

@@ -567,7 +567,7 @@ def test_blocks_are_selected_where_they_are_asked_for(
 def test_blocks_have_no_numbers_and_plain_sequences_no_blocks(sd15: Catalog) -> None:
     with pytest.raises(SelectorError, match="`#391` matches no module"):
         select("#391", sd15, blocks=True)
-    with pytest.raises(SelectorError, match="is no module but holds some"):
+    with pytest.raises(SelectorError, match="is no module but has some"):
         select("mid_block", tuple(sd15), blocks=True)
     with pytest.raises(SelectorError, match="`mid_blok` matches no module"):
         select("mid_blok", sd15, blocks=True)
@@ -596,8 +596,8 @@ def test_samples_depend_on_their_seed_alone(sd15: Catalog) -> None:
     ("selector", "message"),
     [
         ("conv_inn", "`conv_inn` matches no module; the nearest are conv_in"),
-        ("down_blocks.0", "`down_blocks.0` is no module but holds some; write `down_blocks.0.*`"),
-        ("mid_block.", "`mid_block.` is no module but holds some; write `mid_block.*`"),
+        ("down_blocks.0", "`down_blocks.0` is no module but has some; write `down_blocks.0.*`"),
+        ("mid_block.", "`mid_block.` is no module but has some; write `mid_block.*`"),
         ("zzzzzz", "`zzzzzz` matches no module"),
         ("#391", "`#391` matches no module; they are numbered #0 to #390"),
         ("#3-#1", "`#3-#1` matches no module; they are numbered #0 to #390"),

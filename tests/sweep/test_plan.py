@@ -197,7 +197,7 @@ def test_rows_count_steps_and_guidance() -> None:
     [
         ({"a": {"each": "nowhere"}}, {}, "axes.a.each: `nowhere` matches no module"),
         ({"a": {"values": ["conv_in", "down"]}}, {},
-         "axes.a: `down` is no module but holds some; write `down.*`"),
+         "axes.a: `down` is no module but has some; write `down.*`"),
         ({"a": {"cumulative": {"counts": [7]}}}, {},
          "axes.a.cumulative.counts: asks for 7 modules; there are 6"),
         ({"a": {"each": "conv*"}, "seed": {"values": [1, 2, 3]}}, {"zip": ["a", "seed"]},
