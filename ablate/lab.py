@@ -23,7 +23,7 @@ from ablate.recipe import Recipe, RecipeError
 from ablate.sampling import Pipeline
 from ablate.store import Run
 from ablate.sweep import read_checked, resolve
-from ablate.view import contact_sheet, draw_curves, draw_map, draw_network, save_report, save_sheet
+from ablate.view import contact_sheet, present_run, save_sheet
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def run(
         write_drift(store, reader, recipe.vocabulary, classify)
         if summary.computed or summary.reused:
             save_sheet(store)
-            present(store)
+            present_run(store)
     return Result(store, summary, is_main)
 
 
@@ -129,13 +129,3 @@ def measure(
     manifest = store.manifest()
     reader = Reader.of(manifest["model"]["id"], clip or manifest.get("clip"), device)
     return write_drift(store, reader, vocabulary or manifest.get("vocabulary"), classify)
-
-
-def present(store: Run) -> Path:
-    """Write the report of a run that has been measured, with all pictures that it can have."""
-    drawn = {
-        "Architecture": draw_network(store),
-        "Map of concept space": draw_map(store),
-        "Drift curves": draw_curves(store),
-    }
-    return save_report(store, {title: svg for title, svg in drawn.items() if svg is not None})

@@ -1,10 +1,22 @@
-"""How things are worded: articles, nearest names, lists."""
+"""How things are worded: articles, nearest names, lists; and the base of errors that users read."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable
+
+
+class RequestError(Exception):
+    """A wrong request; the message says what is wrong and what would be right.
+
+    The base of all errors that a user can mend. Commands print the message and end with 2.
+    """
+
+    def report(self) -> str:
+        """The text that a command prints."""
+        return str(self)
+
 
 # Capitals before a capitalized word, a digit or no letter are spelled out: IF|Pipeline, SD|3.
 SPELLED = re.compile(r"[A-Z]+(?=[A-Z][a-z]|\d|\b)")

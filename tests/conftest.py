@@ -143,4 +143,4 @@ def run(tiny: Pipeline, tmp_path: Path) -> Callable[..., lab.Result]:
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw no report, which takes longer than their cells: for files that look at these."""
-    monkeypatch.setattr(lab, "present", lambda store: store.folder / "report.html")
+    monkeypatch.setattr(lab, "present_run", lambda store: store.folder / "report.html")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ablate.cli.errors import GO_ON, INTERRUPTED, WRONG, Exit, model_told, overrides, run_told
+from ablate.cli.errors import GO_ON, INTERRUPTED, WRONG, Exit
+from ablate.cli.lazy import LazyGroup
+from ablate.cli.options import key_values
 from ablate.cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -20,9 +22,19 @@ if TYPE_CHECKING:
     from ablate.units import Setup
 
 
-@click.group()
-def units() -> None:
-    """Look into single units: channels, neurons, attention heads."""
+HERE = "ablate.cli.units"
+COMMANDS = {
+    "selectivity": (HERE, "Record which units answer to which concepts."),
+    "search": (HERE, "List the units of a concept, or the concepts of a unit."),
+    "cards": (HERE, "Describe units: what drives them, what changes without them."),
+    "visualize": (HERE, "Optimize inputs that drive units."),
+    "atlas": (HERE, "Draw everything that a module outputs on one map."),
+}
+
+
+@click.group("units", cls=LazyGroup, table=COMMANDS)
+def units_command() -> None:
+    """Study single units: channels, neurons and attention heads."""
 
 
 @contextmanager
@@ -32,17 +44,12 @@ def _told() -> Iterator[None]:
 
     from ablate.network import SelectorError
     from ablate.sampling import Stopped
-    from ablate.store import StatisticsError
-    from ablate.units import LayoutError, ObjectiveError, StudyError
 
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     try:
-        with run_told(), model_told():
-            yield
+        yield
     except SelectorError as error:
         raise Exit(f"--select: {error}", WRONG) from None
-    except (StudyError, StatisticsError, ObjectiveError, LayoutError) as error:
-        raise Exit(str(error), WRONG) from None
     except Stopped:
         raise Exit(GO_ON, INTERRUPTED) from None
 
@@ -60,7 +67,7 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--when", metavar="WINDOW", help="Moments of the sampling, as in"
                      " --when '{t: [1, 0.5]}'. Default: all."),
         click.option("--clip", help="What reads the images: a CLIP model's hub id or folder."),
-        click.option("--set", "keys", multiple=True, metavar="KEY=VALUE", callback=overrides,
+        click.option("--set", "keys", multiple=True, metavar="KEY=VALUE", callback=key_values,
                      help="A key of recipes, as in --set sampling.num_inference_steps=10."),
         click.option("--dtype", help="`float32`, `float16`, `bfloat16`. Default: `auto`."),
         click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there"
@@ -147,14 +154,14 @@ def _present(folder: Path) -> None:
             click.echo(str(path))
 
 
-@units.command()
+@click.command("selectivity")
 @_study_options
 @click.option("--select", "modules", metavar="SELECTOR",
               help="Layers. Default: the hidden units of ResNets and MLPs.")  # fmt: skip
 @click.option("--heads", is_flag=True, help="Attention heads in the place of channels.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("outputs/units-selectivity"),
               show_default=True)  # fmt: skip
-def selectivity(
+def selectivity_command(
     out: Path, fresh: bool, device: str | None, modules: str | None, heads: bool, **asked: Any
 ) -> None:
     """Record which units answer to which concepts, and to how few.
@@ -210,10 +217,10 @@ def _tell_layers(found: Statistics) -> None:
         click.echo(f"{found.skipped:,} samples hold NaN or infinity, and do not count")
 
 
-@units.command()
+@click.command("search")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.argument("what", metavar="CONCEPT|PATH#UNIT", required=False)
-def search(study: Path, what: str | None) -> None:
+def search_command(study: Path, what: str | None) -> None:
     """Search a study: the units of a concept, or of all; or the concepts of a unit."""
     from ablate.units.concepts import search as searching
 
@@ -249,7 +256,7 @@ def _unit(given: str) -> tuple[str, int]:
     return path, int(number)
 
 
-@units.command()
+@click.command("cards")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.argument("units", nargs=-1, metavar="[PATH#UNIT]...")
 @click.option("--count", type=click.IntRange(min=1), default=10, show_default=True,
@@ -259,7 +266,7 @@ def _unit(given: str) -> tuple[str, int]:
 @click.option("--no-visualization", "plain", is_flag=True,
               help="Make no inputs that drive the units most.")  # fmt: skip
 @click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
-def cards(
+def cards_command(
     study: Path,
     units: tuple[str, ...],
     count: int,
@@ -293,7 +300,8 @@ def cards(
         click.echo(note)
 
 
-@units.command(context_settings={"ignore_unknown_options": True})  # an objective may begin with -
+# An objective may begin with -.
+@click.command("visualize", context_settings={"ignore_unknown_options": True})
 @click.argument("objectives", nargs=-1, required=True, metavar="OBJECTIVE...")
 @click.option("--model", default="bundled", help="`bundled`, a hub id or a folder.")
 @click.option("--input", "kind", type=click.Choice(["image", "latent", "prompt"]),
@@ -313,7 +321,7 @@ def cards(
 @click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the best there is.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("outputs/units-visualize"),
               show_default=True)  # fmt: skip
-def visualize(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -> None:
+def visualize_command(objectives: tuple[str, ...], kind: str, out: Path, **asked: Any) -> None:
     """Optimize an input to drive a unit, a channel, a direction.
 
     OBJECTIVE is PATH#12 for a channel, or a sum of such, as in "visual_projection#3 - 0.5 *
@@ -397,7 +405,7 @@ def _visualized(
     return make(pipeline, found, out, seeds, t=t, prompt=prompt, steps=steps, watch=watch)
 
 
-@units.command()
+@click.command("atlas")
 @click.argument("module")
 @_study_options
 @click.option("--rows", type=click.IntRange(2, 40), default=20, show_default=True)
@@ -411,7 +419,7 @@ def _visualized(
               help="Draw bins by image patches alone.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("outputs/units-atlas"),
               show_default=True)  # fmt: skip
-def atlas(
+def atlas_command(
     module: str,
     out: Path,
     fresh: bool,

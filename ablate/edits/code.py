@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ablate.edits.ops import OPS, zero
 from ablate.edits.registry import GIVEN, KINDS, Apply, Draws, Op
+from ablate.messages import RequestError
 
 PLACES = ("weights", "output")
 # What exists in one place only.
@@ -38,7 +39,7 @@ ONLY = {"init": "weights", "partner": "weights", "checkpoint": "weights"}
 ONLY |= {kind: "output" for kind in GIVEN if kind not in ONLY}
 
 
-class CodeError(ValueError):
+class CodeError(RequestError, ValueError):
     """A file of ops that cannot be used; says which file, where the line is known, and why."""
 
     def __init__(self, file: Path, message: str, line: int | None = None) -> None:

@@ -10,10 +10,11 @@ from torch import nn
 
 from ablate.edits import ops
 from ablate.edits.ops import OPS
+from ablate.messages import RequestError
 from ablate.network import Selector, Unit, build_catalog, select
 
 
-class UnknownOpError(ValueError):
+class UnknownOpError(RequestError, ValueError):
     """An op of a user's own that is not loaded, or is not what it was."""
 
     def __init__(self, name: str, code: str, known: bool) -> None:

@@ -27,7 +27,7 @@ from torch import nn
 from ablate import __version__
 from ablate.edits import Edit, NoiseCache, Variant, applied, edited_parameters
 from ablate.engine.replay import cell_of, pipeline_of
-from ablate.messages import did_you_mean
+from ablate.messages import RequestError, did_you_mean
 from ablate.models import folder_of
 from ablate.sampling import Pipeline
 from ablate.store import Run, StoredCell, read_record
@@ -38,7 +38,7 @@ LONGEST = 80  # characters of a file's name, or of a name in a text
 SAME = ("fingerprint", "component", "dtype", "perturbation_seed", "edits")  # an equal export
 
 
-class ExportError(ValueError):
+class ExportError(RequestError, ValueError):
     """A variant that cannot be exported, or not to where it was to be; the message says why."""
 
 

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ablate import bundled
-from ablate.messages import did_you_mean
+from ablate.messages import RequestError, did_you_mean
 from ablate.models.source import Lora, Source
 
 RANDOM = "sd15-random"
@@ -43,7 +43,7 @@ diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
 
-class ModelError(Exception):
+class ModelError(RequestError):
     """A model that cannot be found, read or used; the message says why and what would do."""
 
 

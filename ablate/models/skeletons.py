@@ -16,7 +16,7 @@ from diffusers.configuration_utils import FrozenDict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ablate.messages import articled
+from ablate.messages import RequestError, articled
 from ablate.models.inputs import inputs_of
 from ablate.network import Catalog, build_catalog
 
@@ -56,7 +56,7 @@ def outline(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
         return None
 
 
-class SkeletonError(ValueError):
+class SkeletonError(RequestError, ValueError):
     """A configuration that no network can be built from, or run; the message says which and why."""
 
 

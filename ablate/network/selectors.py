@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ablate.messages import did_you_mean
+from ablate.messages import RequestError, did_you_mean
 from ablate.network.modules import Catalog, ModuleInfo
 
 Selector = str | Mapping[str, Any] | Sequence[Any]
 FIELDS = ("kind", "role", "stage", "block")
 
 
-class SelectorError(ValueError):
+class SelectorError(RequestError, ValueError):
     """A selector that is malformed or matches nothing; the message says which and why."""
 
 

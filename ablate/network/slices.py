@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ablate.messages import RequestError
+
 UNITS = ("channels", "heads")
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding)
 # The last projections of attention layers, by the names that diffusers and transformers give them:
@@ -15,7 +17,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Emb
 OUT_PROJECTION = re.compile(r"(^|\.)(to_out(\.0)?|to_add_out|out_proj|o_proj|o|out|dense)$")
 
 
-class ScopeError(ValueError):
+class ScopeError(RequestError, ValueError):
     """A window, unit or reference that is impossible here; the message says which and why."""
 
 

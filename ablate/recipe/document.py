@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ablate.messages import did_you_mean
+from ablate.messages import RequestError, did_you_mean
 
 KeyPath = tuple[str | int, ...]
 
@@ -34,7 +34,7 @@ def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(dict.fromkeys(sorted(problems, key=lambda p: p.line or 0)))
 
 
-class DocumentError(ValueError):
+class DocumentError(RequestError, ValueError):
     """A document that is wrong; `problems` are all of its mistakes, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -37,6 +37,10 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 class RecipeError(DocumentError):
     """A recipe that is wrong; `problems` are all of its mistakes, in the order of the file."""
 
+    def report(self) -> str:
+        count = len(self.problems)
+        return f"{self}\n{count} problem{'s' * (count != 1)}"
+
 
 @dataclass(frozen=True)
 class SheetSpec:

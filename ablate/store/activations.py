@@ -18,13 +18,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ablate.messages import RequestError
+
 EPSILON = 1e-7
 TOP = 16  # samples kept that drive a unit most
 FORMAT = 1
 KINDS = ("channels", "heads")
 
 
-class StatisticsError(ValueError):
+class StatisticsError(RequestError, ValueError):
     """A file of statistics that is not there or cannot be read; the message says why."""
 
 

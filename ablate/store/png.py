@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ablate.messages import RequestError
+
 LATENTS = b"abLt"  # an ancillary, private chunk that editors may keep
 MOST = 2**28  # bytes of latents: those of images of 8,192 × 8,192 pixels, and more
 
 
-class StoreError(Exception):
+class StoreError(RequestError):
     """A run folder that cannot be read or used; the message says why."""
 
 

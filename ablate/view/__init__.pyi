@@ -15,6 +15,7 @@ from .page import (
     pages as pages,
     write as write,
 )
+from .present import present_run as present_run
 from .report.run import save_report as save_report
 from .report.study import (
     boxes as boxes,

@@ -1,5 +1,7 @@
 """The one error of pictures."""
 
+from ablate.messages import RequestError
 
-class PictureError(ValueError):
+
+class PictureError(RequestError, ValueError):
     """A picture that cannot be drawn; the message says why."""

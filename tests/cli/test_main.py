@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from ablate.cli.lazy import LazyGroup
 from ablate.cli.main import main
 from ablate.store.run import Run
 
@@ -184,6 +186,16 @@ def test_sheet_is_drawn_again_in_another_layout(recipe: Path, tmp_path: Path) ->
     wrong = ablate("sheet", out, "--rows", "amont")
     assert wrong.returncode == 2
     assert "did you mean `amount`" in wrong.stderr
+
+
+@pytest.mark.parametrize("group", [main, main.get_command(None, "units")])  # type: ignore[arg-type]
+def test_every_command_of_a_table_is_there_and_has_help(group: LazyGroup) -> None:
+    for name, (module, about) in group.table.items():
+        command = group.get_command(click.Context(group), name)
+        assert command is not None, f"{module} has no {name}_command"
+        assert command.name == name
+        assert command.help
+        assert about.endswith(".")
 
 
 def test_schema_is_json_schema() -> None:

@@ -21,6 +21,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ablate.messages import RequestError
 from ablate.store import whole
 
 METHODS = ("pca", "som", "umap")
@@ -43,7 +44,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, 
 Chunks = Callable[[], Iterable[np.ndarray]]  # all vectors from the first, (n, units) each
 
 
-class LayoutError(ValueError):
+class LayoutError(RequestError, ValueError):
     """A layout that cannot be made or read; the message says why."""
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from ablate.drift import Reader, vocabulary_of
 from ablate.edits import BY, When
 from ablate.engine import Processes
-from ablate.messages import did_you_mean
+from ablate.messages import RequestError, did_you_mean
 from ablate.models import Source, versions
 from ablate.network import Catalog, ModuleInfo, Selector, build_catalog, phase_of
 from ablate.recipe import Recipe, RecipeError, parse_recipe
@@ -47,7 +47,7 @@ DESCRIBED = ("run.json", "recipe.yaml")  # what a run is, before its first pictu
 MOST = 200_000  # images; more take minutes to be planned alone
 
 
-class StudyError(Exception):
+class StudyError(RequestError):
     """A study that cannot be made or read; the message says why."""
 
 

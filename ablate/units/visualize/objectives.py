@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ablate.messages import did_you_mean
+from ablate.messages import RequestError, did_you_mean
 from ablate.network import channel_dim, heads_of, is_out_projection, tensors
 from ablate.units.record.layers import grid_of
 
@@ -36,7 +36,7 @@ LARGEST = 1e18  # number of a vector: its square is one of float32
 PULL = 0.3  # of the gradient of a channel remains where it is silent
 
 
-class ObjectiveError(ValueError):
+class ObjectiveError(RequestError, ValueError):
     """An objective that is not well formed or that a network cannot have; the message says why."""
 
 

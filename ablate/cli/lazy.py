@@ -1,0 +1,54 @@
+"""A group whose commands are imported when they are called, and whose errors end in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ablate.cli.errors import GO_ON, INTERRUPTED, WRONG, Exit
+from ablate.messages import RequestError
+
+
+class LazyGroup(click.Group):
+    """Commands by a table, so that help needs none of the libraries that they do.
+
+    Attributes:
+        table: of each command its module and its line in the help, by its name.
+    """
+
+    def __init__(
+        self, *args: Any, table: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = table or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        command = getattr(import_module(self.table[cmd_name][0]), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in self.table.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command: a wrong request ends with 2 and Ctrl-C with 130, wherever they arise."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Exit(GO_ON, INTERRUPTED) from None
+        except RequestError as error:
+            raise Exit(error.report(), WRONG) from None
+        except BrokenPipeError:
+            raise  # click ends quietly
+        except OSError as error:
+            message = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+            raise Exit(message, WRONG) from error

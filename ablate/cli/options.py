@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+
+def key_values(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """KEY=VALUE options as a mapping; values are YAML."""
+    values: dict[str, Any] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"`{item}` is not key=value, as in sampling.width=256")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise click.BadParameter(f"`{value}` is not valid YAML") from error
+    return values
+
+
+DEVICE = click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the fastest one.")
+DTYPE = click.option("--dtype", help="`float32`, `float16`, `bfloat16`. Default: `auto`.")
+CLIP = click.option("--clip", help="What reads the images: a CLIP model's hub id or folder.")
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of all commands that read a recipe."""
+    command = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=key_values,
+        help="Replace a value of the recipe, as in --set sampling.num_inference_steps=5.",
+    )(command)  # fmt: skip
+    command = click.option("--model", help="`bundled`, a hub id, a folder, or a safetensors file.")(
+        command
+    )
+    command = click.option(
+        "--allow-code", is_flag=True, help="Execute the file of ops that the recipe names."
+    )(command)
+    return click.argument("recipe", type=click.Path(path_type=Path))(command)
+
+
+def quiet_libraries() -> None:
+    """Keep advice that libraries give to their own users out of the output."""
+    logging.getLogger("diffusers").setLevel(logging.ERROR)

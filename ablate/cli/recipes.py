@@ -1,0 +1,182 @@
+"""Commands on recipes: run, check, plan, and the list and the schema of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ablate import lab
+from ablate.cli.errors import DONE, GO_ON, INTERRUPTED, Exit
+from ablate.cli.measure import print_drift
+from ablate.cli.options import DEVICE, DTYPE, quiet_libraries, recipe_options
+from ablate.cli.progress import Reporter, clock
+from ablate.engine import Layout, Summary, part_of
+from ablate.models import Source, denoiser_of, estimate_cost, load_catalog
+from ablate.recipe import read_recipe, recipe_schema
+from ablate.sweep import resolve
+
+PACKAGE = Path(__file__).parent.parent
+# In a wheel the recipes are inside the package, in a checkout beside it.
+RECIPES = next(p for p in (PACKAGE / "recipes", PACKAGE.parent / "recipes") if p.is_dir())
+
+
+def _file_of(recipe: Path) -> Path:
+    """The recipe file, or the one of that name among the recipes of this package."""
+    named = RECIPES / f"{recipe.name.removesuffix('.yaml')}.yaml"
+    if recipe.is_file() or recipe.parent != Path() or not named.exists():
+        return recipe
+    return named
+
+
+def _with(overrides: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return overrides | {key: value for key, value in options.items() if value is not None}
+
+
+@click.command("run")
+@recipe_options
+@DEVICE
+@DTYPE
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images in a batch.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: outputs/<recipe name>.")
+@click.option("--limit", type=click.IntRange(min=1), help="Compute only the first so many cells.")
+@click.option("--fresh", is_flag=True, help="Compute finished cells again.")
+def run_command(
+    recipe: Path,
+    overrides: dict[str, Any],
+    model: str | None,
+    allow_code: bool,
+    device: str | None,
+    dtype: str | None,
+    batch_size: int | None,
+    out: Path | None,
+    limit: int | None,
+    fresh: bool,
+) -> None:
+    """Run a recipe: its images, its tables, its contact sheet and its report.
+
+    Run it again to resume: finished cells are never computed twice.
+    """
+    quiet_libraries()
+    changes = _with(overrides, model=model, dtype=dtype)
+    loaded = lab.load(_file_of(recipe), changes, allow_code=allow_code)
+    reporter = Reporter()
+    try:
+        result = lab.run(
+            loaded,
+            out,
+            device=device,
+            batch_size=batch_size,
+            limit=limit,
+            fresh=fresh,
+            on_progress=reporter,
+        )
+    finally:
+        reporter.close()
+    summary = result.summary
+    if not result.is_main:
+        raise Exit("", INTERRUPTED if summary.interrupted else DONE)
+    _print_application(summary)
+    _print_quiet(summary.quiet)
+    if summary.not_finite:
+        click.echo(f"{summary.not_finite} images contain NaN or infinity; they are drawn as such")
+    click.echo(
+        f"{summary.computed} images computed, {summary.reused} reused, of {summary.total},"
+        f" in {clock(summary.seconds)}"
+    )
+    print_drift(result.store)
+    folder = result.store.folder
+    for page in (*sorted(folder.glob("sheet*.png")), folder / "report.html"):
+        if page.exists():
+            click.echo(str(page))
+    if summary.interrupted:
+        raise Exit(GO_ON, INTERRUPTED)
+
+
+def _print_application(summary: Summary) -> None:
+    ways = [(summary.by_rows, "by rows"), (summary.in_place, "in place")]
+    used = ", ".join(f"{count} {way}" for count, way in ways if count)
+    if used:
+        click.echo(f"edits applied {used}, in batches of up to {summary.batch_size}")
+    if summary.rowless:
+        click.echo(f"in place because they cannot be edited by rows: {_some(summary.rowless)}")
+
+
+def _print_quiet(quiet: dict[str, str]) -> None:
+    for state, meaning in (
+        ("never ran", "never ran while sampling"),
+        ("unchanged", "edited but not changed: the edit leaves such weights as they are"),
+    ):
+        paths = [path for path, why in quiet.items() if why == state]
+        if paths:
+            many = "modules" if len(paths) > 1 else "module"
+            click.echo(f"{len(paths)} {many} {meaning}: {_some(paths)}")
+
+
+def _some(paths: Collection[str]) -> str:
+    """The first few of many module paths."""
+    shown = sorted(paths)
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+@click.command("check")
+@recipe_options
+def check_command(
+    recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool
+) -> None:
+    """Check a recipe without running it: print OK, or every problem with its file, line and key."""
+    lab.load(_file_of(recipe), _with(overrides, model=model), allow_code=allow_code)
+    click.echo(f"{recipe}: OK")
+
+
+@click.command("plan")
+@recipe_options
+def plan_command(
+    recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool
+) -> None:
+    """Print the plan of a recipe: axes, variants, cells, and an estimate of the time."""
+    changes = _with(overrides, model=model)
+    loaded = lab.load(_file_of(recipe), changes, allow_code=allow_code)
+    plan = resolve(loaded)
+    source = Source.of(loaded)
+    cost = estimate_cost(source)
+    total = sum(m.parameters for m in plan.catalog)
+    click.echo(f"{loaded.name}: {loaded.about}" if loaded.about else loaded.name)
+    click.echo(f"model     {loaded.model}: {len(plan.catalog)} modules, {total:,} parameters")
+    for axis in plan.axes:
+        shown = ", ".join(axis.labels[:4])
+        shown += f", ... {axis.labels[-1]}" if len(axis.labels) > 4 else ""
+        note = f", {axis.note}" if axis.note else ""
+        click.echo(f"axis      {axis.name}: {len(axis.values)} ({shown}){note}")
+    images = len(plan.distinct())
+    click.echo(f"variants  {len(plan.variants)}")
+    floor = f", {len(plan.floor)} of them for the noise floor" if plan.floor else ""
+    click.echo(f"cells     {len(plan.cells)}, {images} different images{floor}")
+    component = loaded.component or denoiser_of(source)
+    whole = not loaded.compile and loaded.offload is None
+    layout = Layout(load_catalog(source, None), rows=whole)
+    variants = [part_of(c.variant, component, "denoising") for c in plan.distinct()]
+    by_rows = sum(map(layout.by_rows, variants))
+    click.echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
+    rows = plan.denoiser_rows
+    click.echo(
+        f"estimate  {rows:,} denoiser rows of {cost.flops / 1e9:,.1f} GFLOP;"
+        f" roughly {clock(rows * cost.flops / cost.rate)} on this {cost.device}"
+    )
+
+
+@click.command("recipes")
+def recipes_command() -> None:
+    """List the recipes of this package; `ablate run NAME` runs one."""
+    for file in sorted(RECIPES.glob("*.yaml")):
+        recipe = read_recipe(file).get()
+        click.echo(f"{file.stem:26} {recipe.about}")
+
+
+@click.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    click.echo(json.dumps(recipe_schema(), indent=2))
