@@ -8,13 +8,13 @@ import atexit
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
-from ablate.sampling import Pipeline
+from ablate.sampling import Pipeline, Stopped
 
 
 @contextmanager
@@ -41,6 +41,17 @@ def stoppable(pipeline: Pipeline) -> Iterator[None]:
 
 
 Item = TypeVar("Item")
+
+
+def until_stopped(pipeline: Pipeline, items: Iterable[Item]) -> Iterator[Item]:
+    """Yield items; raise `Stopped` after the one at which Ctrl-C was pressed."""
+    with stoppable(pipeline):
+        for item in items:
+            yield item
+            if pipeline.stop():
+                raise Stopped
+
+
 # What launchers tell their processes: torch's and accelerate's own, Open MPI, MPICH and Intel MPI.
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 # A process that is done waits for the slowest; torch's own patience ends after half an hour.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,7 +26,7 @@ from ablate.engine.progress import Progress
 from ablate.engine.records import _record, describe, shots_of
 from ablate.models import is_out_of_memory, spare_memory
 from ablate.network import ScopeError, watched
-from ablate.sampling import Pipeline, Request, Samples, Stopped, UnevenError
+from ablate.sampling import Moments, Pipeline, Request, Samples, Stopped, UnevenError
 from ablate.store import Run
 from ablate.sweep import Cell, Plan
 
@@ -154,7 +155,6 @@ def _make(
     tell: Callable[[Summary], None],
 ) -> Summary:
     """Compute batches and have them written, until all are or Ctrl-C is pressed."""
-    queue = deque(todo)
     own = Summary(sum(map(len, todo)))
     draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
     with stoppable(pipeline), _Writer(store, pipeline) as writer:
@@ -164,52 +164,84 @@ def _make(
             except Stopped:
                 own.interrupted = True
                 return own
-        while queue:
-            batch = size.take(queue)
-            try:
-                samples, found = _compute(batch, pipeline, draws, size)
-            except Stopped:
-                own.interrupted = True
-                break
-            except NoRowsError as error:
-                refuse(batch, error)
-                layout.rowless |= error.paths or batch.modules
-                rest = [layout.again(b, size.unit) for b in (batch, *queue)]
-                queue = deque(b for parts in rest for b in parts)
-                continue
-            except UnevenError as error:
-                parts = batch.by_prompt()
-                if len(parts) == 1:
-                    raise ScopeError(
-                        "prompts that run along as references must have embeddings as long as"
-                        f" those of the cells; “{batch.jobs[0].condition.prompt}” has not"
-                    ) from error
-                size.apart = True
-                queue.extendleft(reversed(parts))
-                continue
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or len(batch) == 1:
-                    raise
-                size.shrink(batch)
-                queue.extendleft(reversed(batch.halves()))
-                continue
-            own.hear(batch, found, pipeline)
-            images = images_of(batch, samples)
-            own.not_finite += sum(not np.isfinite(image).all() for _, image, _ in images)
-            writer.put(images)
-            tell(own)
+
+        def again(batches: Sequence[Batch], error: NoRowsError) -> list[Batch]:
+            refuse(batches[0], error)
+            layout.rowless |= error.paths or batches[0].modules
+            return [part for batch in batches for part in layout.again(batch, size.unit)]
+
+        try:
+            for batch, samples, found in compute_batches(todo, size, pipeline, draws, again=again):
+                own.hear(batch, found, pipeline)
+                images = images_of(batch, samples)
+                own.not_finite += sum(not np.isfinite(image).all() for _, image, _ in images)
+                writer.put(images)
+                tell(own)
+        except Stopped:
+            own.interrupted = True
     own.rowless = layout.rowless
     return own
 
 
-def _compute(
-    batch: Batch, pipeline: Pipeline, draws: NoiseCache, size: Size
+def compute_batches(
+    batches: Iterable[Batch],
+    size: Size,
+    pipeline: Pipeline,
+    draws: NoiseCache,
+    *,
+    listen: Callable[[Batch, Moments], AbstractContextManager[Moments]] | None = None,
+    again: Callable[[Sequence[Batch], NoRowsError], list[Batch]] | None = None,
+) -> Iterator[tuple[Batch, Samples, EditReport]]:
+    """Compute batches in order, in smaller parts where they do not fit.
+
+    A batch that is out of memory is halved; one whose prompts have embeddings of different lengths
+    is split by prompt.
+
+    Args:
+        listen: Enters a context in which a batch is sampled, with other moments for its own.
+        again: Lays out a batch that cannot be applied by rows, and all that follow it, anew.
+    """
+    queue = deque(batches)
+    while queue:
+        batch = size.take(queue)
+        began = time.perf_counter()
+        try:
+            samples, applied = compute(batch, pipeline, draws, listen)
+        except NoRowsError as error:
+            if again is None:
+                raise
+            queue = deque(again([batch, *queue], error))
+            continue
+        except UnevenError as error:
+            parts = batch.by_prompt()
+            if len(parts) == 1:
+                raise ScopeError(
+                    "prompts that run along as references must have embeddings as long as"
+                    f" those of the cells; “{batch.jobs[0].condition.prompt}” has not"
+                ) from error
+            size.apart = True
+            queue.extendleft(reversed(parts))
+            continue
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+            size.shrink(batch)
+            queue.extendleft(reversed(batch.halves()))
+            continue
+        size.measured(batch, time.perf_counter() - began)
+        yield batch, samples, applied
+
+
+def compute(
+    batch: Batch,
+    pipeline: Pipeline,
+    draws: NoiseCache,
+    listen: Callable[[Batch, Moments], AbstractContextManager[Moments]] | None = None,
 ) -> tuple[Samples, EditReport]:
     """The images of a batch, and what became of its edits.
 
     Raises `NoRowsError` when one of its variants has to be applied in place.
     """
-    began = time.perf_counter()
     found, own = EditReport(), EditReport()
     within = Within(pipeline, draws, found)
     requests = [
@@ -218,7 +250,11 @@ def _compute(
     ]
     references = [Request(r.prompt, r.seed, shown=False) for r in batch.references]
     settings = batch.jobs[0].settings
-    with pipeline.explain_size_errors(settings), denoised(batch, pipeline, draws, own) as moments:
+    with ExitStack() as stack:
+        stack.enter_context(pipeline.sized(settings))
+        moments = stack.enter_context(denoised(batch, pipeline, draws, own))
+        if listen is not None:
+            moments = stack.enter_context(listen(batch, moments))
         samples = pipeline.sample([*requests, *references], settings, moments, batch.frames)
     weighed = {p for v in set(batch.variants) for e in v.edits if e.where == "weights"
                for p in e.all_modules}  # fmt: skip
@@ -227,7 +263,6 @@ def _compute(
         raise NoRowsError(weighed - own.ran)
     for name in ("edited", "changed", "ran"):
         getattr(found, name).update(pipeline.qualified(pipeline.denoiser_name, getattr(own, name)))
-    size.measured(batch, time.perf_counter() - began)
     return samples, found
 
 
@@ -291,12 +326,11 @@ def make_images(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.nda
     layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
     (batch,) = layout.batches(jobs_of(shots, pipeline.component), 1)
     draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
-    size = Size(1, pipeline, batch.jobs)
     try:
-        samples, _ = _compute(batch, pipeline, draws, size)
+        samples, _ = compute(batch, pipeline, draws)
     except NoRowsError as error:
         refuse(batch, error)
-        samples, _ = _compute(replace(batch, by_rows=False), pipeline, draws, size)
+        samples, _ = compute(replace(batch, by_rows=False), pipeline, draws)
     ((shot, image, latents),) = images_of(batch, samples)
     return shot.key, _pixels(image), latents
 
