@@ -26,7 +26,7 @@ from ablate.engine.progress import Progress
 from ablate.engine.records import _record, describe, shots_of
 from ablate.models import is_out_of_memory, spare_memory
 from ablate.network import ScopeError, watched
-from ablate.sampling import Moments, Pipeline, Request, Samples, Stopped, UnevenError
+from ablate.sampling import Callbacks, Pipeline, Request, Samples, Stopped, UnevenError
 from ablate.store import Run
 from ablate.sweep import Cell, Plan
 
@@ -189,7 +189,7 @@ def compute_batches(
     pipeline: Pipeline,
     draws: NoiseCache,
     *,
-    listen: Callable[[Batch, Moments], AbstractContextManager[Moments]] | None = None,
+    listen: Callable[[Batch, Callbacks], AbstractContextManager[Callbacks]] | None = None,
     again: Callable[[Sequence[Batch], NoRowsError], list[Batch]] | None = None,
 ) -> Iterator[tuple[Batch, Samples, EditReport]]:
     """Compute batches in order, in smaller parts where they do not fit.
@@ -198,7 +198,7 @@ def compute_batches(
     is split by prompt.
 
     Args:
-        listen: Enters a context in which a batch is sampled, with other moments for its own.
+        listen: Enters a context in which a batch is sampled, with other callbacks.
         again: Lays out a batch that cannot be applied by rows, and all that follow it, anew.
     """
     queue = deque(batches)
@@ -236,7 +236,7 @@ def compute(
     batch: Batch,
     pipeline: Pipeline,
     draws: NoiseCache,
-    listen: Callable[[Batch, Moments], AbstractContextManager[Moments]] | None = None,
+    listen: Callable[[Batch, Callbacks], AbstractContextManager[Callbacks]] | None = None,
 ) -> tuple[Samples, EditReport]:
     """The images of a batch, and what became of its edits.
 
@@ -251,11 +251,11 @@ def compute(
     references = [Request(r.prompt, r.seed, shown=False) for r in batch.references]
     settings = batch.jobs[0].settings
     with ExitStack() as stack:
-        stack.enter_context(pipeline.sized(settings))
-        moments = stack.enter_context(denoised(batch, pipeline, draws, own))
+        stack.enter_context(pipeline.explain_size_errors(settings))
+        callbacks = stack.enter_context(denoised(batch, pipeline, draws, own))
         if listen is not None:
-            moments = stack.enter_context(listen(batch, moments))
-        samples = pipeline.sample([*requests, *references], settings, moments, batch.frames)
+            callbacks = stack.enter_context(listen(batch, callbacks))
+        samples = pipeline.sample([*requests, *references], settings, callbacks, batch.frames)
     weighed = {p for v in set(batch.variants) for e in v.edits if e.where == "weights"
                for p in e.all_modules}  # fmt: skip
     if batch.by_rows and weighed - own.ran:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.network import ScopeError, rebuilt, tensors
-from ablate.sampling import Moments, Pipeline, Request, Settings
+from ablate.sampling import Callbacks, Pipeline, Request, Settings
 from ablate.units.record.layers import maps_of
 
 
@@ -84,7 +84,7 @@ def _first_step(pipeline: Pipeline, settings: Settings, prompt: str) -> list[tup
 
     handle = pipeline.denoiser.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        pipeline.sample([Request(prompt, 0)], settings, Moments(reach=reach))
+        pipeline.sample([Request(prompt, 0)], settings, Callbacks(on_step=reach))
     except Enough:
         pass
     finally:
