@@ -8,7 +8,7 @@ result.sheet()[0].show()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from ablate.drift import MeasuredCell, Reader, classify, read_cells, write_drift
-from ablate.engine import Processes, Progress, Summary, execute
+from ablate.engine import Processes, Progress, Report, Summary, execute
 from ablate.models import Source
 from ablate.recipe import Recipe, RecipeError
 from ablate.sampling import Pipeline
@@ -76,7 +76,7 @@ def run(
     batch_size: int | None = None,
     limit: int | None = None,
     fresh: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Report | None = None,
 ) -> Result:
     """Run a recipe into a folder (`outputs/<name>`), resuming what is there; measure its drift, and
     draw its sheet and its report.
@@ -104,7 +104,7 @@ def run(
         batch_size=batch_size,
         limit=limit,
         fresh=fresh,
-        on_progress=on_progress,
+        progress=Progress(on_progress),
     )
     is_main = Processes(pipeline.device.type).is_main
     if is_main:

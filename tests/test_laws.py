@@ -26,7 +26,8 @@ from ablate.edits.variants import Edit, Variant
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
-from ablate.store.png import StoreError, read_record
+from ablate.store.files import StoreError
+from ablate.store.png import read_record
 
 pytestmark = pytest.mark.usefixtures("without_report")
 

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar with an ETA in a terminal, a line now and then in a log."""
+"""Progress on the terminal: a bar with an estimate of the time left, or lines in a log."""
 
 from __future__ import annotations
 
@@ -12,40 +12,38 @@ if TYPE_CHECKING:
     from ablate.engine import Progress
 
 
-class Reporter:
-    """Told of progress, it writes. `noun`: what is counted, unless the progress has a noun of its
-    own; what counts something else gets a line of its own."""
+class ProgressPrinter:
+    """Prints a progress each time it is called with one; each part has a line of its own."""
 
     EVERY = 5.0  # seconds between lines in a log
+    WIDTH = 28  # of the bar, in characters
 
-    def __init__(self, noun: str = "images") -> None:
-        self.noun = self.told = noun
+    def __init__(self) -> None:
+        self.noun = ""
         self.terminal = sys.stderr.isatty()
         self.last = 0.0
-        self.wrote = False
+        self.in_line = False
 
     def __call__(self, now: Progress) -> None:
-        noun = now.noun or self.noun
-        if noun != self.told:
+        if now.noun != self.noun:
             self.close()
-            self.told, self.last = noun, 0.0
+            self.noun, self.last = now.noun, 0.0
         left = f", {clock(now.left)} left" if now.computed else ""
-        count = f"{now.done}/{now.total} {noun}"
+        count = f"{now.done}/{now.total} {now.noun}"
         if self.terminal:
-            width = 28
-            full = round(width * now.done / max(now.total, 1))
-            bar = "█" * full + "·" * (width - full)
+            full = round(self.WIDTH * now.done / max(now.total, 1))
+            bar = "█" * full + "·" * (self.WIDTH - full)
             click.echo(f"\r\x1b[K{bar} {count}, {clock(now.seconds)}{left}", err=True, nl=False)
-            self.wrote = True
+            self.in_line = True
         elif now.done == now.total or time.monotonic() - self.last >= self.EVERY:
             self.last = time.monotonic()
             click.echo(f"{count} ({now.computed} computed), {clock(now.seconds)}{left}", err=True)
 
     def close(self) -> None:
-        """Leave the bar's line."""
-        if self.wrote:
+        """End the line of the bar."""
+        if self.in_line:
             click.echo("", err=True)
-            self.wrote = False
+            self.in_line = False
 
 
 def clock(seconds: float) -> str:

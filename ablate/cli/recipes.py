@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from ablate import lab
 from ablate.cli.errors import DONE, GO_ON, INTERRUPTED, Exit
 from ablate.cli.measure import print_drift
 from ablate.cli.options import DEVICE, DTYPE, quiet_libraries, recipe_options
-from ablate.cli.progress import Reporter, clock
-from ablate.engine import Layout, Summary, part_of
+from ablate.cli.progress import ProgressPrinter, clock
+from ablate.engine import Batcher, Summary, edits_in_phase
 from ablate.models import Source, denoiser_of, estimate_cost, load_catalog
 from ablate.recipe import read_recipe, recipe_schema
 from ablate.sweep import resolve
@@ -63,8 +64,7 @@ def run_command(
     quiet_libraries()
     changes = _with(overrides, model=model, dtype=dtype)
     loaded = lab.load(_file_of(recipe), changes, allow_code=allow_code)
-    reporter = Reporter()
-    try:
+    with closing(ProgressPrinter()) as printer:
         result = lab.run(
             loaded,
             out,
@@ -72,10 +72,8 @@ def run_command(
             batch_size=batch_size,
             limit=limit,
             fresh=fresh,
-            on_progress=reporter,
+            on_progress=printer,
         )
-    finally:
-        reporter.close()
     summary = result.summary
     if not result.is_main:
         raise Exit("", INTERRUPTED if summary.interrupted else DONE)
@@ -157,8 +155,8 @@ def plan_command(
     click.echo(f"cells     {len(plan.cells)}, {images} different images{floor}")
     component = loaded.component or denoiser_of(source)
     whole = not loaded.compile and loaded.offload is None
-    layout = Layout(load_catalog(source, None), rows=whole)
-    variants = [part_of(c.variant, component, "denoising") for c in plan.distinct()]
+    layout = Batcher(load_catalog(source, None), rows=whole)
+    variants = [edits_in_phase(c.variant, component, "denoising") for c in plan.distinct()]
     by_rows = sum(map(layout.by_rows, variants))
     click.echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
     rows = plan.denoiser_rows

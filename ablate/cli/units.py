@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ from click.core import ParameterSource
 from ablate.cli.errors import GO_ON, INTERRUPTED, WRONG, Exit
 from ablate.cli.lazy import LazyGroup
 from ablate.cli.options import key_values
-from ablate.cli.progress import Reporter
+from ablate.cli.progress import ProgressPrinter
 
 if TYPE_CHECKING:
+    from ablate.engine import Progress
     from ablate.store import Statistics
     from ablate.units import Setup
 
@@ -169,6 +170,7 @@ def selectivity_command(
     Shows concepts × templates × seeds to a network, and computes each unit's class selectivity
     index. Run it again to go on where it stopped.
     """
+    from ablate.engine import Progress
     from ablate.units import Study, check_window, record_selectivity
 
     with _told():
@@ -178,11 +180,9 @@ def selectivity_command(
         study.begin("selectivity", fresh)
         for note in filter(None, (study.note, study.letters)):
             click.echo(note, err=True)
-        reporter = Reporter("samples")
-        try:
-            found = record_selectivity(study, reporter)
-        finally:
-            reporter.close()
+        with closing(ProgressPrinter()) as printer:
+            study.progress = Progress(printer)
+            found = record_selectivity(study)
         _tell_layers(found)
         _present(out)
 
@@ -278,18 +278,16 @@ def cards_command(
 
     STUDY is the folder that `ablate units selectivity` wrote.
     """
+    from ablate.engine import Progress
     from ablate.units import Study
     from ablate.units.concepts import cards as making
 
     named, numbers = [_unit(unit) for unit in units], _numbers(seeds)
     with _told():
         opened = Study.open(study, device=device)
-        reporter = Reporter("steps")
-        try:
-            made = named or None
-            making.make(opened, made, count, numbers, visualized=not plain, watch=reporter)
-        finally:
-            reporter.close()
+        with closing(ProgressPrinter()) as printer:
+            opened.progress = Progress(printer)
+            making.make(opened, named or None, count, numbers, visualized=not plain)
         _present(study)
     from json import loads
 
@@ -329,6 +327,7 @@ def visualize_command(objectives: tuple[str, ...], kind: str, out: Path, **asked
     text and more, called with a module path. A picture that lies in the folder with the same
     settings is not made again.
     """
+    from ablate.engine import Progress
     from ablate.units import outcome, present, read_manifest, short, written
 
     context = click.get_current_context()
@@ -347,11 +346,8 @@ def visualize_command(objectives: tuple[str, ...], kind: str, out: Path, **asked
         if asked["start"] is not None and kind != "image":
             raise Exit("--start: only images are dreamed on", WRONG)
         studied = (out / "study.json").exists() and bool(read_manifest(out))
-        reporter = Reporter("steps" if asked["start"] is None else "tiles")
-        try:
-            files = _visualized(objectives, kind, out, seeds, reporter, **asked)
-        finally:
-            reporter.close()
+        with closing(ProgressPrinter()) as printer:
+            files = _visualized(objectives, kind, out, seeds, Progress(printer), **asked)
         found = written(out)
         for told in (found[path] for path in dict.fromkeys(files)):
             plain = "" if asked["start"] else f", typically {told['typical']:<9.4g}"
@@ -370,7 +366,7 @@ def _visualized(
     kind: str,
     out: Path,
     seeds: tuple[int, ...],
-    watch: Reporter,
+    progress: Progress,
     *,
     model: str,
     start: Path | None,
@@ -393,16 +389,18 @@ def _visualized(
         if reader is None:
             raise Exit(f"`{model}` has no CLIP model beside it; `--clip` names one", WRONG)
         if start is None:
-            return wanted.render_images(reader, found, out, seeds, steps=steps, watch=watch)
+            return wanted.render_images(reader, found, out, seeds, steps=steps, progress=progress)
         picture, (width, height) = picture_in(start)
         if picture.size != (width, height):
             less = f"{picture.width:,} × {picture.height:,}"
             told = f"{start}: of {width:,} × {height:,} pixels {less} are dreamed on"
             click.echo(told, err=True)
-        return wanted.render_dreams(reader, found, picture, out, seeds, steps=steps, watch=watch)
+        return wanted.render_dreams(
+            reader, found, picture, out, seeds, steps=steps, progress=progress
+        )
     pipeline = Pipeline.load(model, device=device, dtype=dtype or "auto")
     make = wanted.render_latents if kind == "latent" else wanted.render_prompts
-    return make(pipeline, found, out, seeds, t=t, prompt=prompt, steps=steps, watch=watch)
+    return make(pipeline, found, out, seeds, t=t, prompt=prompt, steps=steps, progress=progress)
 
 
 @click.command("atlas")
@@ -437,6 +435,7 @@ def atlas_command(
     in two dimensions; each bin of the map is drawn and named. Run it again to go on, or with --edit
     to see what goes dark.
     """
+    from ablate.engine import Progress
     from ablate.units import Study, check, check_window, make, module_of, planned
 
     given = [_edit(edit) for edit in edits]
@@ -448,14 +447,12 @@ def atlas_command(
             planned(study, given)
         check_window(study)
         study.begin("atlas", fresh)
-        reporter = Reporter("steps")
-        try:
+        with closing(ProgressPrinter()) as printer:
+            study.progress = Progress(printer)
             made = make(
                 study, path, rows=rows, columns=columns, method=method,
-                visualized=not plain, edits=given, watch=reporter,
+                visualized=not plain, edits=given,
             )  # fmt: skip
-        finally:
-            reporter.close()
         _present(out)
     click.echo(f"{made['vectors']:,} vectors in {len(made['bins'])} of {rows * columns} bins")
     for dark in made.get("dark", []):

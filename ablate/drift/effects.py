@@ -10,8 +10,6 @@ few: in simulation, intervals of 3, 4, 8 and 16 seeds hold the truth 75, 85, 88 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.store import Run
+from ablate.store import Run, read_table, write_table
 
 FILE = "effects.csv"
 MATTERS = 1.0  # an effect whose whole interval lies above moves pictures more than a seed does
@@ -151,16 +149,23 @@ def _weights(count: int, stream: str) -> np.ndarray:
 def write_effects(run: Run, effects: Iterable[Effect]) -> None:
     """Write `effects.csv`: a row for each variant, condition without its seed, and metric."""
     axes = _axes(run)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["variant", "prompt", *axes, "metric", *FIGURES])
-    for effect in effects:
-        numbers = (effect.mean, effect.floor, effect.drift, effect.low, effect.high)
-        table.writerow([
-            effect.variant, effect.prompt, *(effect.axes.get(a, "") for a in axes), effect.metric,
-            effect.seeds, *("" if n is None else f"{n:.6f}" for n in numbers), effect.verdict,
-        ])  # fmt: skip
-    run.write_text(FILE, text.getvalue())
+    rows = (
+        [
+            effect.variant, effect.prompt, *(effect.axes.get(axis, "") for axis in axes),
+            effect.metric, effect.seeds,
+            *(
+                "" if figure is None else f"{figure:.6f}"
+                for figure in (effect.mean, effect.floor, effect.drift, effect.low, effect.high)
+            ),
+            effect.verdict,
+        ]
+        for effect in effects
+    )  # fmt: skip
+    write_table(run.folder / FILE, _header(axes), rows)
+
+
+def _header(axes: Iterable[str]) -> list[str]:
+    return ["variant", "prompt", *axes, "metric", *FIGURES]
 
 
 def read_effects(run: Run) -> list[Effect]:
@@ -169,11 +174,8 @@ def read_effects(run: Run) -> list[Effect]:
     if not path.exists():
         return []
     axes = _axes(run)
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.reader(lines))
-    if rows[:1] != [["variant", "prompt", *axes, "metric", *FIGURES]]:
-        return []
-    return [_effect(row, axes) for row in rows[1:]]
+    header, rows = read_table(path)
+    return [_effect(row, axes) for row in rows] if header == _header(axes) else []
 
 
 def _effect(row: Sequence[str], axes: Mapping[str, Mapping[str, Any]]) -> Effect:

@@ -11,10 +11,7 @@ told by a `Reader`, such as `ablate.concepts.Reader`; without one the columns of
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,7 +22,7 @@ from ablate.drift import effects
 from ablate.drift.effects import Floor, Sample
 from ablate.drift.images import DISTANCES, NAMED, Eye, Look, Reader, Words, apart
 from ablate.drift.metrics import score
-from ablate.store import Run, StoredCell
+from ablate.store import Run, StoredCell, atomic_write, read_table, write_table
 
 METRICS = (*DISTANCES, "score")
 NAMES = ("concept", "probability", "concept_2", "probability_2", "concept_3", "probability_3")
@@ -256,15 +253,14 @@ def read_cells(run: Run) -> list[MeasuredCell]:
     cells = [cell for cell in run.cells() if cell.done]
     heads = _heads(run)
     try:
-        with (run.folder / TABLE).open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.reader(lines))
+        header, rows = read_table(run.folder / TABLE)
     except FileNotFoundError:
         return measure(run)
-    if rows[:1] != [heads] or [row[0] for row in rows[1:]] != [cell.path.name for cell in cells]:
+    if header != heads or [row[0] for row in rows] != [cell.path.name for cell in cells]:
         return measure(run)
     # By position: an axis may bear the name of a column.
     start = len(heads) - len(MEASURED)
-    return [_cell(cell, row[start:]) for cell, row in zip(cells, rows[1:], strict=True)]
+    return [_cell(cell, row[start:]) for cell, row in zip(cells, rows, strict=True)]
 
 
 def read_notes(run: Run) -> list[str]:
@@ -294,19 +290,23 @@ def _heads(run: Run) -> list[str]:
 def _write_table(run: Run, cells: Sequence[MeasuredCell]) -> None:
     heads = _heads(run)
     axes = heads[4 : len(heads) - len(MEASURED)]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(heads)
-    for cell in cells:
-        named = [part for word, odds in cell.concepts for part in (word, f"{odds:.6f}")]
-        table.writerow([
+    rows = (
+        [
             cell.path.name, cell.variant, cell.prompt, cell.seed,
             *(cell.axes.get(axis, "") for axis in axes), cell.state,
             *(f"{cell.drift[m]:.6f}" if m in cell.drift else "" for m in METRICS),
             *(f"{cell.floors[m]:.6f}" if m in cell.floors else "" for m in DISTANCES),
-            cell.class_name, *named, *[""] * (2 * NAMED - len(named)),
-        ])  # fmt: skip
-    run.write_text(TABLE, text.getvalue())
+            cell.class_name, *_named(cell),
+        ]
+        for cell in cells
+    )  # fmt: skip
+    write_table(run.folder / TABLE, heads, rows)
+
+
+def _named(cell: MeasuredCell) -> list[str]:
+    """The columns of concepts and their probabilities; empty where there are fewer."""
+    named = [part for word, odds in cell.concepts for part in (word, f"{odds:.6f}")]
+    return named + [""] * (2 * NAMED - len(named))
 
 
 def _cell(cell: StoredCell, row: Sequence[str]) -> MeasuredCell:
@@ -334,8 +334,7 @@ def _write_embeddings(run: Run, work: _Work) -> None:
     keys = [key for key in dict.fromkeys(work.order) if key in work.eye.embeddings]
     width = work.words.texts.shape[1]
     images = np.array([work.eye.embeddings[key] for key in keys], np.float32)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             keys=np.array(keys, dtype=str),
@@ -343,4 +342,3 @@ def _write_embeddings(run: Run, work: _Work) -> None:
             words=np.array(work.words.words, dtype=str),
             texts=work.words.texts.astype(np.float32),
         )
-    temporary.replace(path)

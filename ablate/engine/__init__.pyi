@@ -1,11 +1,11 @@
-from .applying import Within as Within, denoised as denoised
+from .applying import PhaseEdits as PhaseEdits, denoiser_edits as denoiser_edits
 from .batches import (
     Batch as Batch,
-    Layout as Layout,
-    Shot as Shot,
-    Size as Size,
+    Batcher as Batcher,
+    BatchSize as BatchSize,
+    KeyedCell as KeyedCell,
+    edits_in_phase as edits_in_phase,
     jobs_of as jobs_of,
-    part_of as part_of,
 )
 from .export import ExportError as ExportError, export_variant as export_variant
 from .processes import (
@@ -13,15 +13,15 @@ from .processes import (
     stoppable as stoppable,
     until_stopped as until_stopped,
 )
-from .progress import Clock as Clock, Progress as Progress, Watch as Watch, counting as counting
-from .records import describe as describe, shots_of as shots_of
+from .progress import Progress as Progress, Report as Report
+from .records import describe_run as describe_run, with_keys as with_keys
 from .replay import ALIKE as ALIKE, replay_cell as replay_cell
 from .run import (
-    Made as Made,
+    FinishedCell as FinishedCell,
     Summary as Summary,
     compute_batches as compute_batches,
+    compute_cell as compute_cell,
     execute as execute,
-    images_of as images_of,
-    make_images as make_images,
-    write_images as write_images,
+    finished_cells as finished_cells,
+    write_cells as write_cells,
 )

@@ -15,7 +15,6 @@ from ablate.edits import (
     OPS,
     EditReport,
     NoiseCache,
-    NoRowsError,
     Variant,
     applied,
     apply,
@@ -27,7 +26,7 @@ from ablate.network import ScopeError, watched
 from ablate.sampling import Callbacks, Context, Pipeline
 
 
-class Within:
+class PhaseEdits:
     """Contexts in which variants of what is at work before or after sampling hold.
 
     `found` is filled with what became of their edits.
@@ -71,7 +70,7 @@ class Within:
 
 
 @contextmanager
-def denoised(
+def denoiser_edits(
     batch: Batch, pipeline: Pipeline, draws: NoiseCache, found: EditReport
 ) -> Iterator[Callbacks]:
     """The variants of a batch, applied to the denoiser; `found` is filled with what became of them.
@@ -135,14 +134,3 @@ def finished(image: np.ndarray, variant: Variant) -> np.ndarray:
             letters = torch.tensor(label(edit.text or "", image.shape[1], image.shape[0]))
             image = apply(OPS[edit.op], torch.from_numpy(image), letters, None).numpy()
     return image
-
-
-def refuse(batch: Batch, error: NoRowsError) -> None:
-    """Raises `ScopeError` where a variant that has to be applied by rows cannot be."""
-    for variant in set(batch.variants):
-        paths = sorted((error.paths or batch.modules).intersection(variant.modules))
-        if variant.references and paths:
-            raise ScopeError(
-                f"`{paths[0]}` does not have a row a cell in this network, so that no references"
-                " can run along: neither `mean` nor `resample` can be had there"
-            ) from error

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
 
-from ablate.edits import Reference, Variant
+from ablate.edits import NoRowsError, Reference, Variant
 from ablate.models import peak_memory, spare_memory
-from ablate.network import ModuleInfo, Phase, phase_of
+from ablate.network import ModuleInfo, Phase, ScopeError, phase_of
 from ablate.sampling import Pipeline, Settings
 from ablate.sweep import Cell, Condition
 
-# Latent pixels computed at once to begin with; `Size` goes on from there.
+# Latent pixels computed at once to begin with; `BatchSize` goes on from there.
 LATENT_PIXELS = {"cuda": 16 * 64 * 64, "mps": 4 * 64 * 64, "cpu": 64 * 8 * 8}
 LARGEST = 256  # cells of a batch
 PAYS = 0.95  # a larger batch is kept where it takes at most so much of the time of an image
@@ -30,7 +30,7 @@ SHARE = 0.4
 
 
 @dataclass(frozen=True)
-class Shot:
+class KeyedCell:
     """An image to make: a cell, its settings with nothing left open, its key."""
 
     cell: Cell
@@ -47,7 +47,7 @@ class Job:
     before the first step and after the last, which change nothing about how it is batched.
     """
 
-    shots: tuple[Shot, ...]
+    shots: tuple[KeyedCell, ...]
     variant: Variant
     encoding: Variant
     decoding: Variant
@@ -124,10 +124,10 @@ class Batch:
         return self.variants[0] == other.variants[0]
 
 
-def jobs_of(shots: Iterable[Shot], component: str) -> list[Job]:
+def jobs_of(shots: Iterable[KeyedCell], component: str) -> list[Job]:
     """One job for all shots of one sampling, in their order. `component`: that of edits which name
     none."""
-    found: dict[tuple[Variant, Condition, Settings], list[Shot]] = {}
+    found: dict[tuple[Variant, Condition, Settings], list[KeyedCell]] = {}
     whole: dict[Variant, Variant] = {}
     for shot in shots:
         condition = replace(shot.cell.condition, steps=None)
@@ -136,14 +136,14 @@ def jobs_of(shots: Iterable[Shot], component: str) -> list[Job]:
     parts: dict[Variant, tuple[Variant, Variant, Variant]] = {}
     for variant in dict.fromkeys(variant for variant, _, _ in found):
         parts[variant] = (
-            part_of(variant, component, "denoising"),
-            part_of(variant, component, "encoding"),
-            part_of(variant, component, "decoding"),
+            edits_in_phase(variant, component, "denoising"),
+            edits_in_phase(variant, component, "encoding"),
+            edits_in_phase(variant, component, "decoding"),
         )
     return [Job(tuple(shots), *parts[variant]) for (variant, _, _), shots in found.items()]
 
 
-def part_of(variant: Variant, component: str, phase: Phase) -> Variant:
+def edits_in_phase(variant: Variant, component: str, phase: Phase) -> Variant:
     """The edits of a variant that are made in one phase; equal where these are.
 
     `component`: that of edits which name none.
@@ -166,7 +166,7 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: order[job.variant])
 
 
-class Layout:
+class Batcher:
     """How jobs become batches on one network.
 
     `catalog`: of the denoiser. `rows`: whether its modules see a row a cell at all. `rowless`:
@@ -240,7 +240,7 @@ class Layout:
 
 def unfinished(
     batches: Sequence[Batch],
-    done: Callable[[Shot], bool],
+    done: Callable[[KeyedCell], bool],
     again: Callable[[Sequence[Job]], list[Batch]],
 ) -> list[Batch]:
     """The batches without finished shots; what is left of others is batched `again`, together."""
@@ -270,7 +270,7 @@ def even(jobs: Sequence[Job], parts: int) -> Iterator[Sequence[Job]]:
     return (jobs[start:end] for start, end in pairwise(bounds))
 
 
-class Size:
+class BatchSize:
     """How many cells are computed at once: units of the plan, joined while that pays.
 
     After each batch twice as many units are tried, as long as there are that many, memory for them,
@@ -326,3 +326,14 @@ class Size:
         """Told that a batch was too large."""
         self.most = max(1, len(batch) // 2)
         self.growing = {True: False, False: False}
+
+
+def refuse(batch: Batch, error: NoRowsError) -> None:
+    """Raises `ScopeError` where a variant that has to be applied by rows cannot be."""
+    for variant in set(batch.variants):
+        paths = sorted((error.paths or batch.modules).intersection(variant.modules))
+        if variant.references and paths:
+            raise ScopeError(
+                f"`{paths[0]}` does not have a row a cell in this network, so that no references"
+                " can run along: neither `mean` nor `resample` can be had there"
+            ) from error

@@ -8,7 +8,7 @@ import atexit
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -18,10 +18,18 @@ from ablate.sampling import Pipeline, Stopped
 
 
 @contextmanager
-def stoppable(pipeline: Pipeline) -> Iterator[None]:
-    """Ctrl-C ends sampling after the step it is in; a second one interrupts at once."""
+def stoppable(pipeline: Pipeline) -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C stop work after the step it is in; a second Ctrl-C interrupts at once.
+
+    Sampling then raises `Stopped`, and so does the function that is yielded, for other work.
+    """
+
+    def check() -> None:
+        if pipeline.stop():
+            raise Stopped
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
     asked = False
     before, stop = signal.getsignal(signal.SIGINT), pipeline.stop
@@ -34,7 +42,7 @@ def stoppable(pipeline: Pipeline) -> Iterator[None]:
     signal.signal(signal.SIGINT, ask)
     pipeline.stop = lambda: asked or stop()
     try:
-        yield
+        yield check
     finally:
         signal.signal(signal.SIGINT, before)
         pipeline.stop = stop
@@ -45,11 +53,10 @@ Item = TypeVar("Item")
 
 def until_stopped(pipeline: Pipeline, items: Iterable[Item]) -> Iterator[Item]:
     """Yield items; raise `Stopped` after the one at which Ctrl-C was pressed."""
-    with stoppable(pipeline):
+    with stoppable(pipeline) as check:
         for item in items:
             yield item
-            if pipeline.stop():
-                raise Stopped
+            check()
 
 
 # What launchers tell their processes: torch's and accelerate's own, Open MPI, MPICH and Intel MPI.

@@ -1,52 +1,53 @@
-"""Progress of a run, and its pace."""
+"""How far a long command is, and its pace."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from copy import copy
+
+Report = Callable[["Progress"], None]
 
 
-@dataclass(frozen=True)
 class Progress:
-    """Told after every batch. `seconds` since the run began; `left` is an estimate. `noun`: what is
-    counted, where it is one of several things that a command does."""
+    """The progress of a command, one part after another, such as images and then samples.
 
-    done: int
-    total: int
-    computed: int
-    seconds: float
-    left: float
-    noun: str = ""
+    Attributes:
+        noun: What the current part counts, in the plural.
+        total: How many there are in this part.
+        done: How many are finished, those of earlier runs included.
+        computed: How many this run finished.
+        seconds: Time since the part began.
+        left: An estimate of the seconds until it ends; 0 while nothing is computed.
+    """
 
+    noun = ""
+    total = done = computed = 0
+    seconds = left = 0.0
 
-Watch = Callable[[Progress], None]
+    def __init__(self, report: Report | None = None) -> None:
+        """`report` is called with a copy after every change."""
+        self._report = report
 
+    def start(self, noun: str, total: int, done: int = 0, preparing: str = "") -> None:
+        """Begin a part, of which `done` are finished. `preparing`: its noun until one is computed.
 
-def counting(noun: str, watch: Watch | None) -> Watch | None:
-    """A watch of a part of a command, for one of all of it."""
-    if watch is None:
-        return None
-    return lambda now: watch(replace(now, noun=noun))
+        The pace counts from the last update with nothing computed, so that preparation is no part
+        of it.
+        """
+        self._nouns = noun, preparing or noun
+        self.total, self._before = total, done
+        self._began = self._paced = time.monotonic()
 
-
-class Clock:
-    """Tells how far a stream is; time counts from when it is made. `done`: samples of an earlier
-    time. `preparing`: the noun while none is done, of a stream whose pace is none of its
-    preparation's; what is left is then told by the time since it was last told of none."""
-
-    def __init__(self, total: int, done: int, watch: Watch | None, preparing: str = "") -> None:
-        self.total, self.before, self.watch = total, done, watch
-        self.preparing = preparing
-        self.began = self.paced = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        if self.watch is None:
-            return
-        now, own = time.monotonic(), done - self.before
-        if self.preparing and not own:
-            self.paced = now
-            self.watch(Progress(done, self.total, 0, now - self.began, 0.0, self.preparing))
-            return
-        left = (now - self.paced) / own * (self.total - done) if own else 0.0
-        self.watch(Progress(done, self.total, own, now - self.began, left))
+    def update(self, done: int) -> None:
+        """Report that so many of the part are finished."""
+        now = time.monotonic()
+        self.done, self.computed = done, done - self._before
+        self.noun = self._nouns[self.computed == 0]
+        self.seconds = now - self._began
+        if self.computed:
+            self.left = (now - self._paced) / self.computed * (self.total - done)
+        else:
+            self._paced, self.left = now, 0.0
+        if self._report is not None:
+            self._report(copy(self))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ablate.edits import Variant
-from ablate.engine.batches import Shot
+from ablate.engine.batches import KeyedCell
 from ablate.models import versions
 from ablate.network import ModuleInfo
 from ablate.sampling import Pipeline
@@ -17,7 +17,7 @@ from ablate.store import Run, key_of, spans
 from ablate.sweep import Cell, Condition, Plan
 
 
-def shots_of(cells: Sequence[Cell], pipeline: Pipeline) -> list[Shot]:
+def with_keys(cells: Sequence[Cell], pipeline: Pipeline) -> list[KeyedCell]:
     """One shot a cell, in their order; cells that are one image have one key."""
     settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in cells}}
     for chosen in settings.values():
@@ -37,7 +37,7 @@ def shots_of(cells: Sequence[Cell], pipeline: Pipeline) -> list[Shot]:
         if cell.condition.point is not None:  # whatever its description says
             del identity["prompt"]
         identity |= _checkpoints(cell.variant, pipeline)
-        shots.append(Shot(cell, chosen, key_of(identity | {"sampling": asdict(chosen)})))
+        shots.append(KeyedCell(cell, chosen, key_of(identity | {"sampling": asdict(chosen)})))
     return shots
 
 
@@ -59,7 +59,7 @@ def _asked(condition: Condition) -> dict[str, Any]:
     return asked
 
 
-def _record(shot: Shot, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]:
+def _record(shot: KeyedCell, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]:
     """What the PNG of an image tells about it."""
     cell = shot.cell
     return {
@@ -78,20 +78,20 @@ def _record(shot: Shot, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]
     }
 
 
-def describe(plan: Plan, pipeline: Pipeline, store: Run, shots: Sequence[Shot]) -> None:
+def describe_run(plan: Plan, pipeline: Pipeline, store: Run, shots: Sequence[KeyedCell]) -> None:
     """Write what a run is, before its first cell. `shots`: of all cells of the plan, and of those
     for its noise floor."""
     store.write_text("recipe.yaml", plan.recipe.source)
     store.write_manifest(_manifest(plan, pipeline, shots))
 
 
-def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[Shot]) -> dict[str, Any]:
+def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[KeyedCell]) -> dict[str, Any]:
     baselines = {s.cell.condition: s.key for s in shots if s.cell.variant.is_baseline}
     groups: dict[Condition, int] = {}
     recipe = plan.recipe
     sheet = recipe.sheet
 
-    def told(shot: Shot) -> dict[str, Any]:
+    def told(shot: KeyedCell) -> dict[str, Any]:
         cell = shot.cell
         found = {
             "key": shot.key,

@@ -88,7 +88,7 @@ def replay_cell(path: Path, pipeline: Pipeline | None = None, device: str | None
     cell = cell_of(record)
     pipeline = pipeline or pipeline_of(record, device)
     try:
-        key, pixels, _ = engine.make_images(cell, pipeline)
+        key, pixels, _ = engine.compute_cell(cell, pipeline)
     except ScopeError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -19,11 +19,20 @@ import torch
 from PIL import Image
 
 from ablate.edits import EditReport, NoiseCache, NoRowsError
-from ablate.engine.applying import Within, denoised, finished, refuse
-from ablate.engine.batches import Batch, Layout, Shot, Size, in_order, jobs_of, unfinished
+from ablate.engine.applying import PhaseEdits, denoiser_edits, finished
+from ablate.engine.batches import (
+    Batch,
+    Batcher,
+    BatchSize,
+    KeyedCell,
+    in_order,
+    jobs_of,
+    refuse,
+    unfinished,
+)
 from ablate.engine.processes import Processes, stoppable
 from ablate.engine.progress import Progress
-from ablate.engine.records import _record, describe, shots_of
+from ablate.engine.records import _record, describe_run, with_keys
 from ablate.models import is_out_of_memory, spare_memory
 from ablate.network import ScopeError, watched
 from ablate.sampling import Callbacks, Pipeline, Request, Samples, Stopped, UnevenError
@@ -31,7 +40,7 @@ from ablate.store import Run
 from ablate.sweep import Cell, Plan
 
 # A shot with its image, float32 (height, width, 3) in [0, 1], and its final latents.
-Made = tuple[Shot, np.ndarray, np.ndarray]
+FinishedCell = tuple[KeyedCell, np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -96,7 +105,7 @@ def execute(
     batch_size: int | None = None,
     limit: int | None = None,
     fresh: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Make all cells of a plan that the store does not have yet, or the first `limit` of all.
 
@@ -106,18 +115,18 @@ def execute(
     """
     began = time.monotonic()
     processes = Processes(pipeline.device.type)
-    shots = shots_of((*plan.cells, *plan.floor), pipeline)
+    shots = with_keys((*plan.cells, *plan.floor), pipeline)
     if processes.is_main:
         if fresh:
             store.forget_cells()
         store.sweep_temporaries()
-        describe(plan, pipeline, store, shots)
+        describe_run(plan, pipeline, store, shots)
     processes.wait()  # until the folder is as it should be
-    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
+    layout = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
     jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values(), pipeline.component))
     chosen = [shot for job in jobs for shot in job.shots][:limit]
     jobs = jobs_of(chosen, pipeline.component)
-    size = Size(batch_size, pipeline, jobs)
+    size = BatchSize(batch_size, pipeline, jobs)
     finished = store.finished()
     todo = unfinished(
         layout.batches(jobs, size.unit),
@@ -128,16 +137,19 @@ def execute(
     processes.wait()  # until all know what is finished, before anything else is
     missing = len(chosen) - summary.reused
 
+    progress = progress or Progress()
+    if missing and processes.is_main:
+        progress.start("images", len(chosen), summary.reused)
+        progress.update(summary.reused)
+
     def tell(own: Summary) -> None:
-        if on_progress is None or not processes.is_main:
+        if not processes.is_main:
             return
         # With other processes at work the folder knows best how far the run is.
         done = own.computed
         if not processes.alone:
             done = max(done, len(store.finished() - finished))
-        seconds = time.monotonic() - began
-        left = seconds / done * (missing - done)
-        on_progress(Progress(summary.reused + done, len(chosen), done, seconds, left))
+        progress.update(summary.reused + done)
 
     own = _make(processes.share(todo), pipeline, store, layout, size, tell)
     for part in processes.gather(own):
@@ -150,8 +162,8 @@ def _make(
     todo: Sequence[Batch],
     pipeline: Pipeline,
     store: Run,
-    layout: Layout,
-    size: Size,
+    layout: Batcher,
+    size: BatchSize,
     tell: Callable[[Summary], None],
 ) -> Summary:
     """Compute batches and have them written, until all are or Ctrl-C is pressed."""
@@ -173,7 +185,7 @@ def _make(
         try:
             for batch, samples, found in compute_batches(todo, size, pipeline, draws, again=again):
                 own.hear(batch, found, pipeline)
-                images = images_of(batch, samples)
+                images = finished_cells(batch, samples)
                 own.not_finite += sum(not np.isfinite(image).all() for _, image, _ in images)
                 writer.put(images)
                 tell(own)
@@ -185,7 +197,7 @@ def _make(
 
 def compute_batches(
     batches: Iterable[Batch],
-    size: Size,
+    size: BatchSize,
     pipeline: Pipeline,
     draws: NoiseCache,
     *,
@@ -243,7 +255,7 @@ def compute(
     Raises `NoRowsError` when one of its variants has to be applied in place.
     """
     found, own = EditReport(), EditReport()
-    within = Within(pipeline, draws, found)
+    within = PhaseEdits(pipeline, draws, found)
     requests = [
         Request(c.prompt, c.seed, c.point, within(job.encoding), within(job.decoding))
         for job, c in ((job, job.condition) for job in batch.jobs)
@@ -252,7 +264,7 @@ def compute(
     settings = batch.jobs[0].settings
     with ExitStack() as stack:
         stack.enter_context(pipeline.explain_size_errors(settings))
-        callbacks = stack.enter_context(denoised(batch, pipeline, draws, own))
+        callbacks = stack.enter_context(denoiser_edits(batch, pipeline, draws, own))
         if listen is not None:
             callbacks = stack.enter_context(listen(batch, callbacks))
         samples = pipeline.sample([*requests, *references], settings, callbacks, batch.frames)
@@ -266,7 +278,7 @@ def compute(
     return samples, found
 
 
-def images_of(batch: Batch, samples: Samples) -> list[Made]:
+def finished_cells(batch: Batch, samples: Samples) -> list[FinishedCell]:
     """The shots of a batch, each with its image and latents."""
     images = []
     for i, job in enumerate(batch.jobs):
@@ -305,14 +317,14 @@ class _Writer:
         for future in self._pending:
             future.result()
 
-    def put(self, images: list[Made]) -> None:
+    def put(self, images: list[FinishedCell]) -> None:
         """Have a batch written. Waits while too many are; raises what an earlier one raised."""
         while len(self._pending) >= self.WAITING:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(write_images, images, self.store, self.pipeline))
+        self._pending.append(self._pool.submit(write_cells, images, self.store, self.pipeline))
 
 
-def write_images(images: Sequence[Made], store: Run, pipeline: Pipeline) -> None:
+def write_cells(images: Sequence[FinishedCell], store: Run, pipeline: Pipeline) -> None:
     """Write images as cells; they appear together."""
     store.write_cells(
         (shot.key, Image.fromarray(_pixels(image)), _record(shot, image, pipeline), latents)
@@ -320,10 +332,10 @@ def write_images(images: Sequence[Made], store: Run, pipeline: Pipeline) -> None
     )
 
 
-def make_images(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
+def compute_cell(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
     """One cell by itself: its key, its image, uint8 (height, width, 3), and its final latents."""
-    shots = shots_of([cell], pipeline)
-    layout = Layout(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
+    shots = with_keys([cell], pipeline)
+    layout = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
     (batch,) = layout.batches(jobs_of(shots, pipeline.component), 1)
     draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
     try:
@@ -331,7 +343,7 @@ def make_images(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.nda
     except NoRowsError as error:
         refuse(batch, error)
         samples, _ = compute(replace(batch, by_rows=False), pipeline, draws)
-    ((shot, image, latents),) = images_of(batch, samples)
+    ((shot, image, latents),) = finished_cells(batch, samples)
     return shot.key, _pixels(image), latents
 
 

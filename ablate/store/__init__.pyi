@@ -4,9 +4,14 @@ from .activations import (
     StatisticsError as StatisticsError,
     student as student,
 )
-from .files import whole as whole
-from .png import (
+from .files import (
     StoreError as StoreError,
+    atomic_write as atomic_write,
+    read_table as read_table,
+    remove as remove,
+    write_table as write_table,
+)
+from .png import (
     key_of as key_of,
     parameters_text as parameters_text,
     read_latents as read_latents,

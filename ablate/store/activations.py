@@ -8,7 +8,6 @@ samples that drove it most.
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ablate.messages import RequestError
+from ablate.store.files import atomic_write
 
 EPSILON = 1e-7
 TOP = 16  # samples kept that drive a unit most
@@ -241,8 +241,6 @@ class Statistics:
         """Write all of it, whole or not at all. Raises `StatisticsError` unless it is settled."""
         if not self.settled:
             raise StatisticsError(f"{path}: a batch was cut short, so that nothing is written")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         fields = ("component", "path", "kind", "stage", "role")
         told = {name: np.array([getattr(x, name) for x in self.layers], str) for name in fields}
         arrays: dict[str, Any] = {
@@ -255,9 +253,8 @@ class Statistics:
             **{f"layer_{name}": values for name, values in told.items()},
             **{name: getattr(self, name) for name in self.ARRAYS},
         }
-        with temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path, whole: bool = False) -> Statistics:

@@ -1,26 +1,102 @@
-"""Files that are written whole or not at all."""
+"""Files and folders written atomically, and tables as CSV."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from ablate.messages import RequestError
+
+
+class StoreError(RequestError):
+    """A run folder or a file in it that cannot be read or used; the message says why."""
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path beside another to write to, which takes its place afterwards: a file is there whole or
-    not at all. Where something failed nothing is left. Folders are made."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write a file or a folder to, then move it to `path`.
+
+    On an error `path` stays as it is and the temporary is removed. Parent folders are created.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    _restore(path)
+    # The process number separates processes that write into one run.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        temporary.replace(path)
+        if temporary.is_dir() and path.exists():
+            _replace_folder(temporary, path)
+        else:
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
-def _temporary(path: Path) -> Path:
-    # The process number keeps processes apart that write into one run.
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _replace_folder(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; what is there is removed only after that."""
+    backup = _backup_of(path)
+    remove(backup)
+    try:
+        path.rename(backup)
+        new.rename(path)
+    finally:
+        _restore(path)
+    remove(backup)
+
+
+def _restore(path: Path) -> None:
+    """Undo a replacement that ended between the two renames."""
+    backup = _backup_of(path)
+    if backup.is_dir() and not path.exists():
+        backup.rename(path)
+
+
+def _backup_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write a CSV file in UTF-8, with a line feed after each row; return its path."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a CSV file; blank lines are left out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StoreError: It is no table, or a row has more or fewer values than the header.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            header, rows = next(reader, []), []
+            for row in filter(None, reader):
+                if len(row) != len(header):
+                    raise StoreError(
+                        f"{path}: line {reader.line_num} has {len(row)} values for the"
+                        f" {len(header)} columns"
+                    )
+                rows.append(row)
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StoreError(f"{path} cannot be read as a table: {error}") from error
+    return header, rows

@@ -13,14 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ablate.messages import RequestError
+from ablate.store.files import StoreError
 
 LATENTS = b"abLt"  # an ancillary, private chunk that editors may keep
 MOST = 2**28  # bytes of latents: those of images of 8,192 × 8,192 pixels, and more
-
-
-class StoreError(RequestError):
-    """A run folder that cannot be read or used; the message says why."""
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

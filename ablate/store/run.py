@@ -17,6 +17,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ablate.network import ModuleInfo
-from ablate.store.files import _temporary, whole
-from ablate.store.png import LATENTS, StoreError, _packed, parameters_text, read_record
+from ablate.store.files import StoreError, atomic_write, remove
+from ablate.store.png import LATENTS, _packed, parameters_text, read_record
 
 FORMAT = 1  # of the run folder; raised when an older reader would misread it
 
@@ -113,20 +114,15 @@ class Run:
 
         They appear together, so that a run killed at any moment has whole batches.
         """
-        written = []
-        for key, image, record, latents in cells:
-            chunks = PngImagePlugin.PngInfo()
-            chunks.add_text("parameters", parameters_text(record))
-            chunks.add_text("ablate", json.dumps(record, sort_keys=True))
-            if latents is not None:
-                chunks.add(LATENTS, _packed(latents), after_idat=True)
-            path = self.path(key)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = _temporary(path)
-            image.save(temporary, format="PNG", pnginfo=chunks)
-            written.append((temporary, path))
-        for temporary, path in written:
-            temporary.replace(path)
+        with ExitStack() as stack:  # which moves all files to their places at its end
+            for key, image, record, latents in cells:
+                chunks = PngImagePlugin.PngInfo()
+                chunks.add_text("parameters", parameters_text(record))
+                chunks.add_text("ablate", json.dumps(record, sort_keys=True))
+                if latents is not None:
+                    chunks.add(LATENTS, _packed(latents), after_idat=True)
+                temporary = stack.enter_context(atomic_write(self.path(key)))
+                image.save(temporary, format="PNG", pnginfo=chunks)
 
     def forget_cells(self) -> None:
         """Remove all finished cells."""
@@ -135,14 +131,14 @@ class Run:
     def sweep_temporaries(self) -> None:
         """Remove what a killed process left half-written."""
         for leftover in self.folder.glob("**/*.tmp"):
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
 
     # ------------------------------------------------------------ files beside the cells
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the run whole or not at all."""
         path = self.folder / name
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
         return path
 

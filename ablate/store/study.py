@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ablate.store.png import StoreError
+from ablate.store.files import StoreError
 
 Item = TypeVar("Item")
 HUGE = 1e100  # beyond it no figure is one

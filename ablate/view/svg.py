@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image
 
-from ablate.store import whole
+from ablate.store import atomic_write
 from ablate.style import (
     ACCENT,
     DARK,
@@ -323,7 +323,7 @@ def save_drawing(svg: str, path: Path) -> tuple[Path, Path]:
     """Write a drawing as `path` with the suffixes `.svg` and `.png`, each whole or not at all."""
     paths = path.with_name(f"{path.name}.svg"), path.with_name(f"{path.name}.png")
     for file, data in zip(paths, (svg.encode(), png(svg)), strict=True):
-        with whole(file) as temporary:
+        with atomic_write(file) as temporary:
             temporary.write_bytes(data)
     return paths
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ablate.cli.main import main
-from ablate.cli.progress import Reporter
+from ablate.cli.progress import ProgressPrinter
 from ablate.engine.progress import Progress
 from ablate.store.png import read_record
 from ablate.units.record.study import Study
@@ -161,15 +161,17 @@ def test_an_atlas_and_what_went_dark(tmp_path: Path, tiny_folder: Path) -> None:
 
 
 def test_parts_of_a_command_have_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    reporter = Reporter("steps")
-    for reporter.terminal in (True, False):
-        reporter(Progress(1, 4, 1, 2.0, 6.0, noun="images"))
-        reporter(Progress(4, 4, 4, 8.0, 0.0, noun="images"))
-        reporter(Progress(0, 3, 0, 0.0, 0.0, noun="samples"))
-        reporter.close()
+    printer = ProgressPrinter()
+    progress = Progress(printer)
+    for printer.terminal in (True, False):
+        for noun, total, updates in (("images", 4, (1, 4)), ("samples", 3, (0,))):
+            progress.start(noun, total)
+            for done in updates:
+                progress.update(done)
+        printer.close()
         lines = capsys.readouterr().err.rstrip("\n").split("\n")
         assert "4/4 images" in lines[-2]
-        assert lines[-1].endswith("0/3 samples, 0:00 min" if reporter.terminal else
+        assert lines[-1].endswith("0/3 samples, 0:00 min" if printer.terminal else
                                   "0/3 samples (0 computed), 0:00 min")  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from fabricated import Color, Values, make_run as fabricate
 from PIL import Image
 
 from ablate.drift.compare import Comparison, compare_runs
-from ablate.store.png import StoreError
+from ablate.store.files import StoreError
 from ablate.store.run import Run
 from ablate.style import ACCENT, DARK
 from ablate.view import comparison as drawing, page as paper

@@ -12,9 +12,9 @@ from ablate.edits.variants import Edit, Variant
 from ablate.engine.batches import (
     SHARE,
     Batch,
+    Batcher,
     Job,
-    Layout,
-    Shot,
+    KeyedCell,
     in_order,
     jobs_of,
     joined,
@@ -25,7 +25,7 @@ from ablate.sampling.pipeline import Pipeline
 from ablate.sweep.check import resolve
 
 Build = Callable[..., Recipe]
-Lay = Callable[..., tuple[Layout, list[Job]]]
+Lay = Callable[..., tuple[Batcher, list[Job]]]
 
 MID = "mid_block.resnets.0"
 ZERO_EACH = {
@@ -53,13 +53,13 @@ def mixed(**keys: object) -> dict[str, object]:
 def lay(build: Build, tiny: Pipeline) -> Lay:
     """The layout and the jobs of a recipe on the tiny pipeline."""
 
-    def laid(rows: bool = True, **keys: object) -> tuple[Layout, list[Job]]:
+    def laid(rows: bool = True, **keys: object) -> tuple[Batcher, list[Job]]:
         plan = resolve(build(**keys))
         shots = [
-            Shot(cell, tiny.settings(cell.condition.sampling), f"job{i}")
+            KeyedCell(cell, tiny.settings(cell.condition.sampling), f"job{i}")
             for i, cell in enumerate(plan.cells)
         ]
-        return Layout(plan.catalog, rows=rows), jobs_of(shots, "unet")
+        return Batcher(plan.catalog, rows=rows), jobs_of(shots, "unet")
 
     return laid
 
@@ -297,35 +297,35 @@ def test_edits_of_what_is_at_work_before_or_after_change_nothing_about_batches(l
 
 
 @pytest.fixture
-def laid(lay: Lay) -> tuple[Layout, list[Batch]]:
+def laid(lay: Lay) -> tuple[Batcher, list[Batch]]:
     layout, jobs = lay(**zeroed(20))
     batches = layout.batches(jobs, 5)
     assert [len(batch) for batch in batches] == [5, 5, 5, 5]
     return layout, batches
 
 
-def left(layout: Layout, batches: list[Batch], done: set[str]) -> list[Batch]:
+def left(layout: Batcher, batches: list[Batch], done: set[str]) -> list[Batch]:
     return unfinished(batches, lambda shot: shot.key in done, lambda rest: layout.batches(rest, 5))
 
 
 def test_nothing_finished_leaves_all_batches_as_they_are(
-    laid: tuple[Layout, list[Batch]],
+    laid: tuple[Batcher, list[Batch]],
 ) -> None:
     layout, batches = laid
     assert left(layout, batches, set()) == batches
 
 
-def test_all_finished_leaves_nothing(laid: tuple[Layout, list[Batch]]) -> None:
+def test_all_finished_leaves_nothing(laid: tuple[Batcher, list[Batch]]) -> None:
     layout, batches = laid
     assert left(layout, batches, set(keys(batches))) == []
 
 
-def test_finished_batches_go_and_whole_ones_stay(laid: tuple[Layout, list[Batch]]) -> None:
+def test_finished_batches_go_and_whole_ones_stay(laid: tuple[Batcher, list[Batch]]) -> None:
     layout, batches = laid
     assert left(layout, batches, set(keys(batches[:1]))) == batches[1:]
 
 
-def test_the_rest_of_begun_batches_is_pooled(laid: tuple[Layout, list[Batch]]) -> None:
+def test_the_rest_of_begun_batches_is_pooled(laid: tuple[Batcher, list[Batch]]) -> None:
     """Two cells of one and three of another make one batch, behind those that are whole."""
     layout, batches = laid
     first, second, third, fourth = batches
@@ -339,7 +339,7 @@ def test_the_rest_of_begun_batches_is_pooled(laid: tuple[Layout, list[Batch]]) -
     assert Counter(keys(whole)).keys() | done == set(keys(batches))
 
 
-def test_halves_and_joined_lose_nothing(laid: tuple[Layout, list[Batch]]) -> None:
+def test_halves_and_joined_lose_nothing(laid: tuple[Batcher, list[Batch]]) -> None:
     _, batches = laid
     first, second = batches[0].halves()
     assert abs(len(first) - len(second)) == 1

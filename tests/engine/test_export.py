@@ -25,7 +25,8 @@ from ablate.models.files import ModelError
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.activations import Layer, Statistics
-from ablate.store.png import StoreError, read_record
+from ablate.store.files import StoreError
+from ablate.store.png import read_record
 from ablate.store.run import Run, StoredCell
 from ablate.sweep.check import resolve
 

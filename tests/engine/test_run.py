@@ -20,7 +20,7 @@ from ablate.edits import noise
 from ablate.edits.noise import NoiseCache
 from ablate.edits.registry import OPS, Op
 from ablate.engine import batches, run as engine
-from ablate.engine.batches import Batch, Job, Layout, Shot, Size, jobs_of
+from ablate.engine.batches import Batch, Batcher, BatchSize, Job, KeyedCell, jobs_of
 from ablate.engine.progress import Progress
 from ablate.network.selectors import select
 from ablate.recipe.recipe import Recipe
@@ -146,14 +146,14 @@ def test_another_error_is_passed_on_and_finished_cells_stay(
 
 
 @pytest.fixture
-def lay(build: Build, tiny: Pipeline) -> Callable[..., tuple[list[Job], Layout]]:
-    def laid(**keys: object) -> tuple[list[Job], Layout]:
+def lay(build: Build, tiny: Pipeline) -> Callable[..., tuple[list[Job], Batcher]]:
+    def laid(**keys: object) -> tuple[list[Job], Batcher]:
         plan = resolve(build(**keys))
         shots = [
-            Shot(cell, tiny.settings(cell.condition.sampling), f"job{i}")
+            KeyedCell(cell, tiny.settings(cell.condition.sampling), f"job{i}")
             for i, cell in enumerate(plan.cells)
         ]
-        return jobs_of(shots, "unet"), Layout(plan.catalog, rows=True)
+        return jobs_of(shots, "unet"), Batcher(plan.catalog, rows=True)
 
     return laid
 
@@ -166,7 +166,7 @@ ZEROED: dict[str, Any] = {
 
 
 def sizes(
-    size: Size, jobs: list[Job], layout: Layout, seconds: Callable[[Batch], float]
+    size: BatchSize, jobs: list[Job], layout: Batcher, seconds: Callable[[Batch], float]
 ) -> Iterator[int]:
     """Sizes of the batches that are taken one after the other, when they take so long."""
     queue = deque(layout.batches(jobs, size.unit))
@@ -182,14 +182,14 @@ def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "spare_memory", lambda _device: 2**60)
 
 
-Lay = Callable[..., tuple[list[Job], Layout]]
+Lay = Callable[..., tuple[list[Job], Batcher]]
 
 
 @pytest.mark.usefixtures("unlimited")
 def test_batches_grow_while_a_larger_one_pays(lay: Lay, tiny: Pipeline) -> None:
     """Up to the largest there is; all jobs are taken, each once."""
     jobs, layout = lay(**ZEROED)
-    size = Size(None, tiny, jobs)
+    size = BatchSize(None, tiny, jobs)
     found = list(sizes(size, jobs, layout, lambda batch: 1.0))
     assert found[0] < found[1] < found[2]
     assert found[1] > 1.8 * found[0]
@@ -203,7 +203,7 @@ def test_batches_grow_while_a_larger_one_pays(lay: Lay, tiny: Pipeline) -> None:
 def test_batches_do_not_grow_where_it_does_not_pay(each: float, lay: Lay, tiny: Pipeline) -> None:
     """One larger batch is tried."""
     jobs, layout = lay(**ZEROED)
-    size = Size(None, tiny, jobs)
+    size = BatchSize(None, tiny, jobs)
     found = list(
         sizes(size, jobs, layout, lambda b: len(b) * (1.0 if len(b) <= size.unit else each))
     )
@@ -216,7 +216,7 @@ def test_batches_do_not_grow_where_it_does_not_pay(each: float, lay: Lay, tiny: 
 @pytest.mark.usefixtures("unlimited")
 def test_batches_stop_growing_at_the_size_that_pays_most(lay: Lay, tiny: Pipeline) -> None:
     jobs, layout = lay(**ZEROED)
-    size = Size(None, tiny, jobs)
+    size = BatchSize(None, tiny, jobs)
     best = 2 * size.unit
     found = list(
         sizes(size, jobs, layout, lambda b: len(b) / min(len(b), best) + (len(b) > best) * len(b))
@@ -230,7 +230,7 @@ def test_batches_do_not_grow_where_memory_is_short(
 ) -> None:
     monkeypatch.setattr(batches, "spare_memory", lambda _device: 0)
     jobs, layout = lay(**ZEROED)
-    size = Size(None, tiny, jobs)
+    size = BatchSize(None, tiny, jobs)
     assert max(sizes(size, jobs, layout, lambda batch: 1.0)) <= size.unit
 
 
@@ -238,7 +238,7 @@ def test_batches_do_not_grow_where_memory_is_short(
 @pytest.mark.parametrize("wanted", [1, 7, 40])
 def test_a_size_that_is_asked_for_is_kept(wanted: int, lay: Lay, tiny: Pipeline) -> None:
     jobs, layout = lay(**ZEROED)
-    found = list(sizes(Size(wanted, tiny, jobs), jobs, layout, lambda batch: 1.0))
+    found = list(sizes(BatchSize(wanted, tiny, jobs), jobs, layout, lambda batch: 1.0))
     assert 0.9 * wanted <= max(found) <= wanted
     assert sum(found) == len(jobs)
 
@@ -246,7 +246,7 @@ def test_a_size_that_is_asked_for_is_kept(wanted: int, lay: Lay, tiny: Pipeline)
 @pytest.mark.usefixtures("unlimited")
 def test_a_size_that_was_too_large_is_halved_for_good(lay: Lay, tiny: Pipeline) -> None:
     jobs, layout = lay(**ZEROED)
-    size = Size(None, tiny, jobs)
+    size = BatchSize(None, tiny, jobs)
     queue = deque(layout.batches(jobs, size.unit))
     batch = size.take(queue)
     size.shrink(batch)
@@ -265,7 +265,7 @@ def test_a_size_that_was_too_large_is_halved_for_good(lay: Lay, tiny: Pipeline) 
 def test_batches_that_grow_are_of_one_kind(lay: Lay, tiny: Pipeline) -> None:
     """In place, only cells of one variant are computed together, however well a larger one pays."""
     jobs, layout = lay(**EVERYWHERE)
-    size = Size(None, tiny, jobs)
+    size = BatchSize(None, tiny, jobs)
     size.unit = 2
     queue = deque(layout.batches(jobs, 2))
     taken = []
@@ -534,7 +534,9 @@ def test_memory_stays_flat_over_two_thousand_cells(
         used[now.done] = psutil.Process().memory_info().rss
 
     plan = resolve(recipe)
-    summary = engine.execute(plan, tiny, Run(tmp_path / "run"), batch_size=20, on_progress=note)
+    summary = engine.execute(
+        plan, tiny, Run(tmp_path / "run"), batch_size=20, progress=Progress(note)
+    )
     assert summary.total == 2000
     first = max(memory for done, memory in used.items() if done <= 100)
     last = max(memory for done, memory in used.items() if done > 1900)

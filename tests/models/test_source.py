@@ -384,7 +384,7 @@ def test_an_offloaded_pipeline_makes_the_same_images(tiny: Pipeline, tiny_folder
     recipe = Recipe.build({"version": 1, "name": "x", "model": str(tiny_folder), "edits": [
         {"scale": {"modules": "*", "factor": 0.5}}]})  # fmt: skip
     (cell,) = [c for c in resolve(recipe).cells if not c.variant.is_baseline]
-    (_, pixels, _), (_, expected, _) = (engine.make_images(cell, p) for p in (pipeline, tiny))
+    (_, pixels, _), (_, expected, _) = (engine.compute_cell(cell, p) for p in (pipeline, tiny))
     assert np.array_equal(pixels, expected)
 
 

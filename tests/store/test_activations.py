@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablate.engine import Progress
 from ablate.store.activations import TOP, Layer, Statistics, StatisticsError, student
 from ablate.units.concepts import ablation as need, multimodal, search, selectivity
 from ablate.units.record.study import StudyError
@@ -408,7 +409,7 @@ def test_what_a_failed_batch_left_is_not_written(
     monkeypatch.setattr(selectivity, "stream", stream)
     monkeypatch.setattr(selectivity, "ByConcept", Sink)
     study: Any = SimpleNamespace(
-        folder=tmp_path, samples=range(9), component="text_encoder", texts=True
+        folder=tmp_path, samples=range(9), component="text_encoder", texts=True, progress=Progress()
     )
     with pytest.raises(ZeroDivisionError):
         selectivity.record_selectivity(study)

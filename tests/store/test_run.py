@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ablate.store.files import whole
-from ablate.store.png import StoreError, key_of, read_latents, read_record
+from ablate.store.files import StoreError, atomic_write
+from ablate.store.png import key_of, read_latents, read_record
 from ablate.store.run import Run
 
 RECORD = {
@@ -92,13 +92,13 @@ def test_latents_lie_in_the_png(tmp_path: Path) -> None:
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("one")
         assert not path.exists()
     assert path.read_text() == "one"
 
     def fail() -> None:
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("tw")
             raise OSError("the disk is full")
 

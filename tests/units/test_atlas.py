@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from ablate.engine import run as engine
+from ablate.engine.batches import BatchSize
 from ablate.engine.progress import Progress
-from ablate.engine.records import shots_of
+from ablate.engine.records import with_keys
 from ablate.sampling.pipeline import Pipeline
 from ablate.units.atlas import atlas
 from ablate.units.atlas.bins import (
@@ -81,7 +82,7 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "Size", lambda *_: SimpleNamespace(unit=1))
+    monkeypatch.setattr(recording, "BatchSize", lambda _, *rest: BatchSize(1, *rest))
 
 
 def by_hand(study: Study, each: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
@@ -91,7 +92,7 @@ def by_hand(study: Study, each: int) -> tuple[np.ndarray, list[tuple[int, int]]]
         heard: list[torch.Tensor] = []
         module = study.network.get_submodule(PATH)
         handle = module.register_forward_hook(lambda _m, _i, out, heard=heard: heard.append(out))
-        engine.make_images(cell, study.pipeline)
+        engine.compute_cell(cell, study.pipeline)
         handle.remove()
         assert len(heard) == 2
         for moment, out in enumerate(heard):
@@ -125,13 +126,15 @@ def test_a_killed_collection_goes_on(begin: Begin, monkeypatch: pytest.MonkeyPat
         if progress.done == 3:
             raise KeyboardInterrupt
 
+    study.progress = Progress(killed)
     with pytest.raises(KeyboardInterrupt):
-        collect(study, PATH, 2, watch=killed)
+        collect(study, PATH, 2)
     (path,) = study.folder.glob("vectors/*/values.f16")
     with path.open("ab") as file:
         file.write(b"half of a batch")
     seen: list[int] = []
-    vectors = collect(study, PATH, 2, watch=lambda progress: seen.append(progress.done))
+    study.progress = Progress(lambda progress: seen.append(progress.done))
+    vectors = collect(study, PATH, 2)
     assert seen == [4, 5, 6]
     for name in ("values.f16", "places.bin", "vectors.json"):
         assert (vectors.folder / name).read_bytes() == (whole.folder / name).read_bytes()
@@ -209,7 +212,7 @@ def test_patches_are_cut_where_vectors_lie(study: Study) -> None:
     told = atlas.make(study, PATH, rows=2, columns=2, method="pca", each=8, visualized=False)
     vectors = collect(study, PATH, 8)
     bins = binned(fit(vectors.chunks, "pca", rows=2, columns=2), vectors, 2, 2)
-    shots = shots_of(study.samples, study.pipeline)
+    shots = with_keys(study.samples, study.pipeline)
     one = told["bins"][0]
     place = vectors.places()[central(vectors, bins)[one["row"] * 2 + one["column"]]]
     with Image.open(study.pictures.path(shots[place["sample"]].key)) as image:
@@ -293,9 +296,10 @@ def test_each_part_is_counted_for_itself(study: Study, painted: list[int]) -> No
     edits = [{"zero": {"modules": "conv_in"}}]
 
     def watch(now: Progress) -> None:
-        seen.setdefault(now.noun, []).append(now)  # type: ignore[attr-defined]
+        seen.setdefault(now.noun, []).append(now)
 
-    told = atlas.make(study, PATH, rows=2, columns=2, each=8, edits=edits, watch=watch)
+    study.progress = Progress(watch)
+    told = atlas.make(study, PATH, rows=2, columns=2, each=8, edits=edits)
     assert list(seen) == ["samples", "layouts", "bins", "samples of the variant"]
     assert [now.total for (*_, now) in seen.values()] == [6, 1, len(told["bins"]), 6]
     for part in seen.values():

@@ -18,7 +18,7 @@ from PIL import Image
 from ablate.drift.clip import Reader
 from ablate.engine import run as engine
 from ablate.engine.progress import Progress
-from ablate.engine.records import shots_of
+from ablate.engine.records import with_keys
 from ablate.sampling.call import Stopped
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.activations import Layer, Statistics
@@ -349,13 +349,15 @@ def test_stopped_and_gone_on_with(
         if now.total > len(study.samples) and now.computed:  # the effects are under way
             signal.raise_signal(signal.SIGINT)
 
+    study.progress = Progress(stop)
     with pytest.raises(Stopped):
-        cards.make(study, count=4, seeds=(0, 1), watch=stop, visualized=False)
+        cards.make(study, count=4, seeds=(0, 1), visualized=False)
     assert not (study.folder / cards.FILE).exists()
     run = Run(study.folder / need.FOLDER)
     before = len(run.finished())
     assert 0 < before < len(list(run.cells()))
     del sampled[:]
+    study.progress = Progress()
     cards.make(study, count=4, seeds=(0, 1), visualized=False)
     assert sum(sampled) == len({cell.key for cell in run.cells()}) - before
     found = json.loads((study.folder / cards.FILE).read_text(encoding="utf-8"))
@@ -412,7 +414,7 @@ def both(begin: Begin, clip: Reader, tmp_path: Path) -> Study:
     study = begin(tmp_path / "study", clip, modules="visual_projection", component="clip")
     study.begin("selectivity")
     engine.execute(study.plan, study.pipeline, study.pictures)
-    shots = shots_of(study.samples, study.pipeline)
+    shots = with_keys(study.samples, study.pipeline)
     pictures = [opened(study, shot.key) for shot in shots]
     looks = range(len(multimodal.LOOKS))
     letters = [multimodal.picture(word, look, 64) for word in CONCEPTS for look in looks]
@@ -446,7 +448,7 @@ def test_multimodal_units_answer_to_pictures_and_words(both: Study, sampled: lis
               if r["units"] == 1 and r["factor"] == 0 and r["own"])  # fmt: skip
     assert both.reader is not None
     words = both.reader.texts([f"an {c}" if c == "owl" else f"a {c}" for c in CONCEPTS])
-    shots = shots_of(both.samples, both.pipeline)
+    shots = with_keys(both.samples, both.pipeline)
     pictures = [opened(both, shots[i].key) for i in range(4, 8)]
     with torch.no_grad():
         both.reader.network.visual_projection.weight[7] = 0

@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ablate.drift.clip import Preparation, Reader
-from ablate.engine.progress import Clock, Progress
+from ablate.engine.progress import Progress
 from ablate.models.files import ModelError
 from ablate.sampling.call import Stopped
 from ablate.sampling.pipeline import Pipeline
-from ablate.store.png import StoreError, read_record
+from ablate.store.files import StoreError
+from ablate.store.png import read_record
 from ablate.units.visualize import fourier as canvas, make as wanted, visualize
 from ablate.units.visualize.ascent import Ascent, records, started
 from ablate.units.visualize.capture import capture
@@ -359,7 +360,7 @@ def test_ctrl_c_keeps_finished_pictures(
             signaled.append(signal.raise_signal(signal.SIGINT))
 
     with pytest.raises(Stopped):
-        wanted.render_latents(tiny, objectives, tmp_path, steps=1, watch=watch)
+        wanted.render_latents(tiny, objectives, tmp_path, steps=1, progress=Progress(watch))
     assert len(list(tmp_path.glob("*latent.png"))) == 2
     files = wanted.render_latents(tiny, objectives, tmp_path, steps=1)
     assert all(path.is_file() for path in files)
@@ -367,12 +368,17 @@ def test_ctrl_c_keeps_finished_pictures(
 
 
 def test_the_pace_is_that_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Progress] = []
-    clock = Clock(10, 0, told.append, "preparing")
-    for now, done in (30.0, 0), (32.0, 2):
-        monkeypatch.setattr("ablate.engine.progress.time.monotonic", lambda n=now: clock.began + n)
-        clock(done)
-    assert [(round(now.left), now.noun) for now in told] == [(0, "preparing"), (8, "")]
+    reported: list[Progress] = []
+    progress = Progress(reported.append)
+    for now, done in (100.0, None), (130.0, 0), (132.0, 2):
+        monkeypatch.setattr("ablate.engine.progress.time.monotonic", lambda now=now: now)
+        if done is None:
+            progress.start("steps", 10, preparing="preparations")
+        else:
+            progress.update(done)
+    assert [(p.left, p.seconds, p.noun) for p in reported] == [
+        (0, 30, "preparations"), (8, 32, "steps")
+    ]  # fmt: skip
 
 
 def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from studied import Node, make_study, parsed, words
 
-from ablate.store.png import StoreError
+from ablate.store.files import StoreError
 from ablate.view import svg
 from ablate.view.errors import PictureError
 from ablate.view.studies import atlas as atlases

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from studied import CONCEPTS, NAME, Node, make_study, paint, parsed, words
 
-from ablate.store.png import StoreError
+from ablate.store.files import StoreError
 from ablate.style import ACCENT
 from ablate.view import svg
 from ablate.view.studies import cards as unitcards

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from studied import NAME, Node, make_study, parsed, table, words
 
-from ablate.store.png import StoreError
+from ablate.store.files import StoreError
 from ablate.view.errors import PictureError
 from ablate.view.studies import distributions
 

@@ -19,7 +19,7 @@ from reported import (
     policy_of,
 )
 
-from ablate.store.png import StoreError
+from ablate.store.files import StoreError
 from ablate.store.run import Run
 from ablate.view.report import run as report
 

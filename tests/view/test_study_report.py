@@ -14,7 +14,7 @@ import pytest
 from reported import NASTY, digest, policy_of
 from studied import CONCEPTS, NAME, make_study
 
-from ablate.store.png import StoreError
+from ablate.store.files import StoreError
 from ablate.view import svg
 from ablate.view.report import study as folio
 

@@ -29,9 +29,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ablate.engine import Clock, Watch, counting, make_images, shots_of, stoppable
-from ablate.sampling import Stopped
-from ablate.store import Run, key_of, whole
+from ablate.engine import compute_cell, stoppable, with_keys
+from ablate.store import Run, atomic_write, key_of
 from ablate.units.atlas.bins import (
     LEAST,
     LOST,
@@ -79,7 +78,6 @@ def make(
     each: int | None = None,
     visualized: bool = True,
     edits: Sequence[Any] = (),
-    watch: Watch | None = None,
 ) -> Atlas:
     """Make the atlas of a module into a study's folder, going on where an earlier time stopped.
 
@@ -98,8 +96,8 @@ def make(
         many = study.component != CLIP and not study.texts and study.setup.when is None
         each = EACH if many else DENSE
     settings = {"method": method, "spread": spread, "rows": rows, "columns": columns, "each": each}
-    vectors = collect(study, path, each, watch=counting("samples", watch))
-    layout = _laid(study, vectors, settings, counting("layouts", watch))
+    vectors = collect(study, path, each)
+    layout = _laid(study, vectors, settings)
     bins = binned(layout, vectors, rows, columns)
     if not len(bins.shown):
         raise StudyError(_few(len(vectors), 0, rows, columns))
@@ -107,9 +105,9 @@ def make(
     cut(study, vectors, bins, told["grid"])
     write(study, told)
     if visualized:
-        draw(study, path, layout, vectors, bins, told["grid"], counting("bins", watch))
+        draw(study, path, layout, vectors, bins, told["grid"])
         write(study, told)
-    return compare(study, path, edits, watch) if edits else told
+    return compare(study, path, edits) if edits else told
 
 
 def _few(vectors: int, shown: int, rows: int, columns: int) -> str:
@@ -155,7 +153,7 @@ def write(study: Study, told: Atlas) -> None:
     Run(study.folder).write_text(FILE, json.dumps(told, indent=1) + "\n")
 
 
-def _laid(study: Study, vectors: Vectors, settings: dict[str, Any], watch: Watch | None) -> Layout:
+def _laid(study: Study, vectors: Vectors, settings: dict[str, Any]) -> Layout:
     """The layout that lies in the folder, or a new one, with which pictures of another go."""
     key, grid = _key(vectors, settings), _grid(vectors, settings)
     path = study.folder / PICTURES / grid / LAYOUT
@@ -163,11 +161,11 @@ def _laid(study: Study, vectors: Vectors, settings: dict[str, Any], watch: Watch
     if layout is None:
         for folder in (PICTURES, PATCHES):
             shutil.rmtree(study.folder / folder / grid, ignore_errors=True)
-        clock = Clock(1, 0, watch)
-        clock(0)
+        study.progress.start("layouts", 1)
+        study.progress.update(0)
         layout = fit(vectors.chunks, *(settings[name] for name in SETTINGS[:4]))
         layout.save(path, key)
-        clock(1)
+        study.progress.update(1)
     return layout
 
 
@@ -221,7 +219,7 @@ def cut(study: Study, vectors: Vectors, bins: Bins, grid: str) -> None:
     if study.texts:
         return
     best, places = central(vectors, bins), vectors.places()
-    shots = shots_of(study.samples, study.pipeline)
+    shots = with_keys(study.samples, study.pipeline)
     for number in bins.shown.tolist():
         path = study.folder / PATCHES / grid / f"{bins.name(number)}.png"
         if is_picture(path):
@@ -231,7 +229,7 @@ def cut(study: Study, vectors: Vectors, bins: Bins, grid: str) -> None:
         if is_picture(picture):
             patch = open_picture(picture)
         else:  # gone, or broken, since it was recorded
-            patch = Image.fromarray(make_images(study.samples[place["sample"]], study.pipeline)[1])
+            patch = Image.fromarray(compute_cell(study.samples[place["sample"]], study.pipeline)[1])
         if study.component == CLIP:
             patch = _squared(patch)
         if np.isfinite(place["y"]):
@@ -262,7 +260,7 @@ def _squared(image: Image.Image) -> Image.Image:
 
 def _save(image: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         image.save(temporary, format="PNG")
 
 
@@ -273,7 +271,6 @@ def draw(
     vectors: Vectors,
     bins: Bins,
     grid: str,
-    watch: Watch | None = None,
 ) -> None:
     """Visualize the bins that are shown into a folder of `bins/`, many at once; those that are
     there stay.
@@ -287,29 +284,27 @@ def draw(
     paths = {n: study.folder / PICTURES / grid / f"{bins.name(n)}.png" for n in shown}
     todo = [n for n in shown if not is_picture(paths[n])]
     before = len(shown) - len(todo)
-    clock = Clock(len(shown), before, watch)
+    study.progress.start("bins", len(shown), before)
     if todo:
-        clock(before)
+        study.progress.update(before)
     name = path + HEADS if study.setup.kind == "heads" else path
     # A denoiser's bins lie each about one place of the picture, and are made clear there; of an
     # image encoder, in the mean over positions, whole pictures fill with what a bin stands for.
     size = None if study.component == CLIP else size_of(study)
     middles = middles_of(vectors, bins)
-    with stoppable(study.pipeline):
+    with stoppable(study.pipeline) as check_stop:
         for start in range(0, len(todo), BATCH):
             some = todo[start : start + BATCH]
 
             def tell(step: int, total: int, start: int = start, count: int = len(some)) -> None:
-                if study.pipeline.stop():
-                    raise Stopped
-                clock(before + start + count * step // total)
+                check_stop()
+                study.progress.update(before + start + count * step // total)
 
             away = bins.mean[some] - layout.mean
             goal = Goal(name, away, layout.whitened(away), layout.mean, middles[some], size)
             for number, image in zip(some, optimized(goal.objective(), tell), strict=True):
                 _save(_picture(image), paths[number])
-            if study.pipeline.stop():
-                raise Stopped
+            check_stop()
 
 
 def _optimizer(study: Study) -> Callable[[Objective, Tell], np.ndarray] | None:
@@ -402,7 +397,7 @@ def _picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray((np.nan_to_num(image).clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def compare(study: Study, path: str, edits: Sequence[Any], watch: Watch | None = None) -> Atlas:
+def compare(study: Study, path: str, edits: Sequence[Any]) -> Atlas:
     """Place what the layer gives under edits on the atlas that lies in the folder, and tell in it
     what went dark.
 
@@ -420,13 +415,12 @@ def compare(study: Study, path: str, edits: Sequence[Any], watch: Watch | None =
             f"the atlas in {study.folder} is of `{told['module']}` of `{told['component']}`, not of"
             f" `{path}`; make one of it, in a folder of its own"
         )
-    baseline = collect(study, path, told["each"], watch=counting("samples", watch))
+    baseline = collect(study, path, told["each"])
     file = study.folder / PICTURES / told["grid"] / LAYOUT
     layout = Layout.load(file, _key(baseline, settings))
     if layout is None:
         raise StudyError(f"{file} is not the layout of this atlas; make it anew")
-    seen = counting("samples of the variant", watch)
-    variant = collect(study, path, told["each"], edits=edits, watch=seen)
+    variant = collect(study, path, told["each"], edits=edits)
     rows, columns, names = told["rows"], told["columns"], study.setup.stimuli.concepts
     concepts = np.array(study.concepts)
     of = [placed(layout, vectors, rows, columns) for vectors in (baseline, variant)]

@@ -22,7 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ablate.messages import RequestError
-from ablate.store import whole
+from ablate.store import atomic_write
 
 METHODS = ("pca", "som", "umap")
 SPREADS = ("even", "range")
@@ -129,7 +129,7 @@ class Layout:
             "numbers": np.array([self.total, self.nearest, self.reach]),
             **{name: getattr(self, name) for name in self.ARRAYS},
         }
-        with whole(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **told)
 
     @classmethod

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.engine import Clock, Watch
 from ablate.messages import did_you_mean
 from ablate.network import SelectorError
 from ablate.store import Run, key_of
@@ -195,9 +194,7 @@ def drawn(sample: int, moment: int, positions: int, each: int) -> np.ndarray:
     return np.sort(rng.choice(positions, min(each, positions), replace=False))
 
 
-def collect(
-    study: Study, path: str, each: int, *, edits: Sequence[Any] = (), watch: Watch | None = None
-) -> Vectors:
+def collect(study: Study, path: str, each: int, *, edits: Sequence[Any] = ()) -> Vectors:
     """The vectors of a module for all samples of a study, `each` positions of every moment.
 
     `edits`: as recipes write them; they hold meanwhile. Goes on where an earlier time stopped, if
@@ -221,11 +218,12 @@ def collect(
     total = len(study.samples)
     if vectors.done < total:
         if study.component == CLIP and not study.texts:  # they take the most time
-            render_missing(study, plan or study.plan, watch=watch)
-        clock = Clock(total, vectors.done, watch)
+            render_missing(study, plan or study.plan)
+        noun = "samples of the variant" if edits else "samples"
+        study.progress.start(noun, total, vectors.done)
         sink = Collector(vectors, each, size_of(study), maps_of_study(study))
         for done in stream(study, sink, vectors.done, paths=[path], plan=plan):
-            clock(done)
+            study.progress.update(done)
     return vectors
 
 

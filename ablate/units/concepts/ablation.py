@@ -19,10 +19,9 @@ import numpy as np
 
 from ablate.drift import COVERED, Reader, read_embeddings, write_drift
 from ablate.edits import Edit, Variant, applied
-from ablate.engine import Clock, Watch, counting, shots_of, stoppable
+from ablate.engine import stoppable, with_keys
 from ablate.messages import phrase
 from ablate.network import Unit
-from ablate.sampling import Stopped
 from ablate.store import Run, student
 from ablate.sweep import BASELINE, Cell, Condition, Plan, PlanAxis, condition_axis
 from ablate.units.record.recording import READ, open_picture, render_missing
@@ -85,9 +84,7 @@ def check(study: Study, seeds: Sequence[int]) -> None:
         raise StudyError("effects take two seeds at least: their intervals are over seeds")
 
 
-def measure(
-    study: Study, trials: Sequence[Trial], seeds: Sequence[int], watch: Watch | None = None
-) -> dict[Trial, Found]:
+def measure(study: Study, trials: Sequence[Trial], seeds: Sequence[int]) -> dict[Trial, Found]:
     """The effects of every trial at each factor; none without a CLIP model that reads pictures.
 
     `seeds`: of the pictures that are made; of the CLIP model's own units the study's pictures are
@@ -96,8 +93,8 @@ def measure(
     if study.reader is None:
         return {}
     if study.component == CLIP:
-        return dict(_read_anew(study, study.reader, trials, watch))
-    return _made_anew(study, study.reader, trials, tuple(dict.fromkeys(seeds)), watch)
+        return dict(_read_anew(study, study.reader, trials))
+    return _made_anew(study, study.reader, trials, tuple(dict.fromkeys(seeds)))
 
 
 def variant(study: Study, trial: Trial, factor: float) -> Variant:
@@ -175,11 +172,10 @@ def _made_anew(
     reader: Reader,
     trials: Sequence[Trial],
     seeds: tuple[int, ...],
-    watch: Watch | None,
 ) -> dict[Trial, Found]:
     planned = plan(study, trials, seeds)
     run = Run(study.folder / FOLDER)
-    render_missing(study, planned, run, watch)
+    render_missing(study, planned, run)
     write_drift(run, reader, study.setup.stimuli.concepts)
     pictures = _Pictures(study, reader, run, planned)
     return {trial: pictures.found(trial, seeds) for trial in trials}
@@ -190,7 +186,7 @@ class _Pictures:
 
     def __init__(self, study: Study, reader: Reader, run: Run, planned: Plan) -> None:
         self.study, self.run = study, run
-        shots = shots_of(planned.cells, study.pipeline)
+        shots = with_keys(planned.cells, study.pipeline)
         self.keys = {
             (shot.cell.variant.name, shot.cell.condition.prompt, shot.cell.condition.seed): shot.key
             for shot in shots
@@ -243,15 +239,15 @@ class _Pictures:
 
 
 def _read_anew(
-    study: Study, reader: Reader, trials: Sequence[Trial], watch: Watch | None
+    study: Study, reader: Reader, trials: Sequence[Trial]
 ) -> Iterator[tuple[Trial, Found]]:
-    render_missing(study, study.plan, watch=watch)
+    render_missing(study, study.plan)
     pictures = _by_concept(study)
     asked = dict.fromkeys(c for trial in trials for c in trial.concepts)
     before = {c: _read(study, reader, pictures, [c]) for c in asked}
     total, done = sum(len(trial.factors) for trial in trials), 0
-    clock = Clock(total, 0, counting("readings", watch))
-    with stoppable(study.pipeline):
+    study.progress.start("readings", total)
+    with stoppable(study.pipeline) as check_stop:
         for trial in trials:
             rows = []
             for factor in trial.factors:
@@ -262,9 +258,8 @@ def _read_anew(
                         _row(study, trial, factor, concept,
                              _compared(before[concept][concept], after[concept], concept))
                     )  # fmt: skip
-                clock(done := done + 1)
-                if study.pipeline.stop():
-                    raise Stopped
+                study.progress.update(done := done + 1)
+                check_stop()
             yield trial, Found(tuple(rows))
 
 
@@ -280,7 +275,7 @@ def _compared(before: Seen, after: Seen, concept: int) -> Reading:
 def _by_concept(study: Study) -> dict[int, list[Path]]:
     """The files of the study's pictures by concept, of all seeds."""
     found: dict[int, list[Path]] = {}
-    for shot in shots_of(study.plan.cells, study.pipeline):
+    for shot in with_keys(study.plan.cells, study.pipeline):
         concept = study.setup.stimuli.concept_of(shot.cell.condition.prompt)
         found.setdefault(concept, []).append(study.pictures.path(shot.key))
     return found

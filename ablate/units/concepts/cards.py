@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.engine import Shot, Watch, counting, describe, shots_of
+from ablate.engine import KeyedCell, describe_run, with_keys
 from ablate.models import ModelError
 from ablate.store import Layer, Run, Statistics
 from ablate.units.concepts import ablation as need, multimodal, search, selectivity
@@ -43,7 +43,6 @@ def make(
     seeds: Sequence[int] = SEEDS,
     *,
     visualized: bool = True,
-    watch: Watch | None = None,
 ) -> Path:
     """Write the cards of some units, by module path and number, or of `count` that stand out.
 
@@ -62,7 +61,7 @@ def make(
     if len(study.samples) == len(study.setup.stimuli.concepts):
         raise StudyError(search.ONE)
     study.begin("selectivity")
-    statistics = recorded(study, watch)
+    statistics = recorded(study)
     known = search.Contrasts.of(statistics)
     chosen = (
         outstanding(statistics, count, known)
@@ -71,13 +70,13 @@ def make(
     )
     if not chosen:
         raise StudyError("no units were asked for; name some, or a count above 0")
-    _draw(study, statistics, chosen, watch)
+    _draw(study, statistics, chosen)
     deck = _Deck(study, statistics, chosen, known)
-    effects = need.measure(study, [*deck.alone, *deck.together], seeds, watch)
-    both = multimodal.find(study, statistics, watch, known)
+    effects = need.measure(study, [*deck.alone, *deck.together], seeds)
+    both = multimodal.find(study, statistics, known)
     unseen: list[str] = []
     if visualized:
-        deck.seen, unseen = _visualized(study, statistics, chosen, watch)
+        deck.seen, unseen = _visualized(study, statistics, chosen)
     table = search.search(statistics, known=known)
     told = {
         "component": study.component,
@@ -94,14 +93,14 @@ def make(
     return Run(study.folder).write_text(FILE, json.dumps(told, indent=1) + "\n")
 
 
-def recorded(study: Study, watch: Watch | None = None) -> Statistics:
+def recorded(study: Study) -> Statistics:
     """The statistics of all samples of a study, recorded where they were not yet."""
     path = study.folder / selectivity.FILE
     if path.exists():
         statistics = Statistics.load(path)
         if statistics.done == len(study.samples):
             return statistics
-    return selectivity.record_selectivity(study, watch)
+    return selectivity.record_selectivity(study)
 
 
 def outstanding(
@@ -173,7 +172,7 @@ def _whole(values: np.ndarray) -> bool:
     return bool((np.abs(values - values.round()) < 1e-3).all())
 
 
-def _draw(study: Study, statistics: Statistics, units: Sequence[int], watch: Watch | None) -> None:
+def _draw(study: Study, statistics: Statistics, units: Sequence[int]) -> None:
     """Have the pictures made that cards show and that are not there, or cannot be read any more: of
     what reads texts none were made before."""
     prompts = [cell.condition.prompt for cell in study.samples]
@@ -187,15 +186,15 @@ def _draw(study: Study, statistics: Statistics, units: Sequence[int], watch: Wat
     if not missing:
         return
     try:
-        render_missing(study, replace(study.plan, cells=missing, floor=()), watch=watch)
+        render_missing(study, replace(study.plan, cells=missing, floor=()))
     finally:
         # The run is that of all stimuli, whatever is there of it.
-        everything = shots_of(study.plan.cells, study.pipeline)
-        describe(study.plan, study.pipeline, study.pictures, everything)
+        everything = with_keys(study.plan.cells, study.pipeline)
+        describe_run(study.plan, study.pipeline, study.pictures, everything)
 
 
 def _visualized(
-    study: Study, statistics: Statistics, units: Sequence[int], watch: Watch | None
+    study: Study, statistics: Statistics, units: Sequence[int]
 ) -> tuple[dict[int, Path], list[str]]:
     """What the units respond to most, a file a unit: what the denoiser makes of latents, images of
     the CLIP model's image encoder; of what reads texts there are none. And why, where there can be
@@ -205,13 +204,13 @@ def _visualized(
     make = objectives.head if study.setup.kind == "heads" else objectives.channel
     places = [statistics.place_of(unit) for unit in units]
     driven = [make(layer.path, number) for layer, number in places]
-    folder, watch = study.folder / "visualizations", counting("steps of visualizing", watch)
+    folder = study.folder / "visualizations"
     try:
         if study.component == CLIP:
             assert study.reader is not None
-            files = wanted.render_images(study.reader, driven, folder, watch=watch)
+            files = wanted.render_images(study.reader, driven, folder, progress=study.progress)
         else:
-            files = wanted.render_latents(study.pipeline, driven, folder, watch=watch)
+            files = wanted.render_latents(study.pipeline, driven, folder, progress=study.progress)
             files = [gallery.finished_of(file) for file in files]
     except (objectives.ObjectiveError, ModelError) as error:
         return {}, [f"Nothing was visualized: {error}."]
@@ -231,7 +230,7 @@ class _Deck:
     ) -> None:
         self.study, self.statistics, self.units = study, statistics, units
         self.seen: Mapping[int, Path] = {}
-        self.shots: list[Shot] = shots_of(study.samples, study.pipeline)
+        self.shots: list[KeyedCell] = with_keys(study.samples, study.pipeline)
         self.prompts = [cell.condition.prompt for cell in study.samples]
         self.contrast, self.least = known.values, known.least
         self.grids: dict[Layer, tuple[int, int] | None] = {}

@@ -31,8 +31,7 @@ from torch import Tensor
 
 from ablate.drift import Reader
 from ablate.edits import word, wrong_letters
-from ablate.engine import Clock, Watch, counting, shots_of, stoppable
-from ablate.sampling import Stopped
+from ablate.engine import stoppable, with_keys
 from ablate.store import Layer, Run, Statistics, StatisticsError
 from ablate.units.concepts.search import Contrasts
 from ablate.units.record.layers import capturing, strength
@@ -71,7 +70,6 @@ class Both:
 def find(
     study: Study,
     statistics: Statistics,
-    watch: Watch | None = None,
     known: Contrasts | None = None,
 ) -> Both:
     """The multimodal units of a study of the CLIP model's image encoder, and of the shared space;
@@ -81,11 +79,11 @@ def find(
         return Both()
     reader = study.reader
     letters = _kept(study, "words", statistics.layers, len(statistics.concepts) * len(LOOKS),
-                    lambda: _of_letters(study, reader, statistics.layers, watch))  # fmt: skip
+                    lambda: _of_letters(study, reader, statistics.layers))  # fmt: skip
     pictures = _kept(study, "pictures", None, len(study.samples),
-                     lambda: _of_pictures(study, reader, watch))  # fmt: skip
+                     lambda: _of_pictures(study, reader))  # fmt: skip
     prompts = _kept(study, "prompts", None, len(study.setup.stimuli.prompts),
-                    lambda: _of_prompts(study, reader, watch))  # fmt: skip
+                    lambda: _of_prompts(study, reader))  # fmt: skip
     found = Both()
     for by, shown, told in (("letters", statistics, letters), ("prompts", pictures, prompts)):
         seen = known if known is not None and shown is statistics else Contrasts.of(shown)
@@ -186,9 +184,7 @@ def picture(concept: str, look: int, side: int) -> Image.Image:
     return ImageChops.multiply(paper, Image.new("RGB", (side, side), color))
 
 
-def _of_letters(
-    study: Study, reader: Reader, layers: Sequence[Layer], watch: Watch | None
-) -> Statistics:
+def _of_letters(study: Study, reader: Reader, layers: Sequence[Layer]) -> Statistics:
     concepts, side = study.setup.stimuli.concepts, reader.preparation.side
     samples = [(c, look) for c in range(len(concepts)) for look in range(len(LOOKS))]
 
@@ -197,20 +193,20 @@ def _of_letters(
 
     paths = [layer.path for layer in layers]
     labels = [concept for concept, _ in samples]
-    return _heard(study, reader, paths, study.setup.kind, labels, show, READ, watch)
+    return _heard(study, reader, paths, study.setup.kind, labels, show, READ)
 
 
-def _of_pictures(study: Study, reader: Reader, watch: Watch | None) -> Statistics:
-    render_missing(study, study.plan, watch=watch)
-    shots = shots_of(study.samples, study.pipeline)
+def _of_pictures(study: Study, reader: Reader) -> Statistics:
+    render_missing(study, study.plan)
+    shots = with_keys(study.samples, study.pipeline)
 
     def show(some: Sequence[int]) -> None:
         reader.images([open_picture(study.pictures.path(shots[n].key)) for n in some])
 
-    return _heard(study, reader, [PICTURE], "channels", study.concepts, show, READ, watch)
+    return _heard(study, reader, [PICTURE], "channels", study.concepts, show, READ)
 
 
-def _of_prompts(study: Study, reader: Reader, watch: Watch | None) -> Statistics:
+def _of_prompts(study: Study, reader: Reader) -> Statistics:
     stimuli = study.setup.stimuli
     labels = [stimuli.concept_of(prompt) for prompt in stimuli.prompts]
 
@@ -218,7 +214,7 @@ def _of_prompts(study: Study, reader: Reader, watch: Watch | None) -> Statistics
         reader.texts([stimuli.prompts[n] for n in some])
 
     # One by one: texts of a batch are filled up to one length.
-    return _heard(study, reader, [TEXT], "channels", labels, show, 1, watch)
+    return _heard(study, reader, [TEXT], "channels", labels, show, 1)
 
 
 def _heard(
@@ -229,15 +225,14 @@ def _heard(
     labels: Sequence[int],
     show: Callable[[Sequence[int]], None],
     most: int,
-    watch: Watch | None,
 ) -> Statistics:
     """Statistics by concept of some layers of the CLIP model. `labels`: the concept of every
     sample; `show`: has it read the samples of these numbers, `most` at once."""
     own, dealt = np.array(labels), np.array(shuffled(labels))
     found: Statistics | None = None
     what = {PICTURE: "pictures", TEXT: "prompts"}.get(paths[0], "words in letters")
-    clock = Clock(len(labels), 0, counting(what, watch))
-    with stoppable(study.pipeline):
+    study.progress.start(what, len(labels))
+    with stoppable(study.pipeline) as check_stop:
         for first in range(0, len(labels), most):
             some = list(range(first, min(first + most, len(labels))))
             values: dict[str, Tensor] = {}
@@ -252,9 +247,8 @@ def _heard(
                 found = Statistics(layers, study.setup.stimuli.concepts)
             rows = torch.cat([values[path] for path in paths], 1).cpu().numpy()
             found.add(own[some], rows, None, dealt[some])
-            clock(found.done)
-            if study.pipeline.stop():
-                raise Stopped
+            study.progress.update(found.done)
+            check_stop()
     assert found is not None
     return found
 

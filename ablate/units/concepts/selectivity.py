@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.engine import Clock, Watch, counting
 from ablate.store import Layer, Run, Statistics
 from ablate.units.record.layers import grid_of, middle_of, strength
 from ablate.units.record.recording import maps_of_study, render_missing, stream
@@ -100,7 +99,7 @@ class ByConcept:
         ]
 
 
-def record_selectivity(study: Study, watch: Watch | None = None) -> Statistics:
+def record_selectivity(study: Study) -> Statistics:
     """Record all samples of a study, going on where an earlier time stopped.
 
     Pictures of it that are gone, or cannot be read any more, are made again. Writes
@@ -115,12 +114,13 @@ def record_selectivity(study: Study, watch: Watch | None = None) -> Statistics:
     if reads or (done and not study.texts):
         # Of a CLIP model they are made before anything is heard, and take the most time.
         some = study.plan if reads else replace(study.plan, cells=study.samples[:done], floor=())
-        render_missing(study, some, watch=watch)
-    clock, pace = Clock(len(study.samples), done, counting("samples", watch)), _Pace()
-    clock(done)
+        render_missing(study, some)
+    pace = _Pace()
+    study.progress.start("samples", len(study.samples), done)
+    study.progress.update(done)
     try:
         for seen in stream(study, sink, done):
-            clock(seen)
+            study.progress.update(seen)
             if sink.statistics is not None and pace.due():
                 pace.write(sink.statistics, path)
     finally:

@@ -20,21 +20,18 @@ from torch import Tensor, nn
 from ablate.edits import EditReport, NoiseCache, When, step_number
 from ablate.engine import (
     Batch,
-    Made,
-    Progress,
-    Shot,
-    Size,
-    Watch,
-    Within,
-    counting,
-    denoised,
-    describe,
+    BatchSize,
+    FinishedCell,
+    KeyedCell,
+    PhaseEdits,
+    denoiser_edits,
+    describe_run,
     execute,
-    images_of,
+    finished_cells,
     jobs_of,
-    shots_of,
     stoppable,
-    write_images,
+    with_keys,
+    write_cells,
 )
 from ablate.models import is_out_of_memory, spare_memory
 from ablate.network import ScopeError, rebuilt, tensors
@@ -91,11 +88,10 @@ def stream(
         batches = _encoded(heard, cells, start)
     else:
         batches = _sampled(heard, plan, cells, start)
-    with stoppable(study.pipeline):
+    with stoppable(study.pipeline) as check_stop:
         for done in batches:
             yield done
-            if study.pipeline.stop():
-                raise Stopped
+            check_stop()
 
 
 @dataclass(frozen=True)
@@ -308,9 +304,9 @@ def _shortened(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sampled(heard: _Heard, plan: Plan, cells: Sequence[Cell], start: int) -> Iterator[int]:
     pipeline, pictures = heard.pipeline, heard.study.pictures
-    shots = shots_of(cells, pipeline)
-    describe(plan, pipeline, pictures, shots_of(plan.cells, pipeline))
-    most = Size(None, pipeline, jobs_of(shots[:1], pipeline.component)).unit
+    shots = with_keys(cells, pipeline)
+    describe_run(plan, pipeline, pictures, with_keys(plan.cells, pipeline))
+    most = BatchSize(None, pipeline, jobs_of(shots[:1], pipeline.component)).unit
     draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
     while start < len(shots):
         some = shots[start : start + most]
@@ -325,20 +321,20 @@ def _sampled(heard: _Heard, plan: Plan, cells: Sequence[Cell], start: int) -> It
                 raise
             most = len(some) // 2
             continue
-        write_images(made, pictures, pipeline)
+        write_cells(made, pictures, pipeline)
         start += len(some)
         heard.sink.end(range(start - len(some), start))
         yield start
 
 
-def _together(heard: _Heard, shots: Sequence[Shot], draws: NoiseCache) -> list[Made]:
+def _together(heard: _Heard, shots: Sequence[KeyedCell], draws: NoiseCache) -> list[FinishedCell]:
     """The images of some samples of one variant, sampled at once while the denoiser's layers are
     heard."""
     pipeline, when = heard.pipeline, heard.study.setup.when
     calls = calls_of(pipeline, shots[0].settings)
     batch = Batch(tuple(jobs_of(shots, pipeline.component)), by_rows=False)
     count = len(batch)
-    within = Within(pipeline, draws, EditReport())
+    within = PhaseEdits(pipeline, draws, EditReport())
     requests = [
         Request(c.prompt, c.seed, c.point, within(job.encoding), within(job.decoding))
         for job, c in ((job, job.condition) for job in batch.jobs)
@@ -355,7 +351,7 @@ def _together(heard: _Heard, shots: Sequence[Shot], draws: NoiseCache) -> list[M
     heard.sink.begin(count)
     with (
         pipeline.explain_size_errors(shots[0].settings),
-        denoised(batch, pipeline, draws, EditReport()) as moments,
+        denoiser_edits(batch, pipeline, draws, EditReport()) as moments,
         heard.capturing(hear) as counted,
     ):
 
@@ -372,7 +368,7 @@ def _together(heard: _Heard, shots: Sequence[Shot], draws: NoiseCache) -> list[M
             moments.on_step(number)
 
         samples = pipeline.sample(requests, shots[0].settings, Callbacks(begin, reach))
-    return images_of(batch, samples)
+    return finished_cells(batch, samples)
 
 
 def _encoded(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
@@ -384,9 +380,9 @@ def _encoded(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
         raise Stopped  # the prompt is encoded by now
 
     for number in range(start, len(cells)):
-        (shot,) = shots_of([cells[number]], pipeline)
+        (shot,) = with_keys([cells[number]], pipeline)
         (job,) = jobs_of([shot], pipeline.component)
-        edits = Within(pipeline, draws, EditReport())(job.encoding)
+        edits = PhaseEdits(pipeline, draws, EditReport())(job.encoding)
         condition = job.condition
         request = Request(condition.prompt, condition.seed, encoding=_once(heard, edits))
         heard.sink.begin(1)
@@ -420,9 +416,9 @@ def _read(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
     """Images, which are there (`render_missing`), or prompts, through the CLIP model."""
     study, reader = heard.study, heard.study.reader
     assert reader is not None
-    shots: list[Shot] = []
+    shots: list[KeyedCell] = []
     if not study.texts:
-        shots = shots_of(cells, study.pipeline)
+        shots = with_keys(cells, study.pipeline)
     most = 1 if study.texts else READ  # texts of one batch would be filled up to one length
     for first in range(start, len(cells), most):
         some = range(first, min(first + most, len(cells)))
@@ -437,18 +433,12 @@ def _read(heard: _Heard, cells: Sequence[Cell], start: int) -> Iterator[int]:
         yield some[-1] + 1
 
 
-def render_missing(
-    study: Study, plan: Plan, run: Run | None = None, watch: Watch | None = None
-) -> None:
+def render_missing(study: Study, plan: Plan, run: Run | None = None) -> None:
     """Have the pictures of a plan made that a run lacks, or that cannot be read any more. `run`:
     the study's own pictures unless another is given. Raises `Stopped` after Ctrl-C."""
     run = study.pictures if run is None else run
-    watch = counting("images", watch)
-    missing = missing_pictures(study, plan.cells, run)
-    if watch is not None and missing:  # a batch may take long
-        total = len(plan.cells)
-        watch(Progress(total - len(missing), total, 0, 0.0, 0.0))
-    if execute(plan, study.pipeline, run, on_progress=watch).interrupted:
+    missing_pictures(study, plan.cells, run)
+    if execute(plan, study.pipeline, run, progress=study.progress).interrupted:
         raise Stopped
 
 
@@ -456,7 +446,7 @@ def missing_pictures(study: Study, cells: Sequence[Cell], run: Run) -> list[int]
     """The numbers of the cells without a picture in a run. Files that are no pictures, or whose
     ends are missing, are removed."""
     found = []
-    for number, shot in enumerate(shots_of(cells, study.pipeline)):
+    for number, shot in enumerate(with_keys(cells, study.pipeline)):
         path = run.path(shot.key)
         if path.exists() and not is_picture(path):
             path.unlink()

@@ -23,7 +23,7 @@ from torch import nn
 
 from ablate.drift import Reader, vocabulary_of
 from ablate.edits import BY, When
-from ablate.engine import Processes
+from ablate.engine import Processes, Progress
 from ablate.messages import RequestError, did_you_mean
 from ablate.models import Source, versions
 from ablate.network import Catalog, ModuleInfo, Selector, build_catalog, phase_of
@@ -140,6 +140,7 @@ class Study:
         self.folder = Path(folder)
         self.reader = reader
         self.pipeline = pipeline
+        self.progress = Progress()  # of what is being made; whoever reports it sets another
         self.pictures = Run(self.folder / "pictures")
         if setup.component == CLIP and reader is None:
             raise StudyError(

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
-from ablate.engine import Clock, Watch
-from ablate.store import Run, StoreError, key_of, whole
+from ablate.engine import Progress
+from ablate.store import Run, StoreError, atomic_write, key_of
 from ablate.style import INK, MUTED, PAGE, Label, clean, typeface, wrap
 from ablate.units.visualize.ascent import Told, Visualized
 from ablate.units.visualize.objectives import Objective
@@ -128,16 +128,16 @@ def fill(
     seeds: Sequence[int],
     tell: Callable[[Sequence[Objective]], Sequence[Mapping[str, Any]]],
     make: Callable[[Sequence[Objective], Told], Visualized],
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     at_once: int = 32,
     work: int = 1,
 ) -> list[Path]:
     """Have the pictures of objectives and seeds made that a folder lacks, and give the files of
     all. `tell` gives their records, `make` the pictures, of so many objectives at once; they are
-    on disk before the next are begun. `work`: what `watch` counts, so much an objective, whatever
-    parts `make` tells of its own. An objective that is given twice has one picture, and its
-    file is given twice. `kind`: of input; all but images are named by it. Raises `StoreError`, with
-    nothing made, where two would have one file.
+    on disk before the next are begun. `work`: what `progress` counts, so much an objective,
+    whatever parts `make` tells of its own. An objective that is given twice has one picture, and
+    its file is given twice. `kind`: of input; all but images are named by it. Raises `StoreError`,
+    with nothing made, where two would have one file.
     """
     single = [one for objective in objectives for one in objective.apart()]
     names = {objective: [objective.text for _ in seeds] for objective in single}
@@ -148,12 +148,13 @@ def fill(
     files_of([name for own in names.values() for name in own], folder)
     lacking = [o for o in names if waiting(folder, names[o], tell([o]))]
     count = max(1, at_once // len(seeds))
-    clock = Clock(len(lacking) * work, 0, watch, "steps, looking for a start")
+    progress, noun = progress or Progress(), "tiles" if kind == "dream" else "steps"
+    progress.start(noun, len(lacking) * work, preparing="steps, looking for a start")
     for first in range(0, len(lacking), count):
         some = lacking[first : first + count]
 
         def step(done: int, total: int, first: int = first, some: int = len(some)) -> None:
-            clock(first * work + some * work * done // total)
+            progress.update(first * work + some * work * done // total)
 
         save(make(some, step), [name for o in some for name in names[o]], folder)
     return [folder / file_of(name) for objective in single for name in names[objective]]
@@ -191,7 +192,7 @@ def _write(pixels: np.ndarray, path: Path, told: Mapping[str, Any]) -> None:
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("ablate", json.dumps(told, sort_keys=True))
     values = np.nan_to_num(np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(values).save(temporary, format="PNG", pnginfo=chunks)
 
 

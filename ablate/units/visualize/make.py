@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from ablate.drift import Reader
-from ablate.engine import Watch, stoppable
+from ablate.engine import Progress, stoppable
 from ablate.sampling import Pipeline
 from ablate.units.visualize.ascent import Told, Visualized
 from ablate.units.visualize.files import fill
@@ -46,7 +46,7 @@ def render_images(
     seeds: Sequence[int] = (0,),
     *,
     steps: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Images that the CLIP model's image encoder responds to most, a file for each objective and
     seed (`ablate.units.visualize.of_image`)."""
@@ -58,7 +58,7 @@ def render_images(
 
     return fill(
         folder, "image", objectives, seeds,
-        lambda some: image_records(reader, some, seeds, ascent), make, watch, ascent.batch,
+        lambda some: image_records(reader, some, seeds, ascent), make, progress, ascent.batch,
         ascent.steps * len(seeds),
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ def render_dreams(
     seeds: Sequence[int] = (0,),
     *,
     steps: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """What the objectives see in a picture, drawn into it (`ablate.units.visualize.dream`)."""
     check_seen(objectives, reader)
@@ -83,7 +83,7 @@ def render_dreams(
 
     return fill(
         folder, "dream", objectives, seeds,
-        lambda some: dream_records(reader, some, picture, seeds, count), make, watch, 1, work,
+        lambda some: dream_records(reader, some, picture, seeds, count), make, progress, 1, work,
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def render_latents(
     t: float = LEVEL,
     prompt: str = "",
     steps: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Latents at noise level `t` that the denoiser responds to most
     (`ablate.units.visualize.of_latent`). Raises `Stopped` after Ctrl-C."""
@@ -110,7 +110,7 @@ def render_latents(
         return fill(
             folder, "latent", objectives, seeds,
             lambda some: latent_records(pipeline, some, t, prompt, seeds, ascent),
-            make, watch, ascent.batch, ascent.steps * len(seeds),
+            make, progress, ascent.batch, ascent.steps * len(seeds),
         )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def render_prompts(
     t: float = LEVEL,
     prompt: str = "",
     steps: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Embeddings of prompts that the denoiser responds to most at noise level `t`, over the latents
     of all seeds (`ablate.units.visualize.of_prompt`). Raises `Stopped` after Ctrl-C."""
@@ -137,5 +137,5 @@ def render_prompts(
         return fill(
             folder, "prompt", objectives, seeds[:1],
             lambda some: prompt_records(pipeline, some, t, prompt, seeds, ascent),
-            make, watch, ascent.batch, ascent.steps,
+            make, progress, ascent.batch, ascent.steps,
         )  # fmt: skip

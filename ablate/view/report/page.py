@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablate.store import whole
+from ablate.store import atomic_write
 from ablate.style import FONTS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,7 +45,7 @@ def filled(name: str, parts: Mapping[str, str]) -> str:
 
 def write(path: Path, text: str) -> Path:
     """Write a page, whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         # What is half a letter alone, as JSON may have it, becomes `?`.
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
     return path
