@@ -139,7 +139,7 @@ def test_messages(arguments: tuple[str, ...], message: str, recipe: Path) -> Non
 
 def test_check(recipe: Path) -> None:
     done = ablate("check", recipe)
-    assert (done.returncode, done.stdout) == (0, f"{recipe}: right\n")
+    assert (done.returncode, done.stdout) == (0, f"{recipe}: OK\n")
 
 
 def test_plan_counts_without_weights(recipe: Path) -> None:

@@ -234,7 +234,7 @@ def test_code_runs_only_where_it_is_allowed_to(
             " `--allow-code`, or `allow_code=True` in Python\n1 problem"
         ) in output
     assert not (tmp_path / "ran").exists()
-    assert told("check", "--allow-code", recipe) == (0, f"{recipe}: right\n")
+    assert told("check", "--allow-code", recipe) == (0, f"{recipe}: OK\n")
     assert (tmp_path / "ran").exists()
 
 

@@ -106,7 +106,7 @@ def test_another_image_is_found_out(cell: Path, tmp_path: Path) -> None:
     forged = rewritten(cell, tmp_path / "forged", other_seed)
     code, said = ablate("replay", forged, "--verify", "--device", "cpu")
     assert code == 1
-    assert "it is not named by what its record tells" in said
+    assert "its name is not the key of its record" in said
     assert "different by" in said
     assert ablate("replay", forged, "--device", "cpu")[0] == 0
 
@@ -117,7 +117,7 @@ def test_a_model_that_changed_is_told(cell: Path, tmp_path: Path) -> None:
 
     old = rewritten(cell, tmp_path / "old", other_model)
     code, said = ablate("replay", old, "--verify", "--device", "cpu")
-    assert (code, said.splitlines()[0]) == (0, "its model has changed since it was made")
+    assert (code, said.splitlines()[0]) == (0, "its model has changed since this cell was computed")
 
 
 def test_show_tells_what_a_cell_is(cell: Path) -> None:
