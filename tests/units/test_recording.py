@@ -15,6 +15,7 @@ from torch import nn
 
 from ablate import lab
 from ablate.edits.variants import When
+from ablate.engine.progress import Progress
 from ablate.network.selectors import SelectorError
 from ablate.network.slices import ScopeError
 from ablate.sampling.call import Stopped
@@ -274,7 +275,8 @@ def test_text_encoders_read_each_prompt_once(begin: Begin, plain: Any) -> None:
 def test_the_clip_model_reads_the_images(begin: Begin) -> None:
     study = begin(component="clip", keys={"clip": "bundled"})
     parts: list[Any] = []
-    found = record_selectivity(study, parts.append)
+    study.progress = Progress(parts.append)
+    found = record_selectivity(study)
     assert [(p.noun, p.done, p.total) for p in parts] == [
         ("images", 0, 2), ("images", 2, 2), ("samples", 0, 2), ("samples", 2, 2),
     ]  # fmt: skip
@@ -314,13 +316,16 @@ def test_it_goes_on_where_it_stopped(begin: Begin, monkeypatch: pytest.MonkeyPat
         if progress.computed:
             raise Enough
 
+    study.progress = Progress(stop)
     with pytest.raises(Enough):
-        record_selectivity(study, stop)
+        record_selectivity(study)
     assert Statistics.load(study.folder / "activations.npz").done == 4
     assert not (study.folder / "units.csv").exists()
     first = min(path.stat().st_mtime_ns for path in (study.folder / "pictures/cells").iterdir())
     told: list[int] = []
-    again = record_selectivity(begin(stimuli), lambda now: told.append(now.done))
+    study = begin(stimuli)
+    study.progress = Progress(lambda now: told.append(now.done))
+    again = record_selectivity(study)
     assert told == [4, 6]
     for name in Statistics.ARRAYS:
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
@@ -343,8 +348,9 @@ def test_ctrl_c_leaves_whole_batches(
     def stop(progress: Any) -> None:
         tiny.stop = lambda: bool(progress.computed)
 
+    study.progress = Progress(stop)
     with pytest.raises(Stopped):
-        record_selectivity(study, stop)
+        record_selectivity(study)
     assert Statistics.load(study.folder / "activations.npz").done == 4
     assert not tiny.stop()
 
