@@ -20,8 +20,13 @@ from .png import (
 )
 from .run import Axis as Axis, Run as Run, StoredCell as StoredCell
 from .study import (
+    ATLASES as ATLASES,
+    CARDS as CARDS,
+    DRAWINGS as DRAWINGS,
+    REPORT as REPORT,
     Study as Study,
     batched as batched,
+    drawing_files as drawing_files,
     footer as footer,
     model_name as model_name,
     read_atlas as read_atlas,
@@ -30,4 +35,5 @@ from .study import (
     read_study as read_study,
     shortened as shortened,
     slug_of as slug_of,
+    study_pictures as study_pictures,
 )

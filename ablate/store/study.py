@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -23,6 +23,17 @@ Item = TypeVar("Item")
 HUGE = 1e100  # beyond it no figure is one
 WIDEST = 200  # rows and columns of an atlas
 SHORT = 80  # letters of a name that is cut
+REPORT = "report.html"
+CARDS = "cards"  # the folder of the drawings of cards, and the name of their sheets
+ATLASES = {
+    "atlas": "Atlas",
+    "atlas-patches": "Atlas of patches",
+    "atlas-compared": "Atlas compared",
+}
+# Names of drawings, of which a study has one each, by the file that they are drawn from.
+DRAWINGS = {
+    "units.csv": ("selectivity",), "cards.json": ("concepts",), "atlas.json": tuple(ATLASES),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,14 +118,14 @@ CARD = {
         "units?": [UNIT], "sentences?": [TEXT], "reversed?": [EFFECT], "examples?": [EXAMPLE],
     },
 }  # fmt: skip
-CARDS = {
+CARDS_FILE = {
     "component?": TEXT, "cards?": [CARD], "none?": [TEXT], "notes?": [TEXT],
     "search?": [{"concept": TEXT, "units?": [{**UNIT, "contrast": FIGURE}]}],
     "multimodal?": [
         {**UNIT, "concept": TEXT, "picture": FIGURE, "word": FIGURE, "by?": TEXT}
     ],
 }  # fmt: skip
-ATLAS = {
+ATLAS_FILE = {
     "module?": TEXT, "component?": TEXT, "method?": TEXT, "spread?": TEXT, "rows": COUNT,
     "columns": COUNT, "vectors": COUNT, "variant?": TEXT, "variant_vectors?": COUNT,
     "notes?": [TEXT],
@@ -132,7 +143,7 @@ def read_cards(folder: Path) -> dict[str, Any]:
     found = read(folder / "cards.json")
     if found is None:
         return {}
-    told: dict[str, Any] = _checked(found, CARDS, f"{folder / 'cards.json'}")
+    told: dict[str, Any] = _checked(found, CARDS_FILE, f"{folder / 'cards.json'}")
     once: dict[object, Any] = {}
     for card in told.get("cards", []):
         once.setdefault((card["module"], card["unit"]), card)
@@ -145,7 +156,7 @@ def read_atlas(folder: Path) -> dict[str, Any] | None:
     found = read(path)
     if found is None:
         return None
-    told: dict[str, Any] = _checked(found, ATLAS, f"{path}")
+    told: dict[str, Any] = _checked(found, ATLAS_FILE, f"{path}")
     for key in ("rows", "columns"):
         if not 1 <= told[key] <= WIDEST:
             raise StoreError(f"{path}: `{key}` must lie between 1 and {WIDEST}")
@@ -196,6 +207,21 @@ def _checked(value: Any, kind: Any, file: str, at: str = "") -> Any:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def drawing_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """The files of a drawing: SVG and PNG."""
+    return folder / f"{name}.svg", folder / f"{name}.png"
+
+
+def study_pictures(folder: Path) -> Iterator[Path]:
+    """All files and folders that drawing a study may have written into its folder."""
+    for name in (name for names in DRAWINGS.values() for name in names):
+        yield from drawing_files(folder, name)
+    yield from (folder / name for name in (CARDS, f"{CARDS}.png", REPORT))
+    for path in folder.glob(f"{CARDS}-*.png"):
+        if re.fullmatch(rf"{CARDS}-\d+", path.stem):
+            yield path
 
 
 def slug_of(name: str) -> str:

@@ -25,6 +25,9 @@ from ablate.style import INK, MUTED, Label, clean
 from ablate.view.errors import PictureError
 from ablate.view.page import BASELINE, MAX_SIDE, WIDEST, Block, Style, Tile, Words, pages, write
 
+SAMPLING_FACTS = {
+    "num_inference_steps": "{} steps", "guidance_scale": "guidance {}", "scheduler": "{}",
+}  # fmt: skip
 Names = str | Sequence[str] | None  # of axes
 
 
@@ -411,15 +414,14 @@ def _facts(sweep: _Sweep) -> list[str]:
     varying = sweep.axes.keys() - only.keys()
     sampling = {k: v for k, v in {**manifest["sampling"], **only}.items() if k not in varying}
     seeds = sweep.labels.get("seed") or sorted({str(p.cell.seed) for p in sweep.places})
-    words = {"num_inference_steps": "{} steps", "guidance_scale": "guidance {}", "scheduler": "{}"}
     facts = [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"]
     if len(seeds) > 12:
         facts = [f"{len(seeds)} seeds"]
     facts.append(f"{manifest['model']['id']} ({_short(manifest['model']['fingerprint'])})")
-    facts += [form.format(sampling[key]) for key, form in words.items() if key in sampling]
+    facts += sampling_facts(sampling)
     if sampling.get("negative_prompt"):
         facts.append(f"negative prompt “{sampling['negative_prompt']}”")
-    told = {"prompt", "seed", "negative_prompt", "width", "height", *words}
+    told = {"prompt", "seed", "negative_prompt", "width", "height", *SAMPLING_FACTS}
     facts += [_phrase(name, label) for name, label in only.items() if name not in told]
     facts += [f"{w} × {h} px" for w, h in sorted(set(sweep.sizes.values()))[:3]]
     keys = {place.cell.key for place in sweep.places} | sweep.added.keys()
@@ -429,6 +431,11 @@ def _facts(sweep: _Sweep) -> list[str]:
     if sweep.broken:
         facts.append(f"{len(sweep.broken)} with NaN")
     return [clean(fact) for fact in facts]
+
+
+def sampling_facts(sampling: Mapping[str, Any]) -> list[str]:
+    """The most important settings of the sampling, a few words each."""
+    return [form.format(sampling[k]) for k, form in SAMPLING_FACTS.items() if k in sampling]
 
 
 def _short(fingerprint: str) -> str:

@@ -29,11 +29,11 @@ from ablate.models import Source, versions
 from ablate.network import Catalog, ModuleInfo, Selector, build_catalog, phase_of
 from ablate.recipe import Recipe, RecipeError, parse_recipe
 from ablate.sampling import Pipeline
-from ablate.store import Run
+from ablate.store import Run, study_pictures
 from ablate.sweep import Cell, Plan, resolve
 from ablate.units.record.layers import choose_layers, hidden_layers
 from ablate.units.record.stimuli import Stimuli
-from ablate.view import boxes, study_pictures
+from ablate.view import letters_note
 
 FORMAT = 1
 CLIP = "clip"  # the component that reads images
@@ -242,7 +242,7 @@ class Study:
     @property
     def letters(self) -> str:
         """What is to be said of concepts that pictures cannot show; else nothing."""
-        return boxes(self.setup.stimuli.concepts)
+        return letters_note(self.setup.stimuli.concepts)
 
     @cached_property
     def texts(self) -> bool:

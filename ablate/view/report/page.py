@@ -1,108 +1,83 @@
-"""Self-contained pages: templates, type, a content security policy, and drawings put into them.
+"""Self-contained pages: Jinja2 templates, fonts, a content security policy, and inlined drawings.
 
-A page opens from disk, without a server, and asks nothing of any network. What is drawn into it is
-checked first: an SVG document that runs nothing and asks for nothing.
+A page opens from disk, without a server, and requests nothing from any network. Drawings are
+checked before they are inlined: an SVG document that runs nothing and loads nothing.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from ablate.store import atomic_write
 from ablate.style import FONTS
 
 TEMPLATES = Path(__file__).parent / "templates"
 SVG = "http://www.w3.org/2000/svg"
-DRAWING = {
+ELEMENTS = {
     "svg", "g", "defs", "title", "desc", "path", "rect", "circle", "ellipse", "line", "polyline",
     "polygon", "text", "tspan", "textPath", "image", "clipPath", "mask", "pattern", "style",
     "linearGradient", "radialGradient", "stop", "marker", "symbol", "use", "a",
 }  # fmt: skip
-FITTED = (  # style of a picture: as wide as the page, unless that is too small or all is asked for
+DRAWING_CSS = (  # as wide as the page, unless that is too small or the full size is asked for
     "svg{display:block;max-width:max(100%,1200px);height:auto}"
     ":host([data-full]) svg{max-width:none}"
     "[data-cell],[data-module]{cursor:pointer}"
 )
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.globals["drawing_css"] = Markup(DRAWING_CSS)
+ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
 
 
-def template(name: str) -> str:
-    """The text of a file of `templates`."""
-    return (TEMPLATES / name).read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class Drawing:
+    """A checked SVG document for a page.
+
+    Attributes:
+        title: What the drawing is called on the page.
+        root: Its elements, without namespaces, as HTML has them.
+    """
+
+    title: str
+    root: ElementTree.Element
+
+    def __html__(self) -> str:
+        return ElementTree.tostring(self.root, encoding="unicode", short_empty_elements=False)
+
+    def crop(self, left: float, top: float, zoom: float = 1) -> Drawing:
+        """Cut off the head of a drawing and as much at its other sides as on the left; return it.
+
+        Its full size becomes `zoom` times its size.
+        """
+        _, _, width, height = map(float, self.root.attrib["viewBox"].split())
+        width, height = width - 2 * left, height - top - left
+        self.root.set("viewBox", f"{left:g} {top:g} {width:g} {height:g}")
+        self.root.set("width", f"{zoom * width:g}")
+        self.root.set("height", f"{zoom * height:g}")
+        return self
 
 
-def filled(name: str, parts: Mapping[str, str]) -> str:
-    """A template with its `{{places}}` filled, in one pass: nothing filled in is taken for one."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template(name))
+def parse_drawing(title: str, svg: str) -> Drawing:
+    """Parse and check an SVG document: it runs nothing and loads nothing.
 
-
-def write(path: Path, text: str) -> Path:
-    """Write a page, whole or not at all."""
-    with atomic_write(path) as temporary:
-        # What is half a letter alone, as JSON may have it, becomes `?`.
-        temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
-    return path
-
-
-def faces() -> str:
-    """Inter, inlined: drawings are laid out by its widths, and not everyone has it."""
-    made = []
-    for name, weight in (("Regular", 400), ("SemiBold", 600)):
-        font = base64.b64encode((FONTS / f"Inter-{name}.otf").read_bytes()).decode()
-        made.append(
-            f"@font-face{{font-family:Inter;font-weight:{weight};"
-            f"src:url(data:font/otf;base64,{font})}}\n"
-        )
-    return "".join(made)
-
-
-def policy(script: str, css: str, pictures: Iterable[ElementTree.Element]) -> str:
-    """A content security policy: nothing from outside, no script or style but those of the page."""
-
-    def digest(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-    parts = [part for picture in pictures for part in picture.iter()]
-    styles = [css, FITTED, *(part.text or "" for part in parts if part.tag == "style")]
-    rules = [
-        "default-src 'none'",
-        "img-src 'self' data: file:",
-        "font-src data:",
-        f"script-src {digest(script)}",
-        f"style-src {' '.join(dict.fromkeys(map(digest, styles)))}",
-    ]
-    if any("style" in part.attrib for part in parts):
-        rules.append("style-src-attr 'unsafe-inline'")
-    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
-
-
-def pairs(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Settings as pairs of a dotted name and a value; what is empty is left out."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from pairs(f"{name}.{key}", part)
-    elif value not in (None, "", []):
-        yield name, told(value)
-
-
-def told(value: Any) -> str:
-    """A value as a reader would write it."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(told, value))
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def drawing(title: str, svg: str) -> ElementTree.Element:
-    """An SVG document that is a drawing and nothing else: it runs nothing and asks for nothing.
-
-    Raises `ValueError` when it is not well-formed XML or holds more than a drawing.
+    Raises:
+        ValueError: It is not well-formed XML or contains more than a drawing.
     """
 
     def refuse(why: str) -> ValueError:
@@ -114,34 +89,118 @@ def drawing(title: str, svg: str) -> ElementTree.Element:
         raise refuse(f"is not well-formed XML: {error}") from error
     if root.tag != f"{{{SVG}}}svg":
         raise refuse(f"is no SVG document: its root is `{root.tag}`, not `svg` of {SVG}")
-    for part in root.iter():
-        space, _, name = str(part.tag).rpartition("}")
-        if space != f"{{{SVG}" or name not in DRAWING:
-            raise refuse(f"holds `{name}`, which is no element of a drawing")
-        if name == "style" and re.search(r"@import|url\(", part.text or "", re.IGNORECASE):
-            raise refuse("has a style that asks for a file")
-        for full, value in part.attrib.items():
+    for element in root.iter():
+        space, _, name = str(element.tag).rpartition("}")
+        if space != f"{{{SVG}" or name not in ELEMENTS:
+            raise refuse(f"contains `{name}`, which is no element of a drawing")
+        if name == "style" and re.search(r"@import|url\(", element.text or "", re.IGNORECASE):
+            raise refuse("has a style that loads a file")
+        for full, value in element.attrib.items():
             attribute = full.rpartition("}")[2]
             if attribute.lower().startswith("on"):
                 raise refuse(f"has `{attribute}`, which would run a script")
             link = attribute.lower() in ("href", "src") and not value.startswith("#")
             inline = name == "image" and re.match(r"data:image/(png|jpeg|webp);base64,", value)
             if link and not inline and not re.fullmatch(r"cells/\w+\.png", value):
-                raise refuse(f"links to `{value[:60]}`, which lies outside of it")
+                raise refuse(f"links to `{value[:60]}`, which is outside of it")
             if re.search(r"url\(\s*['\"]?\s*[^'\"\s#]", value, re.IGNORECASE):
-                raise refuse(f"asks for a file in `{attribute}`")
-    for part in root.iter():  # HTML knows these elements without a namespace
-        part.tag = str(part.tag).rpartition("}")[2]
-        for full in [name for name in part.attrib if name.startswith("{")]:
-            value = part.attrib.pop(full)
-            part.set(full.rpartition("}")[2], value)
-    return root
+                raise refuse(f"loads a file in `{attribute}`")
+    for element in root.iter():
+        element.tag = str(element.tag).rpartition("}")[2]
+        for full in [name for name in element.attrib if name.startswith("{")]:
+            element.set(full.rpartition("}")[2], element.attrib.pop(full))
+    return Drawing(title, root)
 
 
-def picture(title: str, svg: ElementTree.Element) -> str:
-    """A section of the page. A shadow root keeps the picture's names and styles to itself."""
-    drawn = ElementTree.tostring(svg, encoding="unicode", short_empty_elements=False)
-    return (
-        f'<div class="picture" data-title="{html.escape(title)}">'
-        f'<template shadowrootmode="open"><style>{FITTED}</style>{drawn}</template></div>'
+def write_page(
+    path: Path,
+    template: str,
+    *,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    drawings: Collection[Drawing],
+    **context: Any,
+) -> Path:
+    """Render a template and write it to `path`, which is returned.
+
+    Args:
+        path: The file of the page.
+        template: A file of `templates/`, which extends `page.html`.
+        styles: Files of CSS, in order.
+        scripts: Names of scripts, without suffix, in the order in which they depend on each other.
+        drawings: All drawings on the page.
+        context: What else the template uses.
+    """
+    css = _font_faces() + "".join(map(_source, styles))
+    script = "\n".join(_source(f"{name}.js") for name in scripts)
+    text = ENVIRONMENT.get_template(template).render(
+        css=Markup(css),
+        script=Markup(script),
+        policy=Markup(_policy(script, css, drawings)),
+        drawings=drawings,
+        **context,
     )
+    with atomic_write(path) as temporary:
+        # A lone surrogate, which JSON may contain, becomes `?`.
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
+    return path
+
+
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _font_faces() -> str:
+    """CSS with Inter inlined: drawings are laid out by its widths, and not everyone has it."""
+    faces = []
+    for name, weight in (("Regular", 400), ("SemiBold", 600)):
+        font = base64.b64encode((FONTS / f"Inter-{name}.otf").read_bytes()).decode()
+        faces.append(
+            f"@font-face{{font-family:Inter;font-weight:{weight};"
+            f"src:url(data:font/otf;base64,{font})}}\n"
+        )
+    return "".join(faces)
+
+
+def _policy(script: str, css: str, drawings: Collection[Drawing]) -> str:
+    """A content security policy: nothing from outside, only the page's scripts and styles."""
+
+    def digest(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    elements = [element for drawing in drawings for element in drawing.root.iter()]
+    styles = [css, DRAWING_CSS, *(e.text or "" for e in elements if e.tag == "style")]
+    rules = [
+        "default-src 'none'",
+        "img-src 'self' data: file:",
+        "font-src data:",
+        f"script-src {digest(script)}",
+        f"style-src {' '.join(dict.fromkeys(map(digest, styles)))}",
+    ]
+    if any("style" in element.attrib for element in elements):
+        rules.append("style-src-attr 'unsafe-inline'")
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def settings_of(manifest: Mapping[str, Any], left_out: Collection[str]) -> list[tuple[str, str]]:
+    """Settings of a manifest as pairs of a dotted name and a value, without empty ones.
+
+    `left_out`: keys of the manifest that are shown elsewhere.
+    """
+    kept = {key: value for key, value in manifest.items() if key not in left_out}
+    return list(_flatten("", kept))
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flatten(f"{name}.{key}" if name else key, part)
+    elif value not in (None, "", []):
+        yield name, format_value(value)
+
+
+def format_value(value: Any) -> str:
+    """A value of JSON as a reader would write it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(format_value, value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,70 +1,62 @@
-"""The HTML report of a run: one self-contained page, made from the run's folder alone.
+"""The HTML report of a run: one self-contained page, written from the run's folder alone.
 
-The page opens from disk, without a server, and asks nothing of any network; images lie beside it
-in `cells/` and load as they come into view. What was measured travels as JSON inside the page;
-scripts put it there as text, never as markup, and a content security policy holds them to it.
+Images are beside the page in `cells/` and load as they come into view. Measurements are in the page
+as JSON; scripts insert them as text, never as markup, and a content security policy enforces that.
 
-    >>> report.save(Run("outputs/mix-noise"))
+    >>> save_report(Run("outputs/mix-noise"))
     PosixPath('outputs/mix-noise/report.html')
 """
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ablate.drift import read_cells, read_effects, read_notes
-from ablate.network import ModuleInfo
-from ablate.store import Run, StoredCell, spans
-from ablate.view.report import page as webpage
+from ablate.store import REPORT, Run, StoredCell, spans
+from ablate.view.report.page import format_value, parse_drawing, settings_of, write_page
+from ablate.view.sheets import sampling_facts
 
 SCRIPTS = (  # in the order in which they build on each other
     "elements", "sweep", "figures", "filters", "pictures", "rows", "card", "enlargement",
     "grid", "menus", "sliders", "toolbar", "effects", "settings", "report",
 )  # fmt: skip
+# Keys of the manifest that are shown elsewhere than among the settings.
+LISTED = ("format", "name", "about", "axes", "cells", "catalog", "touched", "floor")
 INTERVAL = ("mean", "floor", "drift", "low", "high")  # figures of an effect
 NO_PICTURES: Mapping[str, str] = MappingProxyType({})
 
 
 def save_report(run: Run, pictures: Mapping[str, str] = NO_PICTURES) -> Path:
-    """Write `report.html` into the run and return its path.
+    """Write `report.html` into the run's folder and return its path.
 
-    `pictures` maps titles of sections to SVG documents that are drawn into the page. What carries
-    `data-cell="<key>"` opens that cell; what carries `data-module="<number>"` narrows the sheet
-    to the cells that edit this module.
+    Args:
+        run: A run, finished or not.
+        pictures: SVG documents by the titles of their sections. An element with `data-cell="<key>"`
+            opens that cell; one with `data-module="<number>"` filters the cells by this module.
 
-    Raises `ValueError` when a picture is not well-formed XML or holds more than a drawing, and
-    `StoreError` when the folder is no run.
+    Raises:
+        ValueError: A picture is not well-formed XML or contains more than a drawing.
+        StoreError: The folder is no run.
     """
     data = _data(run)
-    drawn = {title: webpage.drawing(title, svg) for title, svg in pictures.items()}
-    css = webpage.faces() + webpage.template("report.css")
-    script = "\n".join(webpage.template(f"{name}.js") for name in SCRIPTS)
-    text = webpage.filled("report.html", {
-        "policy": webpage.policy(script, css, drawn.values()),
-        "title": html.escape(f"{data['name']} · ablate"),
-        "css": css,
-        "data": _json(data),
-        "pictures": "".join(webpage.picture(title, svg) for title, svg in drawn.items()),
-        "script": script,
-    })  # fmt: skip
-    return run.write_text("report.html", text)
-
-
-def _json(data: Any) -> str:
-    """JSON that can stand in a page: it ends no element, begins none, and breaks no line."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", text)
+    return write_page(
+        run.folder / REPORT,
+        "report.html",
+        styles=("report.css",),
+        scripts=SCRIPTS,
+        drawings=[parse_drawing(title, svg) for title, svg in pictures.items()],
+        title=data["name"],
+        data=data,
+    )
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """All that the page shows, ready for JSON; names and words are listed once, then numbered."""
+    """All that the page shows, as JSON: names and words are listed once, then numbered."""
     manifest = run.manifest()
     axes = run.axes()
     cells = list(run.cells())
@@ -87,8 +79,7 @@ def _data(run: Run) -> dict[str, Any]:
         ]
 
     def row(cell: StoredCell) -> dict[str, Any]:
-        own = measured.get((cell.key, cell.baseline))
-        found: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "key": cell.key,
             "variant": numbered[cell.variant],
             "prompt": prompts[cell.prompt],
@@ -97,25 +88,26 @@ def _data(run: Run) -> dict[str, Any]:
             "baseline": first.get(cell.baseline),
         }
         if cell.point:
-            found["point"] = True
-        if not cell.done or own is None:
-            return found | {"state": "vacant"}
-        if own.state != "ok":
-            found["state"] = own.state
-        for name, figures in (("drift", own.drift), ("floors", own.floors)):
+            entry["point"] = True
+        known = measured.get((cell.key, cell.baseline))
+        if not cell.done or known is None:
+            return entry | {"state": "vacant"}
+        if known.state != "ok":
+            entry["state"] = known.state
+        for name, figures in (("drift", known.drift), ("floors", known.floors)):
             if figures:
-                found[name] = [_figure(figures.get(metric)) for metric in metrics]
-        if own.class_name:
-            found["class"] = classes[own.class_name]
-        if own.concepts:
-            found["concepts"] = [[words[word], _figure(share)] for word, share in own.concepts]
-        return found
+                entry[name] = [_rounded(figures.get(metric)) for metric in metrics]
+        if known.class_name:
+            entry["class"] = classes[known.class_name]
+        if known.concepts:
+            entry["concepts"] = [[words[word], _rounded(p)] for word, p in known.concepts]
+        return entry
 
     return {
         "name": str(manifest["name"]),
         "about": str(manifest.get("about") or ""),
         "facts": _facts(manifest),
-        "settings": _settings(manifest),
+        "settings": settings_of(manifest, LISTED),
         "recipe": _recipe(run),
         "notes": read_notes(run),
         "axes": [
@@ -140,7 +132,7 @@ def _data(run: Run) -> dict[str, Any]:
                 "metric": effect.metric,
                 "seeds": effect.seeds,
                 "verdict": effect.verdict,
-                **{n: _figure(getattr(effect, n)) for n in INTERVAL},
+                **{n: _rounded(getattr(effect, n)) for n in INTERVAL},
             }
             for effect in read_effects(run)
             if effect.variant in numbered and effect.prompt in prompts
@@ -153,22 +145,22 @@ def _numbered(names: Iterable[str]) -> dict[str, int]:
 
 
 def _same(value: Any) -> str:
-    """Equal for values of an axis that are the same: lists have no hash, and 1 is not true."""
+    """A key that is equal for equal values of an axis: lists have no hash, and 1 is not true."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{float(value)}" if number else json.dumps(value, sort_keys=True)
 
 
-def _figure(value: float | None) -> float | None:
-    """To six digits; JSON knows neither NaN nor infinity."""
+def _rounded(value: float | None) -> float | None:
+    """Round to six digits; None for NaN and infinity, which JSON lacks."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
 def _variants(
     run: Run, cells: Sequence[StoredCell]
 ) -> tuple[list[list[Any]], dict[str, dict[str, Any]]]:
-    """All modules, and by name each variant: what it touches and the edits it is made of.
+    """All modules as rows, and each variant by name: the modules it touches, and its edits.
 
-    Edits are told by the PNGs, so that a variant without a finished cell has none. Runs of older
+    Edits are read from the PNGs, so a variant without a finished cell has none. Runs of older
     versions have no catalog; their modules are those that edits name.
     """
     catalog = run.catalog()
@@ -178,61 +170,44 @@ def _variants(
     for cell in cells:
         if cell.variant not in edits and not cell.is_baseline and cell.done:
             edits[cell.variant] = cell.record().get("edits", [])
-    named = [path for parts in edits.values() for part in parts for path in part["modules"]]
-    for path in named:
+    for path in (path for parts in edits.values() for part in parts for path in part["modules"]):
         numbers.setdefault(path, len(numbers))
+
+    def modules_of(parts: Iterable[Mapping[str, Any]]) -> list[int]:
+        return sorted({numbers[path] for part in parts for path in part["modules"]})
+
     variants: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(cell.variant for cell in cells):
         parts = edits.get(name, [])
-        own = sorted({numbers[path] for part in parts for path in part["modules"]})
         variants[name] = {
             "name": name,
-            "touched": spans(touched.get(name, own)),
-            "edits": [_edit(part, numbers) for part in parts],
+            "touched": spans(touched.get(name, modules_of(parts))),
+            "edits": [
+                {
+                    "op": str(part["op"]),
+                    "modules": spans(modules_of([part])),
+                    "with": {k: format_value(part[k]) for k in part if k not in ("op", "modules")},
+                }
+                for part in parts
+            ],
         }
-    rows: list[list[Any]] = [_row(module) for module in catalog]
+    rows: list[list[Any]] = [
+        [m.path, m.kind, m.stage, m.block, m.role, m.parameters] for m in catalog
+    ]
     rows += [[path, "", "", "", "", 0] for path in numbers if numbers[path] >= len(catalog)]
     return rows, variants
 
 
-def _row(module: ModuleInfo) -> list[Any]:
-    return [
-        module.path, module.kind, module.stage, module.block, module.role, module.parameters
-    ]  # fmt: skip
-
-
-def _edit(part: Mapping[str, Any], numbers: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "op": str(part["op"]),
-        "modules": spans(sorted({numbers[path] for path in part["modules"]})),
-        "with": {key: webpage.told(v) for key, v in part.items() if key not in ("op", "modules")},
-    }
-
-
 def _facts(manifest: Mapping[str, Any]) -> list[str]:
-    """How these images came about, a few words each, for the head of the page."""
+    """How these images were generated, a few words each."""
     sampling, model = manifest.get("sampling") or {}, manifest.get("model") or {}
     facts = [str(model.get("id", ""))]
-    words = {"num_inference_steps": "{} steps", "guidance_scale": "guidance {}", "scheduler": "{}"}
     varying = {axis["name"] for axis in manifest["axes"] if len(axis["values"]) > 1}
-    facts += [
-        form.format(sampling[k]) for k, form in words.items() if k in sampling and k not in varying
-    ]
+    facts += sampling_facts({k: v for k, v in sampling.items() if k not in varying})
     if {"width", "height"} <= sampling.keys() - varying:
         facts.append(f"{sampling['width']} × {sampling['height']} px")
     facts += [str(manifest[key]) for key in ("dtype", "device") if manifest.get(key)]
     return [fact for fact in facts if fact]
-
-
-def _settings(manifest: Mapping[str, Any]) -> list[list[str]]:
-    """What is fixed for the whole run, as pairs of a dotted name and a value."""
-    listed = {"format", "name", "about", "axes", "cells", "catalog", "touched", "floor"}
-    return [
-        [name, value]
-        for key, part in manifest.items()
-        if key not in listed
-        for name, value in webpage.pairs(key, part)
-    ]
 
 
 def _recipe(run: Run) -> str:
