@@ -3,6 +3,7 @@ from .catalogs import (
     denoiser_of as denoiser_of,
     estimate_cost as estimate_cost,
     guided_rows as guided_rows,
+    guided_rows_of as guided_rows_of,
     load_catalog as load_catalog,
     outline_of as outline_of,
 )
@@ -30,4 +31,4 @@ from .files import (
 from .loading import load_pipeline as load_pipeline, random_pipeline as random_pipeline
 from .sizes import default_side as default_side, wrong_side as wrong_side
 from .source import OFFLOADS as OFFLOADS, Lora as Lora, Source as Source
-from .weights import weights_of as weights_of
+from .weights import fingerprint_of_weights as fingerprint_of_weights, weights_of as weights_of

@@ -97,12 +97,16 @@ def outline_of(source: Source) -> Any | None:
 
 
 def guided_rows(source: Source) -> int:
-    """Denoiser rows that a step of a guided cell takes: one where guidance is distilled into the
-    network, which is told its scale, else two."""
+    """Denoiser rows of a step of a guided cell, by a model's configuration (`guided_rows_of`)."""
     index = configuration(source, "model_index.json") or {}
-    config = _component_config(source, None)
-    told = config.get("guidance_embeds") or config.get("time_cond_proj_dim") is not None
-    return 1 if told or index.get("is_distilled") is True else 2
+    return guided_rows_of(_component_config(source, None), index)
+
+
+def guided_rows_of(denoiser: Mapping[str, Any], index: Mapping[str, Any]) -> int:
+    """One where guidance is distilled into the denoiser, which takes its scale as an input, else
+    two. By the configurations of denoiser and pipeline."""
+    distilled = denoiser.get("guidance_embeds") or denoiser.get("time_cond_proj_dim") is not None
+    return 1 if distilled or index.get("is_distilled") is True else 2
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from ablate.models import (
     default_side,
     find_device,
     find_dtype,
+    fingerprint_of_weights,
+    guided_rows_of,
     identify,
     is_out_of_memory,
     load_pipeline,
@@ -142,6 +144,19 @@ class Pipeline:
             source=pinned,
         )
 
+    @classmethod
+    def of(cls, pipe: Any) -> Pipeline:
+        """Wrap a loaded pipeline of diffusers; its fingerprint is computed from its weights.
+
+        A `Pipeline` is returned as it is. Raises `ModelError` for anything else.
+        """
+        if isinstance(pipe, cls):
+            return pipe
+        if not isinstance(getattr(pipe, "components", None), Mapping) or not callable(pipe):
+            raise ModelError(f"{articled(type(pipe).__name__)} is no pipeline of diffusers")
+        model = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
+        return cls(pipe, model=model, fingerprint=fingerprint_of_weights(pipe))
+
     # ------------------------------------------------------------ what it is
 
     def editing(self, component: str | None) -> Pipeline:
@@ -200,6 +215,13 @@ class Pipeline:
             network = self.networks[component]
             self._catalogs[component] = catalog_from_config(config_of(network), self.model)
         return self._catalogs[component]
+
+    @property
+    def guided_rows(self) -> int:
+        """Denoiser rows of a step of a guided cell: one where guidance is distilled into the
+        network, else two."""
+        config: Any = self.denoiser.config
+        return guided_rows_of(config, self.pipe.config)
 
     def qualified(self, component: str, paths: Iterable[str]) -> set[str]:
         """How modules are told to a user: those of another component than the edited one with its
