@@ -11,6 +11,7 @@ from .files import (
     remove as remove,
     write_table as write_table,
 )
+from .images import MAX_PIXELS as MAX_PIXELS, MAX_SIDE as MAX_SIDE, open_image as open_image
 from .png import (
     key_of as key_of,
     parameters_text as parameters_text,

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from ablate.store.files import StoreError
+from ablate.store.images import open_image
 
 Item = TypeVar("Item")
 HUGE = 1e100  # beyond it no figure is one
@@ -244,15 +243,15 @@ def read_image(folder: Path, name: str | None) -> Path | None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
         raise StoreError(f"the picture `{name}` lies outside of its study {folder}")
-    found = folder / path
+    image_path = folder / path
     try:
-        if not found.is_file():
+        if not image_path.is_file():
             return None
-        with Image.open(found) as opened:
-            opened.verify()
-        return found
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise StoreError(f"{found} cannot be read as a picture: {error}") from error
+    except OSError as error:  # such as a name that is too long
+        raise StoreError(f"{image_path} cannot be read as a picture: {error}") from error
+    with open_image(image_path) as image:
+        image.verify()
+    return image_path
 
 
 def shortened(paths: Sequence[str]) -> tuple[str, list[str]]:

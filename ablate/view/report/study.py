@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ablate.store import (
     ATLASES,
     CARDS,
@@ -25,6 +23,7 @@ from ablate.store import (
     REPORT,
     StoreError,
     drawing_files,
+    open_image,
     read_atlas,
     read_cards,
     read_image,
@@ -235,7 +234,7 @@ def _figure(value: str | None) -> str:
 
 def _data_uri(path: Path) -> str:
     """A thumbnail of a picture as data, without the file's metadata."""
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         image = opened.convert("RGB")
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()
