@@ -156,11 +156,11 @@ def test_modules_that_never_ran_or_did_not_change_are_reported(
     """Law 8: the encoder of the VAE never runs while sampling; some modules have no bias."""
     recipe = build(component="vae", edits=[{"zero": {"modules": "*"}}])
     vae = Pipeline.load(str(tiny_folder), component="vae", device="cpu", dtype="float32")
-    quiet = run(recipe, pipeline=vae).summary.quiet
+    quiet = run(recipe, pipeline=vae).summary.without_effect
     assert quiet["encoder.conv_in"] == "never ran"
     assert "decoder.conv_in" not in quiet
     no_bias = build(edits=[{"zero": {"modules": "re:attn1", "params": "bias"}}])
-    quiet = run(no_bias, "no-bias").summary.quiet
+    quiet = run(no_bias, "no-bias").summary.without_effect
     keys = [path for path in quiet if path.endswith("to_k")]
     assert keys
     assert all(quiet[path] == "unchanged" for path in keys)

@@ -78,7 +78,7 @@ def run_command(
     if not result.is_main:
         raise Exit("", INTERRUPTED if summary.interrupted else DONE)
     _print_application(summary)
-    _print_quiet(summary.quiet)
+    _print_without_effect(summary.without_effect)
     if summary.not_finite:
         click.echo(f"{summary.not_finite} images contain NaN or infinity; they are drawn as such")
     click.echo(
@@ -103,12 +103,12 @@ def _print_application(summary: Summary) -> None:
         click.echo(f"in place because they cannot be edited by rows: {_some(summary.rowless)}")
 
 
-def _print_quiet(quiet: dict[str, str]) -> None:
+def _print_without_effect(modules: dict[str, str]) -> None:
     for state, meaning in (
         ("never ran", "never ran while sampling"),
         ("unchanged", "edited but not changed: the edit leaves such weights as they are"),
     ):
-        paths = [path for path, why in quiet.items() if why == state]
+        paths = [path for path, why in modules.items() if why == state]
         if paths:
             many = "modules" if len(paths) > 1 else "module"
             click.echo(f"{len(paths)} {many} {meaning}: {_some(paths)}")

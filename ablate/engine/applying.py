@@ -1,9 +1,8 @@
-"""A batch's variants, applied: around encoding, while the denoiser runs, around decoding, and to
-the finished picture."""
+"""Apply the variants of a batch: around encoding and decoding, in the denoiser, to the image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,10 +15,12 @@ from ablate.edits import (
     EditReport,
     NoiseCache,
     Variant,
+    When,
     applied,
     apply,
     by_rows,
     label,
+    step_number,
 )
 from ablate.engine.batches import Batch
 from ablate.network import ScopeError, watched
@@ -27,108 +28,111 @@ from ablate.sampling import Callbacks, Context, Pipeline
 
 
 class PhaseEdits:
-    """Contexts in which variants of what is at work before or after sampling hold.
+    """Makes contexts that apply edits of text encoders or of the autoencoder.
 
-    `found` is filled with what became of their edits.
+    `report` is filled with the modules that they edit, change and run.
     """
 
-    def __init__(self, pipeline: Pipeline, draws: NoiseCache, found: EditReport) -> None:
+    def __init__(self, pipeline: Pipeline, noise: NoiseCache, report: EditReport) -> None:
         self.pipeline = pipeline
-        self.draws = draws
-        self.found = found
-        self.made: dict[Variant, Context] = {}
+        self.noise = noise
+        self.report = report
+        self._contexts: dict[Variant, Context] = {}
 
     def __call__(self, variant: Variant) -> Context | None:
-        """What to enter, one for equal variants; None where nothing is edited."""
+        """A context, the same for equal variants; None without edits."""
         if variant.is_baseline:
             return None
-        return self.made.setdefault(variant, partial(self._entered, variant))
+        return self._contexts.setdefault(variant, partial(self._apply, variant))
 
     @contextmanager
-    def _entered(self, variant: Variant) -> Iterator[None]:
-        told = self.pipeline.qualified
+    def _apply(self, variant: Variant) -> Iterator[None]:
         with ExitStack() as stack:
             for component in dict.fromkeys(e.component for e in variant.edits):
                 name = component or self.pipeline.component
                 network = self.pipeline.networks[name]
-                own = tuple(edit for edit in variant.edits if edit.component == component)
-                its = replace(variant, edits=own)
-                ran = stack.enter_context(watched(network, its.modules))
-                changed = stack.enter_context(applied(network, its, self.draws))
-
-                def hear(
-                    name: str = name,
-                    its: Variant = its,
-                    changed: set[str] = changed,
-                    ran: set[str] = ran,
-                ) -> None:
-                    its_own = [told(name, paths) for paths in (its.modules, changed, ran)]
-                    self.found.add(EditReport(*its_own))
-
-                stack.callback(hear)
+                edits = tuple(edit for edit in variant.edits if edit.component == component)
+                part = replace(variant, edits=edits)
+                ran = stack.enter_context(watched(network, part.modules))
+                changed = stack.enter_context(applied(network, part, self.noise))
+                stack.callback(self._add, name, part.modules, changed, ran)
             yield
+
+    def _add(self, component: str, *modules: Iterable[str]) -> None:
+        names = (self.pipeline.qualified(component, paths) for paths in modules)
+        self.report.add(EditReport(*names))
 
 
 @contextmanager
 def denoiser_edits(
-    batch: Batch, pipeline: Pipeline, draws: NoiseCache, found: EditReport
+    batch: Batch, pipeline: Pipeline, noise: NoiseCache, report: EditReport
 ) -> Iterator[Callbacks]:
-    """The variants of a batch, applied to the denoiser; `found` is filled with what became of them.
-    Yields what sampling has to tell, so that edits come and go with their windows.
+    """Apply the variants of a batch to the denoiser while their windows are open.
 
-    Cells of one condition whose edits have been the same so far are computed once.
+    Cells of one condition whose edits have been the same so far are computed once. `report` is
+    filled with the modules that are edited, change and run.
+
+    Yields:
+        Callbacks for sampling, which open and close the windows.
     """
     network = pipeline.denoiser
     references = batch.references
     variants = [*batch.variants, *[Variant("")] * len(references)]
-    past: list[object] = [(job.condition, job.encoding) for job in batch.jobs]
-    past += [
+    # Cells with equal histories are one row; afterwards a history is the number of its row.
+    histories: list[object] = [(job.condition, job.encoding) for job in batch.jobs]
+    histories += [
         (replace(batch.jobs[0].condition, prompt=r.prompt, seed=r.seed, point=None), Variant(""))
         for r in references
     ]
     noise_levels: list[float] = []
-    moments: set[int] = set()  # from which on edits differ
+    changing_steps: set[int] = set()
 
     with ExitStack() as stack:
 
-        def begin(levels: Sequence[float]) -> None:
+        def start(levels: Sequence[float]) -> None:
             noise_levels[:] = levels
-            windows = {e.when for v in set(variants) for e in v.edits if e.when is not None}
-            for when in windows:
-                if not when.is_ever_active(levels):
-                    told = f"{levels[0]:.3g} to {levels[-1]:.3g}"
-                    raise ScopeError(f"when {when}: it never opens; this sampling has"
-                                     f" {len(levels)} steps, of noise level {told}")  # fmt: skip
-            moments.update(m for v in set(variants) for m in v.change_steps(levels))
+            for when in {e.when for v in set(variants) for e in v.edits if e.when is not None}:
+                check_opens(when, levels)
+            changing_steps.update(n for v in set(variants) for n in v.change_steps(levels))
 
-        def reach(step: int) -> None:
-            if step not in moments:
+        def begin_step(step: int) -> None:
+            if step not in changing_steps:
                 return
             stack.close()
             now = [variant.at(step, noise_levels) for variant in variants]
             if not batch.by_rows:
                 ran = stack.enter_context(watched(network, now[0].modules))
-                changed = stack.enter_context(applied(network, now[0], draws))
-                stack.callback(found.add, EditReport(set(now[0].modules), changed, ran))
+                changed = stack.enter_context(applied(network, now[0], noise))
+                stack.callback(report.add, EditReport(set(now[0].modules), changed, ran))
                 return
-            past[:] = [
-                (before, v.edits, v.perturbation_seed if v.is_random else None)
-                for before, v in zip(past, now, strict=True)
+            histories[:] = [
+                (history, v.edits, v.perturbation_seed if v.is_random else None)
+                for history, v in zip(histories, now, strict=True)
             ]
-            numbers = {history: i for i, history in enumerate(dict.fromkeys(past))}
-            cells = [numbers[history] for history in past]
-            past[:] = cells
-            distinct = [now[cells.index(i)] for i in range(len(numbers))]
-            shared = cells if len(distinct) < len(cells) else None
-            at = dict(zip(references, cells[len(batch) :], strict=True))
-            rows = by_rows(network, distinct, draws, shared, at)
-            stack.callback(found.add, stack.enter_context(rows))
+            numbers = {history: i for i, history in enumerate(dict.fromkeys(histories))}
+            rows = [numbers[history] for history in histories]
+            histories[:] = rows
+            distinct = [now[rows.index(i)] for i in range(len(numbers))]
+            shared = rows if len(distinct) < len(rows) else None
+            row_of = dict(zip(references, rows[len(batch) :], strict=True))
+            edited = stack.enter_context(by_rows(network, distinct, noise, shared, row_of))
+            stack.callback(report.add, edited)
 
-        yield Callbacks(begin, reach)
+        yield Callbacks(start, begin_step)
 
 
-def finished(image: np.ndarray, variant: Variant) -> np.ndarray:
-    """A picture, floats in [0, 1] of shape (height, width, 3), after the variant's edits of it."""
+def check_opens(when: When, levels: Sequence[float]) -> None:
+    """Raise `ScopeError` if a window is open at no step of a sampling with these noise levels."""
+    if not when.is_ever_active(levels):
+        steps = step_number(len(levels) - 1, levels) + 1
+        raise ScopeError(
+            f"when {when}: it never opens; this sampling has {steps} steps, of noise level"
+            f" {levels[0]:.3g} to {levels[-1]:.3g}"
+        )
+
+
+def edit_image(image: np.ndarray, variant: Variant) -> np.ndarray:
+    """Apply the edits of finished images to one, floats in [0, 1], shape (height, width, 3)."""
     for edit in variant.edits:
         if edit.where == "image":
             letters = torch.tensor(label(edit.text or "", image.shape[1], image.shape[0]))

@@ -1,7 +1,7 @@
-"""Which cells are computed together, and how their variants are applied.
+"""Which cells are computed together.
 
-Batches are laid out from the whole plan, so that a run resumed, or split over processes, computes
-the same batches as one that does all of it at once.
+Batches are laid out from the whole plan, so that a run that is resumed, or divided over processes,
+computes the same batches as one that computes everything at once.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
 
-from ablate.edits import NoRowsError, Reference, Variant
+from ablate.edits import Reference, Variant
 from ablate.models import peak_memory, spare_memory
-from ablate.network import ModuleInfo, Phase, ScopeError, phase_of
+from ablate.network import ModuleInfo, Phase, phase_of
 from ablate.sampling import Pipeline, Settings
 from ablate.sweep import Cell, Condition
 
-# Latent pixels computed at once to begin with; `BatchSize` goes on from there.
+# Latent pixels of the first batch, by device; `BatchSize` adapts it.
 LATENT_PIXELS = {"cuda": 16 * 64 * 64, "mps": 4 * 64 * 64, "cpu": 64 * 8 * 8}
-LARGEST = 256  # cells of a batch
-PAYS = 0.95  # a larger batch is kept where it takes at most so much of the time of an image
-# Variants that give new values to more of the network's parameters than this are applied in place:
-# by rows every edited module runs once for each variant, and so many tensors more are in memory.
+LARGEST = 256  # samplings of a batch
+PAYS = 0.95  # a larger batch pays if an image takes at most this share of the time
+# Variants that change more of the network's parameters than this share are applied in place: by
+# rows every edited module runs once for each variant, and the edited tensors are in memory besides.
 # Randomized modules of the bundled model, one cell a variant, two cores: by rows 2.4 times as fast
 # at a share of 0.02, 1.9 at 0.15, 1.5 at 0.25, 1.1 at 0.4 and 0.5, 0.9 at 0.7.
 SHARE = 0.4
@@ -31,7 +31,12 @@ SHARE = 0.4
 
 @dataclass(frozen=True)
 class KeyedCell:
-    """An image to make: a cell, its settings with nothing left open, its key."""
+    """A cell with what identifies its image.
+
+    Attributes:
+        settings: Settings of its sampling, with all defaults resolved.
+        key: Digest of everything that determines the image.
+    """
 
     cell: Cell
     settings: Settings
@@ -40,34 +45,38 @@ class KeyedCell:
 
 @dataclass(frozen=True)
 class Job:
-    """One sampling and the images that it gives: that of its end, of steps on the way, and with
-    each of the texts that are written on it.
+    """One sampling and the cells it gives: of its end, of steps on the way, with texts on them.
 
-    `variant`: its cells' edits of the denoiser. `encoding`, `decoding`: those of what is at work
-    before the first step and after the last, which change nothing about how it is batched.
+    Attributes:
+        cells: The cells, at least one.
+        variant: Their edits of the denoiser.
+        encoding: Their edits of text encoders, which do not affect batching.
+        decoding: Their edits of the autoencoder, which do not either.
     """
 
-    shots: tuple[KeyedCell, ...]
+    cells: tuple[KeyedCell, ...]
     variant: Variant
     encoding: Variant
     decoding: Variant
 
     @property
     def condition(self) -> Condition:
-        """As sampled to its end."""
-        return replace(self.shots[0].cell.condition, steps=None)
+        """The condition, sampled to its end."""
+        return replace(self.cells[0].cell.condition, steps=None)
 
     @property
     def settings(self) -> Settings:
-        return self.shots[0].settings
+        return self.cells[0].settings
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Jobs of equal settings that are computed together; in place they are of one variant.
+    """Jobs of equal settings that are computed together.
 
-    `share`: edited values that its variants have in memory at once, as a part of the network's
-    parameters.
+    Attributes:
+        jobs: The jobs; of one variant if it is applied in place.
+        by_rows: Whether variants are applied by rows.
+        share: Edited values in memory at once, as a share of the network's parameters.
     """
 
     jobs: tuple[Job, ...]
@@ -79,14 +88,14 @@ class Batch:
 
     @property
     def images(self) -> int:
-        """How many images its samplings give."""
-        return sum(len(job.shots) for job in self.jobs)
+        """Number of images of all jobs."""
+        return sum(len(job.cells) for job in self.jobs)
 
     @property
     def frames(self) -> set[int]:
-        """The numbers of steps after which an image is taken on the way."""
-        shots = (shot for job in self.jobs for shot in job.shots)
-        return {s for shot in shots if (s := shot.cell.condition.steps) is not None}
+        """Numbers of steps after which an image is taken on the way."""
+        cells = (cell for job in self.jobs for cell in job.cells)
+        return {s for cell in cells if (s := cell.cell.condition.steps) is not None}
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -94,12 +103,12 @@ class Batch:
 
     @property
     def modules(self) -> set[str]:
-        """Paths of all modules of the denoiser that one of its variants edits."""
+        """Paths of all modules of the denoiser that one of the variants edits."""
         return {path for variant in set(self.variants) for path in variant.modules}
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The conditions that run along because an edit takes their outputs, each once."""
+        """Conditions that are computed along because an edit takes their outputs, each once."""
         variants = dict.fromkeys(self.variants)
         return tuple(dict.fromkeys(r for variant in variants for r in variant.references))
 
@@ -109,11 +118,11 @@ class Batch:
         return replace(self, jobs=self.jobs[:middle]), replace(self, jobs=self.jobs[middle:])
 
     def by_prompt(self) -> list[Batch]:
-        """A batch for each of its prompts."""
-        found: dict[object, list[Job]] = {}
+        """One batch per prompt."""
+        groups: dict[object, list[Job]] = {}
         for job in self.jobs:
-            found.setdefault((job.condition.prompt, job.condition.point), []).append(job)
-        return [replace(self, jobs=tuple(jobs)) for jobs in found.values()]
+            groups.setdefault((job.condition.prompt, job.condition.point), []).append(job)
+        return [replace(self, jobs=tuple(jobs)) for jobs in groups.values()]
 
     def fits(self, other: Batch) -> bool:
         """Whether the two can be computed as one."""
@@ -124,38 +133,40 @@ class Batch:
         return self.variants[0] == other.variants[0]
 
 
-def jobs_of(shots: Iterable[KeyedCell], component: str) -> list[Job]:
-    """One job for all shots of one sampling, in their order. `component`: that of edits which name
-    none."""
-    found: dict[tuple[Variant, Condition, Settings], list[KeyedCell]] = {}
-    whole: dict[Variant, Variant] = {}
-    for shot in shots:
-        condition = replace(shot.cell.condition, steps=None)
-        sampled = whole.setdefault(shot.cell.variant, shot.cell.variant.for_sampling)
-        found.setdefault((sampled, condition, shot.settings), []).append(shot)
+def jobs_of(cells: Iterable[KeyedCell], component: str) -> list[Job]:
+    """One job for all cells of one sampling, in order of appearance.
+
+    `component`: the one that edits without a component are of.
+    """
+    groups: dict[tuple[Variant, Condition, Settings], list[KeyedCell]] = {}
+    sampled: dict[Variant, Variant] = {}
+    for cell in cells:
+        condition = replace(cell.cell.condition, steps=None)
+        variant = sampled.setdefault(cell.cell.variant, cell.cell.variant.for_sampling)
+        groups.setdefault((variant, condition, cell.settings), []).append(cell)
     parts: dict[Variant, tuple[Variant, Variant, Variant]] = {}
-    for variant in dict.fromkeys(variant for variant, _, _ in found):
+    for variant in dict.fromkeys(variant for variant, _, _ in groups):
         parts[variant] = (
             edits_in_phase(variant, component, "denoising"),
             edits_in_phase(variant, component, "encoding"),
             edits_in_phase(variant, component, "decoding"),
         )
-    return [Job(tuple(shots), *parts[variant]) for (variant, _, _), shots in found.items()]
+    return [Job(tuple(group), *parts[variant]) for (variant, _, _), group in groups.items()]
 
 
 def edits_in_phase(variant: Variant, component: str, phase: Phase) -> Variant:
-    """The edits of a variant that are made in one phase; equal where these are.
-
-    `component`: that of edits which name none.
-    """
+    """The variant with its edits of one phase only; equal for variants where those are equal."""
     return variant.for_sampling.only(
         lambda e: phase_of(e.component or component) == phase
     ).for_sampling
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """Variants in order of appearance, so that a run cut short has whole variants; those of one
-    perturbation seed follow one another, so that they share their noise."""
+    """Sort jobs by variant, so that a run cut short has complete variants.
+
+    Variants are in order of appearance; those of one perturbation seed are neighbors, so that they
+    share its noise.
+    """
     seeds: dict[int | None, int] = {}
     order: dict[Variant, tuple[int, int]] = {}
     for job in jobs:
@@ -167,10 +178,11 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
 
 
 class Batcher:
-    """How jobs become batches on one network.
+    """Divides jobs into batches for one network.
 
-    `catalog`: of the denoiser. `rows`: whether its modules see a row a cell at all. `rowless`:
-    modules found not to.
+    Attributes:
+        rows: Whether the network's modules have a row per cell at all.
+        rowless: Modules that turned out to have none.
     """
 
     def __init__(self, catalog: Sequence[ModuleInfo], *, rows: bool) -> None:
@@ -181,39 +193,40 @@ class Batcher:
         self._shares: dict[Variant, float] = {}
 
     def share(self, variant: Variant) -> float:
-        """The part of the network's parameters that has edited values; zeroed ones need none."""
+        """The share of the network's parameters with edited values; zeroed modules need none."""
         if variant not in self._shares:
-            whole = [e for e in variant.edits if e.op == "zero" and not e.params and not e.unit]
-            valued = [e for e in variant.edits if e.where == "weights" and e not in whole]
+            zeroed = [e for e in variant.edits if e.op == "zero" and not e.params and not e.unit]
+            valued = [e for e in variant.edits if e.where == "weights" and e not in zeroed]
             paths = {path for edit in valued for path in edit.all_modules}
             self._shares[variant] = sum(self._parameters[p] for p in paths) / self._total
         return self._shares[variant]
 
     def by_rows(self, variant: Variant) -> bool:
-        if variant.references:  # which run along as rows
+        """Whether a variant is applied by rows."""
+        if variant.references:  # which are further rows
             return True
         if not self.rows or self.share(variant) > SHARE:
             return False
         return self.rowless.isdisjoint(variant.modules)
 
     def batches(self, jobs: Sequence[Job], size: int) -> list[Batch]:
-        """All jobs in batches of about equal size, `size` at most, in the order of variants.
+        """All jobs in batches of about equal size, at most `size`, in the order of variants.
 
-        Those by rows hold as many variants as have room in the memory of one more network.
+        A batch by rows has as many variants as fit into the memory of one more network.
         """
-        groups: dict[object, list[Job]] = {}
+        groups: dict[tuple[bool, Settings, Variant | None], list[Job]] = {}
         for job in in_order(jobs):
             rows = self.by_rows(job.variant)
             key = (rows, job.settings, None if rows else job.variant)
             groups.setdefault(key, []).append(job)
-        found = []
-        for (rows, *_), members in groups.items():  # type: ignore[misc]
+        batches = []
+        for (rows, _, _), members in groups.items():
             for part in self._by_memory(members) if rows else [members]:
-                found += [self._batch(some, rows) for some in even(part, ceil(len(part) / size))]
-        return found
+                batches += [self._batch(some, rows) for some in even(part, ceil(len(part) / size))]
+        return batches
 
     def again(self, batch: Batch, size: int) -> list[Batch]:
-        """The same jobs, where modules have been found rowless since the batch was laid out."""
+        """Divide a batch again if some of its modules are now known to be rowless."""
         if not batch.by_rows or self.rowless.isdisjoint(batch.modules):
             return [batch]
         return self.batches(batch.jobs, size)
@@ -243,19 +256,19 @@ def unfinished(
     done: Callable[[KeyedCell], bool],
     again: Callable[[Sequence[Job]], list[Batch]],
 ) -> list[Batch]:
-    """The batches without finished shots; what is left of others is batched `again`, together."""
-    whole, rest = [], []
+    """Batches without finished cells; what remains of the others is divided `again`, together."""
+    complete, rest = [], []
     for batch in batches:
-        left = [[shot for shot in job.shots if not done(shot)] for job in batch.jobs]
+        left = [[cell for cell in job.cells if not done(cell)] for job in batch.jobs]
         if sum(map(len, left)) == batch.images:
-            whole.append(batch)
+            complete.append(batch)
         else:
             rest += [
-                replace(job, shots=tuple(shots))
-                for job, shots in zip(batch.jobs, left, strict=True)
-                if shots
+                replace(job, cells=tuple(cells))
+                for job, cells in zip(batch.jobs, left, strict=True)
+                if cells
             ]
-    return whole + again(rest)
+    return complete + again(rest)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -265,32 +278,40 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 
 def even(jobs: Sequence[Job], parts: int) -> Iterator[Sequence[Job]]:
-    """So many parts, of which none has two jobs more than another."""
+    """Divide jobs into parts whose sizes differ by at most one."""
     bounds = [len(jobs) * i // parts for i in range(parts + 1)]
     return (jobs[start:end] for start, end in pairwise(bounds))
 
 
 class BatchSize:
-    """How many cells are computed at once: units of the plan, joined while that pays.
+    """How many jobs are computed at once.
 
-    After each batch twice as many units are tried, as long as there are that many, memory for them,
-    and an image takes less time for it. Out of memory halves the size for good.
+    Batches of the plan are joined, twice as many each time, while there are that many, memory
+    suffices, and an image takes less time. Running out of memory halves the size for good.
+
+    Attributes:
+        unit: Jobs of a batch of the plan.
+        most: Jobs that are computed at once at most.
+        units: How many batches of the plan are joined, by whether they are by rows.
+        growing: Whether more are tried, by whether they are by rows.
+        one_prompt: Whether batches are of one prompt each.
     """
 
     def __init__(self, wanted: int | None, pipeline: Pipeline, jobs: Sequence[Job]) -> None:
+        """`wanted`: a fixed size; `jobs`: all that come, for the size of their images."""
         self.device = pipeline.device
         scale = getattr(pipeline.pipe, "vae_scale_factor", 1) ** 2
         pixels = max((j.settings.width * j.settings.height // scale for j in jobs), default=1)
         start = LATENT_PIXELS.get(self.device.type, pixels) // pixels
         self.unit = wanted or min(max(start, 1), LARGEST)
         self.most = self.unit if wanted else LARGEST
-        self.apart = False  # batches of one prompt each
+        self.one_prompt = False
         self.best: dict[bool, float] = {}
         self.units = {True: 1, False: 1}
         self.growing = {True: wanted is None, False: wanted is None}
 
     def take(self, queue: deque[Batch]) -> Batch:
-        """The next batch, taken out of the queue; as many as are computed at once."""
+        """Remove the next batches from the queue and return them joined."""
         first = queue.popleft()
         while len(first) > self.most:
             first, second = first.halves()
@@ -300,13 +321,13 @@ class BatchSize:
             room = self.most - len(batch)
             if not queue or not batch.fits(queue[0]) or len(queue[0]) > room:
                 break
-            if self.apart and len(joined([batch, queue[0]]).by_prompt()) > 1:
+            if self.one_prompt and len(joined([batch, queue[0]]).by_prompt()) > 1:
                 break
             batch = joined([batch, queue.popleft()])
         return batch
 
-    def measured(self, batch: Batch, seconds: float) -> None:
-        """Told how long a batch took; may change what is taken next."""
+    def record(self, batch: Batch, seconds: float) -> None:
+        """Adapt the size to the time that a batch took."""
         kind = batch.by_rows
         if not self.growing[kind] or len(batch) < self.units[kind] * self.unit * PAYS:
             return
@@ -316,24 +337,13 @@ class BatchSize:
             self.growing[kind] = False
             return
         self.best[kind] = each
-        # A process twice as large would still fit.
+        # A process of twice the size would still fit.
         if peak_memory(self.device) < spare_memory(self.device):
             self.units[kind] *= 2
         else:
             self.growing[kind] = False
 
     def shrink(self, batch: Batch) -> None:
-        """Told that a batch was too large."""
+        """Halve the size after a batch ran out of memory."""
         self.most = max(1, len(batch) // 2)
         self.growing = {True: False, False: False}
-
-
-def refuse(batch: Batch, error: NoRowsError) -> None:
-    """Raises `ScopeError` where a variant that has to be applied by rows cannot be."""
-    for variant in set(batch.variants):
-        paths = sorted((error.paths or batch.modules).intersection(variant.modules))
-        if variant.references and paths:
-            raise ScopeError(
-                f"`{paths[0]}` does not have a row a cell in this network, so that no references"
-                " can run along: neither `mean` nor `resample` can be had there"
-            ) from error

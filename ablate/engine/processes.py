@@ -1,6 +1,4 @@
-"""The processes of `accelerate launch`, or the one that there is. The only file that imports
-accelerate.
-"""
+"""Stopping by Ctrl-C, and the processes of `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -59,22 +57,22 @@ def until_stopped(pipeline: Pipeline, items: Iterable[Item]) -> Iterator[Item]:
             check()
 
 
-# What launchers tell their processes: torch's and accelerate's own, Open MPI, MPICH and Intel MPI.
+# Variables that launchers set: torch and accelerate, Open MPI, MPICH and Intel MPI.
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-# A process that is done waits for the slowest; torch's own patience ends after half an hour.
+# A process that is done waits for the slowest; by default torch gives up after half an hour.
 PATIENCE = timedelta(days=30)
 
 
 class Processes:
-    """Which of how many processes this is. Alone it does nothing, and loads nothing."""
+    """This process among those of `accelerate launch`. Alone it does and loads nothing."""
 
     def __init__(self, device: str) -> None:
         self._state: Any = None
         if any(int(os.environ.get(name, "1")) > 1 for name in COUNTS):
-            from accelerate import PartialState
+            from accelerate import PartialState  # slow to load, and rarely needed
 
             self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-            # Its threads, left running, may abort the process as it ends.
+            # Threads of the group that are left running may abort the process at its end.
             atexit.register(self._state.destroy_process_group)
 
     @property
@@ -86,12 +84,12 @@ class Processes:
         return self._state is None or bool(self._state.is_main_process)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes call this."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """Every n-th item, this process's own."""
+        """Every n-th item, those of this process."""
         if self._state is None:
             return list(items)
         return list(items[self._state.process_index :: self._state.num_processes])
@@ -102,5 +100,5 @@ class Processes:
             return [item]
         from accelerate.utils import gather_object
 
-        found: list[Item] = gather_object([item])
-        return found
+        items: list[Item] = gather_object([item])
+        return items

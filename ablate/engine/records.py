@@ -1,4 +1,4 @@
-"""Records: what a cell's PNG and a run's manifest contain."""
+"""What a cell's PNG and a run's `run.json` contain."""
 
 from __future__ import annotations
 
@@ -18,83 +18,85 @@ from ablate.sweep import Cell, Condition, Plan
 
 
 def with_keys(cells: Sequence[Cell], pipeline: Pipeline) -> list[KeyedCell]:
-    """One shot a cell, in their order; cells that are one image have one key."""
+    """Cells with their settings and keys, in their order; cells of one image have one key."""
     settings = {s: pipeline.settings(s) for s in {c.condition.sampling for c in cells}}
-    for chosen in settings.values():
-        pipeline.check_size(chosen)
+    for resolved in settings.values():
+        pipeline.check_size(resolved)
     shared: dict[str, Any] = {
         "model": pipeline.fingerprint,
         "component": pipeline.component,
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "dtype": _dtype(pipeline),
     }
     if pipeline.compiled:
         shared["compile"] = True
     variants = {variant: variant.identity() for variant in {c.variant for c in cells}}
-    shots = []
+    keyed = []
     for cell in cells:
-        chosen = settings[cell.condition.sampling]
-        identity = shared | variants[cell.variant] | _asked(cell.condition)
-        if cell.condition.point is not None:  # whatever its description says
+        resolved = settings[cell.condition.sampling]
+        identity = shared | variants[cell.variant] | _condition(cell.condition)
+        if cell.condition.point is not None:  # the prompt only describes it
             del identity["prompt"]
-        identity |= _checkpoints(cell.variant, pipeline)
-        shots.append(KeyedCell(cell, chosen, key_of(identity | {"sampling": asdict(chosen)})))
-    return shots
+        identity |= _checkpoints(cell.variant, pipeline) | {"sampling": asdict(resolved)}
+        keyed.append(KeyedCell(cell, resolved, key_of(identity)))
+    return keyed
+
+
+def _dtype(pipeline: Pipeline) -> str:
+    return str(pipeline.dtype).removeprefix("torch.")
 
 
 def _checkpoints(variant: Variant, pipeline: Pipeline) -> dict[str, Any]:
-    """What tells the models that a variant blends with, if any."""
+    """Fingerprints of the models that a variant blends with, if any."""
     models = dict.fromkeys(e.checkpoint for e in variant.edits if e.checkpoint is not None)
     if not models:
         return {}
     return {"checkpoints": {model: pipeline.checkpoint_fingerprint(model) for model in models}}
 
 
-def _asked(condition: Condition) -> dict[str, Any]:
-    """A condition, but for its sampling, in plain objects."""
-    asked: dict[str, Any] = {"prompt": condition.prompt, "seed": condition.seed}
+def _condition(condition: Condition) -> dict[str, Any]:
+    """A condition without its sampling, as plain objects."""
+    plain: dict[str, Any] = {"prompt": condition.prompt, "seed": condition.seed}
     if condition.point is not None:
-        asked["point"] = asdict(condition.point)
+        plain["point"] = asdict(condition.point)
     if condition.steps is not None:
-        asked["steps"] = condition.steps
-    return asked
+        plain["steps"] = condition.steps
+    return plain
 
 
-def _record(shot: KeyedCell, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]:
-    """What the PNG of an image tells about it."""
-    cell = shot.cell
+def cell_record(cell: KeyedCell, image: np.ndarray, pipeline: Pipeline) -> dict[str, Any]:
+    """The record in a cell's PNG."""
+    variant, condition = cell.cell.variant, cell.cell.condition
     return {
-        "axes": dict(cell.axes),
-        "variant": cell.variant.name,
-        **cell.variant.identity(),
-        **_checkpoints(cell.variant, pipeline),
+        "axes": dict(cell.cell.axes),
+        "variant": variant.name,
+        **variant.identity(),
+        **_checkpoints(variant, pipeline),
         "component": pipeline.component,
-        "condition": {**_asked(cell.condition), "sampling": asdict(shot.settings)},
-        "size": [shot.settings.width, shot.settings.height],
+        "condition": {**_condition(condition), "sampling": asdict(cell.settings)},
+        "size": [cell.settings.width, cell.settings.height],
         "model": pipeline.identity,
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "dtype": _dtype(pipeline),
         "compile": pipeline.compiled,
         "versions": versions(),
         "state": "ok" if np.isfinite(image).all() else "nan",
     }
 
 
-def describe_run(plan: Plan, pipeline: Pipeline, store: Run, shots: Sequence[KeyedCell]) -> None:
-    """Write what a run is, before its first cell. `shots`: of all cells of the plan, and of those
-    for its noise floor."""
+def describe_run(plan: Plan, pipeline: Pipeline, store: Run, cells: Sequence[KeyedCell]) -> None:
+    """Write `recipe.yaml` and `run.json`. `cells`: those of the plan, then of its noise floor."""
     store.write_text("recipe.yaml", plan.recipe.source)
-    store.write_manifest(_manifest(plan, pipeline, shots))
+    store.write_manifest(_manifest(plan, pipeline, cells))
 
 
-def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[KeyedCell]) -> dict[str, Any]:
-    baselines = {s.cell.condition: s.key for s in shots if s.cell.variant.is_baseline}
+def _manifest(plan: Plan, pipeline: Pipeline, cells: Sequence[KeyedCell]) -> dict[str, Any]:
+    baselines = {c.cell.condition: c.key for c in cells if c.cell.variant.is_baseline}
     groups: dict[Condition, int] = {}
     recipe = plan.recipe
-    sheet = recipe.sheet
 
-    def told(shot: KeyedCell) -> dict[str, Any]:
-        cell = shot.cell
-        found = {
-            "key": shot.key,
+    def entry(keyed: KeyedCell) -> dict[str, Any]:
+        cell = keyed.cell
+        plain = {
+            "key": keyed.key,
             "variant": cell.variant.name,
             "prompt": cell.condition.prompt,
             "seed": cell.condition.seed,
@@ -102,7 +104,7 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[KeyedCell]) -> dic
             "baseline": baselines[cell.baseline],
             "group": groups.setdefault(cell.group, len(groups)),
         }
-        return found | ({"point": True} if cell.condition.point else {})
+        return plain | ({"point": True} if cell.condition.point else {})
 
     return {
         "name": recipe.name,
@@ -111,14 +113,14 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[KeyedCell]) -> dic
         "component": pipeline.component,
         "modules": len(plan.catalog),
         "device": str(pipeline.device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "dtype": _dtype(pipeline),
         "compile": pipeline.compiled,
         "offload": pipeline.source.offload,
         "versions": versions(),
         "sampling": asdict(pipeline.settings(recipe.sampling)),
         "counts": {
             "cells": len(plan.cells),
-            "images": len({shot.key for shot in shots}),
+            "images": len({cell.key for cell in cells}),
             "variants": len(plan.variants),
             "conditions": len(plan.conditions),
         },
@@ -126,11 +128,11 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[KeyedCell]) -> dic
             {"name": a.name, "values": list(a.values), "labels": list(a.labels), "note": a.note}
             for a in plan.axes
         ],
-        "sheet": asdict(sheet) if sheet else None,
+        "sheet": asdict(recipe.sheet) if recipe.sheet else None,
         "clip": recipe.clip,
         "vocabulary": list(recipe.vocabulary) if recipe.vocabulary else None,
-        "cells": [told(shot) for shot in shots[: len(plan.cells)]],
-        "floor": [told(shot) for shot in shots[len(plan.cells) :]],
+        "cells": [entry(cell) for cell in cells[: len(plan.cells)]],
+        "floor": [entry(cell) for cell in cells[len(plan.cells) :]],
         "touched": {
             v.name: spans(_numbers(v, plan.catalog)) for v in plan.variants if not v.is_baseline
         },
@@ -139,7 +141,7 @@ def _manifest(plan: Plan, pipeline: Pipeline, shots: Sequence[KeyedCell]) -> dic
 
 
 def _numbers(variant: Variant, catalog: Sequence[ModuleInfo]) -> list[int]:
-    """The modules of a catalog that a variant edits, those inside of its blocks included."""
+    """Numbers of the modules of a catalog that a variant edits, with those inside its blocks."""
     paths = {p for e in variant.edits if e.component is None for p in e.all_modules}
     return [
         m.number

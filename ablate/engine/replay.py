@@ -1,4 +1,4 @@
-"""Replay: a cell made again from what its PNG tells, and compared."""
+"""Replay: compute a cell again from the record in its PNG, and compare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ablate.edits import Edit, UnknownOpError, Variant
-from ablate.engine import run as engine
+from ablate.engine.run import compute_cell
 from ablate.models import Source
 from ablate.network import ScopeError
 from ablate.sampling import Pipeline, Point, Sampling
@@ -23,11 +23,13 @@ ALIKE = 2  # of 255: what another batch size, or another machine in float32, may
 
 @dataclass(frozen=True)
 class Replay:
-    """A cell made again. `same_model`: whether its model is what it was; `same_key`: whether its
-    file is named by what its record tells.
+    """A cell that was computed again.
 
-    `difference`: the largest difference of two color values, of 255; None for images of unequal
-    size.
+    Attributes:
+        image: The image computed now.
+        same_model: Whether the model's weights are those that the record names.
+        same_key: Whether the file's name is the key of its record.
+        difference: Largest difference of two color values, of 255; None for unequal sizes.
     """
 
     image: Image.Image
@@ -41,61 +43,68 @@ class Replay:
 
 
 def cell_of(record: dict[str, Any]) -> Cell:
-    """The cell that a record tells of. Raises `StoreError` when it tells of none."""
+    """The cell that a record describes. Raises `StoreError` if it describes none."""
     try:
-        asked = record["condition"]
-        point = asked.get("point")
+        given = record["condition"]
+        point = given.get("point")
         condition = Condition(
-            prompt=asked["prompt"],
-            seed=asked["seed"],
-            sampling=Sampling(**asked["sampling"]),
+            prompt=given["prompt"],
+            seed=given["seed"],
+            sampling=Sampling(**given["sampling"]),
             point=_point(point) if point else None,
-            steps=asked.get("steps"),
+            steps=given.get("steps"),
         )
         edits = tuple(Edit.from_json(edit) for edit in record["edits"])
         variant = Variant(record["variant"], edits, record.get("perturbation_seed", 0))
     except UnknownOpError as error:
         raise StoreError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"this record tells of no cell that can be made: {error!r}") from error
+        raise StoreError(f"this record describes no cell: {error!r}") from error
     return Cell(variant, condition, record.get("axes", {}), condition)
 
 
-def _point(told: dict[str, Any]) -> Point:
-    return Point(tuple((text, weight) for text, weight in told["weights"]), told["path"])
+def _point(given: dict[str, Any]) -> Point:
+    return Point(tuple((text, weight) for text, weight in given["weights"]), given["path"])
 
 
 def pipeline_of(record: dict[str, Any], device: str | None = None) -> Pipeline:
-    """The pipeline that made a cell. Raises `ModelError` when it is not there, `StoreError` when
-    the record tells of none."""
+    """Load the pipeline that a record names.
+
+    Raises:
+        ModelError: The model is not there.
+        StoreError: The record names none.
+    """
     try:
         source = Source.from_json(record["model"])
         kind, _, commit = record["model"]["fingerprint"].partition(":")
         options = {"component": record["component"], "dtype": record["dtype"]}
     except (AttributeError, KeyError, TypeError) as error:
-        raise StoreError(f"this record tells of no model that can be loaded: {error!r}") from error
+        raise StoreError(f"this record names no model that can be loaded: {error!r}") from error
     if kind == "commit":
         source = dataclasses.replace(source, revision=commit)
     return Pipeline.load(source, device=device, compile=record.get("compile", False), **options)
 
 
 def replay_cell(path: Path, pipeline: Pipeline | None = None, device: str | None = None) -> Replay:
-    """Make the cell of a PNG again, alone, and compare it with what the PNG shows.
+    """Compute the cell of a PNG again, alone, and compare it with the image in the PNG.
 
-    Raises `StoreError` for an image that is no cell, `ModelError` when its model is not there.
+    Raises:
+        StoreError: The file is not the PNG of a cell.
+        ModelError: Its model is not there.
+        ScopeError: Its edits do not fit the model.
     """
     record = read_record(path)
     cell = cell_of(record)
     pipeline = pipeline or pipeline_of(record, device)
     try:
-        key, pixels, _ = engine.compute_cell(cell, pipeline)
+        key, pixels, _ = compute_cell(cell, pipeline)
     except ScopeError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: no cell can be made of what it tells: {error!r}") from error
+        raise StoreError(f"{path}: its cell cannot be computed: {error!r}") from error
     with Image.open(path) as image:
         before = np.asarray(image.convert("RGB"), dtype=int)
-    alike = before.shape == pixels.shape
-    difference = int(np.abs(before - pixels).max()) if alike else None
+    same_size = before.shape == pixels.shape
+    difference = int(np.abs(before - pixels).max()) if same_size else None
     same_model = record["model"]["fingerprint"] == pipeline.fingerprint
     return Replay(Image.fromarray(pixels), same_model, key == path.stem, difference)

@@ -1,8 +1,9 @@
-"""The engine: a plan, a pipeline and a store; out come the cells.
+"""The engine: from a plan to PNGs.
 
-Cells are made batch by batch, the variants of a batch applied by rows where they touch little of
-the network and in place where they touch much. Images are encoded and written while the next batch
-is computed. Under `accelerate launch` each process makes its share of the batches.
+`execute` divides the cells of a plan into batches, computes them and writes them. Variants are
+applied by rows where they edit little of the network, and in place where they edit much. PNGs are
+encoded and written while the next batch is computed. Under `accelerate launch` each process
+computes its share of the batches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 from ablate.edits import EditReport, NoiseCache, NoRowsError
-from ablate.engine.applying import PhaseEdits, denoiser_edits, finished
+from ablate.engine.applying import PhaseEdits, denoiser_edits, edit_image
 from ablate.engine.batches import (
     Batch,
     Batcher,
@@ -27,29 +28,40 @@ from ablate.engine.batches import (
     KeyedCell,
     in_order,
     jobs_of,
-    refuse,
     unfinished,
 )
 from ablate.engine.processes import Processes, stoppable
 from ablate.engine.progress import Progress
-from ablate.engine.records import _record, describe_run, with_keys
+from ablate.engine.records import cell_record, describe_run, with_keys
 from ablate.models import is_out_of_memory, spare_memory
 from ablate.network import ScopeError, watched
 from ablate.sampling import Callbacks, Pipeline, Request, Samples, Stopped, UnevenError
 from ablate.store import Run
 from ablate.sweep import Cell, Plan
 
-# A shot with its image, float32 (height, width, 3) in [0, 1], and its final latents.
+# A cell with its image, float32 (height, width, 3) in [0, 1], and its final latents, float32.
 FinishedCell = tuple[KeyedCell, np.ndarray, np.ndarray]
+# Enters a context in which a batch is sampled with the callbacks that it yields.
+Listen = Callable[[Batch, Callbacks], AbstractContextManager[Callbacks]]
 
 
 @dataclass
 class Summary:
-    """What a run came to, all processes together.
+    """Counts of a run, over all processes.
 
-    `by_rows`, `in_place`: images, by how their variants were applied. `batch_size`: cells of the
-    largest batch. `rowless`: modules that could not be edited by rows. `edited`, `ran`, `changed`:
-    modules by what was to become of them and what became of them.
+    Attributes:
+        total: Images of the plan, or of the part that `limit` allows.
+        reused: Images that were on disk before.
+        by_rows: Images computed with their variants applied by rows.
+        in_place: Images computed with their variants applied in place.
+        batch_size: Samplings in the largest batch.
+        not_finite: Images with NaN or infinity.
+        interrupted: Whether Ctrl-C ended the run.
+        seconds: Time that the run took.
+        rowless: Modules that cannot be edited by rows.
+        edited: Modules that the variants edit.
+        ran: Edited modules that the network called.
+        changed: Edited modules in which a number changed.
     """
 
     total: int
@@ -70,23 +82,23 @@ class Summary:
         return self.by_rows + self.in_place
 
     @property
-    def quiet(self) -> dict[str, str]:
-        """By module path, what is remarkable about an edited module."""
+    def without_effect(self) -> dict[str, str]:
+        """Edited modules whose edit did nothing: why, by module path."""
         never = dict.fromkeys(sorted(self.edited - self.ran), "never ran")
         return never | dict.fromkeys(sorted(self.edited & self.ran - self.changed), "unchanged")
 
-    def hear(self, batch: Batch, found: EditReport, pipeline: Pipeline) -> None:
-        """Count a batch that was computed, and what became of its edits."""
+    def count(self, batch: Batch, report: EditReport) -> None:
+        """Count a batch that was computed, and the modules that it edited."""
         if batch.by_rows:
             self.by_rows += batch.images
         else:
             self.in_place += batch.images
         self.batch_size = max(self.batch_size, len(batch))
-        self.edited |= found.edited | pipeline.qualified(pipeline.denoiser_name, batch.modules)
-        self.ran |= found.ran
-        self.changed |= found.changed
+        self.edited |= report.edited
+        self.ran |= report.ran
+        self.changed |= report.changed
 
-    def add(self, other: Summary) -> None:
+    def merge(self, other: Summary) -> None:
         """Count what another process computed."""
         self.by_rows += other.by_rows
         self.in_place += other.in_place
@@ -107,199 +119,202 @@ def execute(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
-    """Make all cells of a plan that the store does not have yet, or the first `limit` of all.
+    """Compute and write all cells of a plan that the store does not contain yet.
 
-    `batch_size`: images made at once; without it the size is found while running. `fresh`: forget
-    the finished cells. Interrupted by Ctrl-C it returns, with `interrupted` set, after the step
-    that it is in; the weights are as loaded then, and finished cells are on disk.
+    After Ctrl-C it finishes the step of sampling that it is in and returns with `interrupted` set;
+    finished cells are on disk then, and the weights are as they were loaded.
+
+    Args:
+        batch_size: Images computed at once; by default measured while running.
+        limit: Compute only the first so many cells of the plan.
+        fresh: Remove finished cells first.
     """
     began = time.monotonic()
     processes = Processes(pipeline.device.type)
-    shots = with_keys((*plan.cells, *plan.floor), pipeline)
+    cells = with_keys((*plan.cells, *plan.floor), pipeline)
     if processes.is_main:
         if fresh:
             store.forget_cells()
         store.sweep_temporaries()
-        describe_run(plan, pipeline, store, shots)
-    processes.wait()  # until the folder is as it should be
-    layout = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
-    jobs = in_order(jobs_of({shot.key: shot for shot in shots}.values(), pipeline.component))
-    chosen = [shot for job in jobs for shot in job.shots][:limit]
+        describe_run(plan, pipeline, store, cells)
+    processes.wait()  # until the folder is ready
+    batcher = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
+    jobs = in_order(jobs_of({cell.key: cell for cell in cells}.values(), pipeline.component))
+    chosen = [cell for job in jobs for cell in job.cells][:limit]
     jobs = jobs_of(chosen, pipeline.component)
     size = BatchSize(batch_size, pipeline, jobs)
     finished = store.finished()
-    todo = unfinished(
-        layout.batches(jobs, size.unit),
-        lambda shot: shot.key in finished,
-        lambda rest: layout.batches(rest, size.unit),
+    batches = unfinished(
+        batcher.batches(jobs, size.unit),
+        lambda cell: cell.key in finished,
+        lambda rest: batcher.batches(rest, size.unit),
     )
-    summary = Summary(len(chosen), reused=sum(shot.key in finished for shot in chosen))
-    processes.wait()  # until all know what is finished, before anything else is
-    missing = len(chosen) - summary.reused
-
+    summary = Summary(len(chosen), reused=sum(cell.key in finished for cell in chosen))
+    processes.wait()  # until every process knows what is finished, before more is
     progress = progress or Progress()
-    if missing and processes.is_main:
-        progress.start("images", len(chosen), summary.reused)
+    if batches and processes.is_main:
+        progress.start("images", summary.total, summary.reused)
         progress.update(summary.reused)
 
-    def tell(own: Summary) -> None:
+    def report(computed: int) -> None:
         if not processes.is_main:
             return
-        # With other processes at work the folder knows best how far the run is.
-        done = own.computed
-        if not processes.alone:
-            done = max(done, len(store.finished() - finished))
-        progress.update(summary.reused + done)
+        if not processes.alone:  # the folder has the cells of all processes
+            computed = max(computed, len(store.finished() - finished))
+        progress.update(summary.reused + computed)
 
-    own = _make(processes.share(todo), pipeline, store, layout, size, tell)
-    for part in processes.gather(own):
-        summary.add(part)
+    part = _compute_and_write(processes.share(batches), pipeline, store, batcher, size, report)
+    for each in processes.gather(part):
+        summary.merge(each)
     summary.seconds = time.monotonic() - began
     return summary
 
 
-def _make(
-    todo: Sequence[Batch],
+def _compute_and_write(
+    batches: Sequence[Batch],
     pipeline: Pipeline,
     store: Run,
-    layout: Batcher,
+    batcher: Batcher,
     size: BatchSize,
-    tell: Callable[[Summary], None],
+    report: Callable[[int], None],
 ) -> Summary:
-    """Compute batches and have them written, until all are or Ctrl-C is pressed."""
-    own = Summary(sum(map(len, todo)))
-    draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
+    """Compute this process's batches until all are written or Ctrl-C is pressed."""
+    summary = Summary(sum(map(len, batches)))
+    noise = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
     with stoppable(pipeline), _Writer(store, pipeline) as writer:
-        if pipeline.compiled and todo:
-            try:
-                own.ran = pipeline.qualified(pipeline.denoiser_name, _that_run(pipeline, todo))
-            except Stopped:
-                own.interrupted = True
-                return own
-
-        def again(batches: Sequence[Batch], error: NoRowsError) -> list[Batch]:
-            refuse(batches[0], error)
-            layout.rowless |= error.paths or batches[0].modules
-            return [part for batch in batches for part in layout.again(batch, size.unit)]
-
         try:
-            for batch, samples, found in compute_batches(todo, size, pipeline, draws, again=again):
-                own.hear(batch, found, pipeline)
-                images = finished_cells(batch, samples)
-                own.not_finite += sum(not np.isfinite(image).all() for _, image, _ in images)
-                writer.put(images)
-                tell(own)
+            if pipeline.compiled and batches:
+                summary.ran = _modules_that_run(pipeline, batches)
+            for batch, samples, edited in compute_batches(
+                batches, size, pipeline, noise, batcher=batcher
+            ):
+                summary.count(batch, edited)
+                cells = finished_cells(batch, samples)
+                summary.not_finite += sum(not np.isfinite(image).all() for _, image, _ in cells)
+                writer.put(cells)
+                report(summary.computed)
         except Stopped:
-            own.interrupted = True
-    own.rowless = layout.rowless
-    return own
+            summary.interrupted = True
+    summary.rowless = batcher.rowless
+    return summary
 
 
 def compute_batches(
     batches: Iterable[Batch],
     size: BatchSize,
     pipeline: Pipeline,
-    draws: NoiseCache,
+    noise: NoiseCache,
     *,
-    listen: Callable[[Batch, Callbacks], AbstractContextManager[Callbacks]] | None = None,
-    again: Callable[[Sequence[Batch], NoRowsError], list[Batch]] | None = None,
+    listen: Listen | None = None,
+    batcher: Batcher | None = None,
 ) -> Iterator[tuple[Batch, Samples, EditReport]]:
-    """Compute batches in order, in smaller parts where they do not fit.
+    """Compute batches in order, as many at once as `size` allows, and divide those that do not fit.
 
-    A batch that is out of memory is halved; one whose prompts have embeddings of different lengths
-    is split by prompt.
+    A batch that runs out of memory is halved; one whose prompts have embeddings of different
+    lengths is divided by prompt; one that cannot be edited by rows is laid out again by `batcher`,
+    with all that follow.
 
-    Args:
-        listen: Enters a context in which a batch is sampled, with other callbacks.
-        again: Lays out a batch that cannot be applied by rows, and all that follow it, anew.
+    Raises:
+        ScopeError: The references of a batch cannot be computed along with it.
     """
     queue = deque(batches)
     while queue:
         batch = size.take(queue)
         began = time.perf_counter()
         try:
-            samples, applied = compute(batch, pipeline, draws, listen)
+            samples, report = _compute_batch(batch, pipeline, noise, listen)
         except NoRowsError as error:
-            if again is None:
+            if batcher is None:
                 raise
-            queue = deque(again([batch, *queue], error))
-            continue
+            _check_references(batch, error)
+            batcher.rowless |= error.paths or batch.modules
+            queue = deque(part for b in (batch, *queue) for part in batcher.again(b, size.unit))
         except UnevenError as error:
             parts = batch.by_prompt()
             if len(parts) == 1:
                 raise ScopeError(
-                    "prompts that run along as references must have embeddings as long as"
-                    f" those of the cells; “{batch.jobs[0].condition.prompt}” has not"
+                    "prompts that run along as references must have embeddings as long as those of"
+                    f" the cells; “{batch.jobs[0].condition.prompt}” has not"
                 ) from error
-            size.apart = True
+            size.one_prompt = True
             queue.extendleft(reversed(parts))
-            continue
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
             size.shrink(batch)
             queue.extendleft(reversed(batch.halves()))
-            continue
-        size.measured(batch, time.perf_counter() - began)
-        yield batch, samples, applied
+        else:
+            size.record(batch, time.perf_counter() - began)
+            yield batch, samples, report
 
 
-def compute(
-    batch: Batch,
-    pipeline: Pipeline,
-    draws: NoiseCache,
-    listen: Callable[[Batch, Callbacks], AbstractContextManager[Callbacks]] | None = None,
+def _compute_batch(
+    batch: Batch, pipeline: Pipeline, noise: NoiseCache, listen: Listen | None
 ) -> tuple[Samples, EditReport]:
-    """The images of a batch, and what became of its edits.
+    """Sample a batch under its variants.
 
-    Raises `NoRowsError` when one of its variants has to be applied in place.
+    Raises:
+        NoRowsError: One of its variants has to be applied in place.
     """
-    found, own = EditReport(), EditReport()
-    within = PhaseEdits(pipeline, draws, found)
+    outer, inner = EditReport(), EditReport()
+    around = PhaseEdits(pipeline, noise, outer)
     requests = [
-        Request(c.prompt, c.seed, c.point, within(job.encoding), within(job.decoding))
+        Request(c.prompt, c.seed, c.point, around(job.encoding), around(job.decoding))
         for job, c in ((job, job.condition) for job in batch.jobs)
     ]
     references = [Request(r.prompt, r.seed, shown=False) for r in batch.references]
     settings = batch.jobs[0].settings
     with ExitStack() as stack:
         stack.enter_context(pipeline.explain_size_errors(settings))
-        callbacks = stack.enter_context(denoiser_edits(batch, pipeline, draws, own))
+        callbacks = stack.enter_context(denoiser_edits(batch, pipeline, noise, inner))
         if listen is not None:
             callbacks = stack.enter_context(listen(batch, callbacks))
         samples = pipeline.sample([*requests, *references], settings, callbacks, batch.frames)
     weighed = {p for v in set(batch.variants) for e in v.edits if e.where == "weights"
                for p in e.all_modules}  # fmt: skip
-    if batch.by_rows and weighed - own.ran:
-        # Perhaps their weights are used without them being called.
-        raise NoRowsError(weighed - own.ran)
-    for name in ("edited", "changed", "ran"):
-        getattr(found, name).update(pipeline.qualified(pipeline.denoiser_name, getattr(own, name)))
-    return samples, found
+    if batch.by_rows and weighed - inner.ran:
+        # Their weights may be used by another module, without their being called.
+        raise NoRowsError(weighed - inner.ran)
+    inner.edited |= batch.modules
+    name = pipeline.denoiser_name
+    sets = (inner.edited, inner.changed, inner.ran)
+    outer.add(EditReport(*(pipeline.qualified(name, paths) for paths in sets)))
+    return samples, outer
+
+
+def _check_references(batch: Batch, error: NoRowsError) -> None:
+    """Raise `ScopeError` if a variant without rows takes other conditions' outputs."""
+    for variant in set(batch.variants):
+        paths = sorted((error.paths or batch.modules).intersection(variant.modules))
+        if variant.references and paths:
+            raise ScopeError(
+                f"`{paths[0]}` does not have a row a cell in this network, so that no references"
+                " can run along: neither `mean` nor `resample` can be had there"
+            ) from error
+
+
+def _modules_that_run(pipeline: Pipeline, batches: Sequence[Batch]) -> set[str]:
+    """The edited modules that the network calls; a compiled network calls none of their hooks."""
+    modules = tuple({path for batch in batches for path in batch.modules})
+    short = replace(batches[0].jobs[0].settings, num_inference_steps=2)
+    with torch.compiler.set_stance("force_eager"), watched(pipeline.denoiser, modules) as ran:
+        pipeline.sample([Request("", 0)], short)
+    return pipeline.qualified(pipeline.denoiser_name, ran)
 
 
 def finished_cells(batch: Batch, samples: Samples) -> list[FinishedCell]:
-    """The shots of a batch, each with its image and latents."""
-    images = []
+    """The cells of a batch with their images and latents."""
+    cells = []
     for i, job in enumerate(batch.jobs):
-        for shot in job.shots:
-            steps = shot.cell.condition.steps
+        for cell in job.cells:
+            steps = cell.cell.condition.steps
             taken = samples if steps is None else samples.frames[steps]
-            images.append((shot, finished(taken.images[i], shot.cell.variant), taken.latents[i]))
-    return images
-
-
-def _that_run(pipeline: Pipeline, todo: Sequence[Batch]) -> set[str]:
-    """The modules of some batches that run at all: a compiled network calls none of their hooks."""
-    modules = tuple({path for batch in todo for path in batch.modules})
-    short = replace(todo[0].jobs[0].settings, num_inference_steps=2)
-    with torch.compiler.set_stance("force_eager"), watched(pipeline.denoiser, modules) as ran:
-        pipeline.sample([Request("", 0)], short)
-    return ran
+            cells.append((cell, edit_image(taken.images[i], cell.cell.variant), taken.latents[i]))
+    return cells
 
 
 class _Writer:
-    """Encodes and writes images on a thread of its own, two batches behind at most."""
+    """Encodes and writes batches on a thread, at most two behind."""
 
     WAITING = 2
 
@@ -317,37 +332,38 @@ class _Writer:
         for future in self._pending:
             future.result()
 
-    def put(self, images: list[FinishedCell]) -> None:
-        """Have a batch written. Waits while too many are; raises what an earlier one raised."""
+    def put(self, cells: list[FinishedCell]) -> None:
+        """Queue a batch. Waits while too many are queued; raises errors of earlier ones."""
         while len(self._pending) >= self.WAITING:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(write_cells, images, self.store, self.pipeline))
+        self._pending.append(self._pool.submit(write_cells, cells, self.store, self.pipeline))
 
 
-def write_cells(images: Sequence[FinishedCell], store: Run, pipeline: Pipeline) -> None:
-    """Write images as cells; they appear together."""
+def write_cells(cells: Sequence[FinishedCell], store: Run, pipeline: Pipeline) -> None:
+    """Write cells as PNGs, which appear together."""
     store.write_cells(
-        (shot.key, Image.fromarray(_pixels(image)), _record(shot, image, pipeline), latents)
-        for shot, image, latents in images
+        (cell.key, Image.fromarray(_pixels(image)), cell_record(cell, image, pipeline), latents)
+        for cell, image, latents in cells
     )
 
 
-def compute_cell(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
-    """One cell by itself: its key, its image, uint8 (height, width, 3), and its final latents."""
-    shots = with_keys([cell], pipeline)
-    layout = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
-    (batch,) = layout.batches(jobs_of(shots, pipeline.component), 1)
-    draws = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
-    try:
-        samples, _ = compute(batch, pipeline, draws)
-    except NoRowsError as error:
-        refuse(batch, error)
-        samples, _ = compute(replace(batch, by_rows=False), pipeline, draws)
-    ((shot, image, latents),) = finished_cells(batch, samples)
-    return shot.key, _pixels(image), latents
-
-
 def _pixels(image: np.ndarray) -> np.ndarray:
-    """A float image in [0, 1] in 8 bits; what is not finite is black."""
+    """A float image in [0, 1] as uint8; NaN becomes black."""
     pixels: np.ndarray = (np.nan_to_num(image) * 255).round().astype("uint8")
     return pixels
+
+
+def compute_cell(cell: Cell, pipeline: Pipeline) -> tuple[str, np.ndarray, np.ndarray]:
+    """Compute one cell alone.
+
+    Returns:
+        Its key, its image (height, width, 3) as uint8, and its final latents.
+    """
+    batcher = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
+    jobs = jobs_of(with_keys([cell], pipeline), pipeline.component)
+    size = BatchSize(1, pipeline, jobs)
+    noise = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
+    batches = batcher.batches(jobs, size.unit)
+    ((batch, samples, _),) = compute_batches(batches, size, pipeline, noise, batcher=batcher)
+    ((keyed, image, latents),) = finished_cells(batch, samples)
+    return keyed.key, _pixels(image), latents

@@ -294,7 +294,7 @@ def test_what_never_ran_and_what_changed_nothing_is_told(run: RunIt, build: Buil
             ],
         )
     )
-    assert result.summary.quiet == {
+    assert result.summary.without_effect == {
         "encoder.conv_in": "never ran",
         "decoder.conv_norm_out": "unchanged",
     }
@@ -366,7 +366,7 @@ def test_a_module_that_never_runs_is_told_and_not_refused(run: RunIt, build: Bui
             edits=[{"zero": {"modules": "encoder.mid_block", "where": "output"}}],
         )
     )
-    assert result.summary.quiet == {"encoder.mid_block": "never ran"}
+    assert result.summary.without_effect == {"encoder.mid_block": "never ran"}
 
 
 def test_steps_are_the_samplings_own_where_a_scheduler_takes_two_calls(

@@ -876,6 +876,6 @@ def test_parameters_that_a_module_does_not_have_are_no_reason_for_in_place(
     edit = {"zero": {"modules": "$module", "params": "bias"}}
     recipe = build(axes={"module": {"each": f"{MID}.attn2.*"}}, edits=[edit])
     summary = run(recipe).summary
-    assert summary.quiet[f"{MID}.attn2.to_q"] == "unchanged"
+    assert summary.without_effect[f"{MID}.attn2.to_q"] == "unchanged"
     assert summary.rowless == set()
     assert summary.in_place == 0

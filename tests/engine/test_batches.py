@@ -69,7 +69,7 @@ def variant_of(jobs: list[Job], path: str) -> Variant:
 
 
 def keys(batches: list[Batch]) -> list[str]:
-    return [job.shots[0].key for batch in batches for job in batch.jobs]
+    return [job.cells[0].key for batch in batches for job in batch.jobs]
 
 
 RECIPES = {
@@ -90,7 +90,7 @@ RECIPES = {
 def test_all_jobs_are_in_batches_that_can_be_computed(name: str, size: int, lay: Lay) -> None:
     layout, jobs = lay(**RECIPES[name])
     batches = layout.batches(jobs, size)
-    assert sorted(keys(batches)) == sorted(job.shots[0].key for job in jobs)
+    assert sorted(keys(batches)) == sorted(job.cells[0].key for job in jobs)
     for batch in batches:
         assert 1 <= len(batch) <= size
         assert len({job.settings for job in batch.jobs}) == 1
@@ -108,12 +108,12 @@ def test_all_jobs_are_in_batches_that_can_be_computed(name: str, size: int, lay:
 def test_jobs_of_one_way_are_in_the_order_of_variants(name: str, size: int, lay: Lay) -> None:
     layout, jobs = lay(**RECIPES[name])
     batches = layout.batches(jobs, size)
-    place = {job.shots[0].key: i for i, job in enumerate(in_order(jobs))}
+    place = {job.cells[0].key: i for i, job in enumerate(in_order(jobs))}
     kinds: dict[object, list[int]] = {}
     for batch in batches:
         first = batch.jobs[0]
         kind = (batch.by_rows, first.settings, None if batch.by_rows else batch.variants[0])
-        kinds.setdefault(kind, []).extend(place[job.shots[0].key] for job in batch.jobs)
+        kinds.setdefault(kind, []).extend(place[job.cells[0].key] for job in batch.jobs)
     assert all(places == sorted(places) for places in kinds.values())
 
 
@@ -329,11 +329,11 @@ def test_the_rest_of_begun_batches_is_pooled(laid: tuple[Batcher, list[Batch]]) 
     """Two cells of one and three of another make one batch, behind those that are whole."""
     layout, batches = laid
     first, second, third, fourth = batches
-    done = {job.shots[0].key for job in (*second.jobs[:3], *fourth.jobs[1:3])}
+    done = {job.cells[0].key for job in (*second.jobs[:3], *fourth.jobs[1:3])}
     whole = left(layout, batches, done)
     assert whole[:2] == [first, third]
     assert keys(whole[2:]) == [
-        j.shots[0].key for j in (*second.jobs[3:], fourth.jobs[0], *fourth.jobs[3:])
+        j.cells[0].key for j in (*second.jobs[3:], fourth.jobs[0], *fourth.jobs[3:])
     ]
     assert [len(batch) for batch in whole] == [5, 5, 5]
     assert Counter(keys(whole)).keys() | done == set(keys(batches))

@@ -57,7 +57,7 @@ def test_a_compiled_network_gives_the_images_of_a_plain_one(
     pipeline = Pipeline.load(str(tinier_folder), compile=True, **loaded)
     compiled = run(recipe, "compiled", pipeline=pipeline, batch_size=1)
     assert compiled.summary.in_place == compiled.summary.total > 1
-    assert compiled.summary.quiet == plain.summary.quiet == {}
+    assert compiled.summary.without_effect == plain.summary.without_effect == {}
     for one, other in zip(plain, compiled, strict=True):
         difference = np.asarray(one.image(), dtype=int) - np.asarray(other.image(), dtype=int)
         assert np.abs(difference).max() <= 2

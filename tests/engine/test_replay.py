@@ -155,4 +155,4 @@ def test_a_record_that_makes_no_sense_is_refused(cell: Path, tmp_path: Path) -> 
 
     code, said = ablate("replay", rewritten(cell, tmp_path / "odd", unknown), "--device", "cpu")
     assert code == 2
-    assert "this record tells of no cell that can be made" in said
+    assert "this record describes no cell" in said

@@ -173,7 +173,7 @@ def sizes(
     while queue:
         batch = size.take(queue)
         yield len(batch)
-        size.measured(batch, seconds(batch))
+        size.record(batch, seconds(batch))
 
 
 @pytest.fixture
@@ -254,10 +254,10 @@ def test_a_size_that_was_too_large_is_halved_for_good(lay: Lay, tiny: Pipeline) 
     taken = []
     while queue:
         taken.append(size.take(queue))
-        size.measured(taken[-1], 1.0)
+        size.record(taken[-1], 1.0)
     assert max(map(len, taken)) <= len(batch) // 2
-    assert Counter(j.shots[0].key for b in taken for j in b.jobs) == Counter(
-        j.shots[0].key for j in jobs
+    assert Counter(j.cells[0].key for b in taken for j in b.jobs) == Counter(
+        j.cells[0].key for j in jobs
     )
 
 
@@ -271,7 +271,7 @@ def test_batches_that_grow_are_of_one_kind(lay: Lay, tiny: Pipeline) -> None:
     taken = []
     while queue:
         taken.append(size.take(queue))
-        size.measured(taken[-1], 1.0)
+        size.record(taken[-1], 1.0)
     assert max(map(len, taken)) > 2
     for batch in taken:
         assert batch.by_rows or len(set(batch.variants)) == 1
