@@ -1,3 +1,4 @@
+from .batch import EditReport as EditReport, NoRowsError as NoRowsError
 from .code import CodeError as CodeError, load_code as load_code
 from .in_place import (
     applied as applied,
@@ -12,9 +13,8 @@ from .letters import (
 )
 from .noise import NoiseCache as NoiseCache, draw as draw
 from .ops import OPS as OPS, apply as apply, wrong_strength as wrong_strength
-from .outputs import NoRowsError as NoRowsError
 from .registry import Op as Op, op as op
-from .rows import EditReport as EditReport, by_rows as by_rows
+from .rows import by_rows as by_rows
 from .variants import (
     BY as BY,
     By as By,

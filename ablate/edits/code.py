@@ -1,4 +1,4 @@
-"""A user's own ops, from a Python file whose functions are decorated with `@ablate.op(...)`.
+"""A user's ops, from a Python file whose functions are decorated with `@ablate.op(...)`.
 
     # my_ops.py
     import ablate
@@ -8,9 +8,9 @@
         \"\"\"(1−a)·W.\"\"\"
         return (1 - strength) * tensor
 
-`load` executes the file, with all that the user may do; nothing else here executes any code. Each
-op keeps a digest of its file, so that an image tells which formula made it. What the file imports
-is not part of the digest.
+`load_code` executes the file, with all rights of the user; nothing else here executes any code.
+Each op keeps a digest of its file, so that the record of an image identifies its formula. What the
+file imports is not part of the digest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import hashlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -29,12 +28,12 @@ from typing import Any, TypeGuard, get_args
 import torch
 from torch import Tensor
 
-from ablate.edits.ops import OPS, zero
-from ablate.edits.registry import GIVEN, KINDS, Apply, Draws, Op
+from ablate.edits.ops import OPS
+from ablate.edits.registry import GIVEN, KINDS, Apply, NoiseSource, Op
 from ablate.messages import RequestError
 
 PLACES = ("weights", "output")
-# What exists in one place only.
+# Noise that exists in one place only.
 ONLY = {"init": "weights", "partner": "weights", "checkpoint": "weights"}
 ONLY |= {kind: "output" for kind in GIVEN if kind not in ONLY}
 
@@ -47,11 +46,13 @@ class CodeError(RequestError, ValueError):
 
 
 def load_code(file: Path) -> tuple[str, ...]:
-    """Execute a Python file and register the ops that it defines; their names, in its order.
+    """Execute a Python file, register the ops that it defines, and return their names in order.
 
-    Does nothing for a file that was loaded before, by its content. Raises `CodeError` for a file
-    that is not there, is not Python, raises, defines no op, or whose ops do not fit; the registry
-    is then as it was.
+    A file with the content of one that was loaded before is not executed again.
+
+    Raises:
+        CodeError: The file does not exist, is not Python, raises, defines no op, or one of its ops
+            is invalid. The registry is then as it was.
     """
     try:
         source = file.read_bytes()
@@ -64,15 +65,15 @@ def load_code(file: Path) -> tuple[str, ...]:
     before = dict(OPS)
     module = ModuleType(f"ablate_code_{digest}")
     module.__file__ = str(file)
-    # Where dataclasses and the like look for the names of their file.
+    # Dataclasses and the like look up the names of their file here.
     sys.modules[module.__name__] = module
     try:
         _execute(file, source, module)
-        made = {name: op for name, op in OPS.items() if name not in before}
-        if not made:
+        defined = {name: op for name, op in OPS.items() if name not in before}
+        if not defined:
             raise CodeError(file, "defines no op; decorate a function with `@ablate.op(...)`")
-        for name, op in made.items():
-            message = _wrong(op, module)
+        for name, op in defined.items():
+            message = _problem(op, module)
             if message:
                 line = op.apply.__code__.co_firstlineno if _is_of(op.apply, module) else None
                 raise CodeError(file, f"the op `{name}` {message}", line)
@@ -82,17 +83,7 @@ def load_code(file: Path) -> tuple[str, ...]:
         OPS.clear()
         OPS.update(before)
         raise
-    return tuple(made)
-
-
-def forget_ops(names: Iterable[str]) -> None:
-    """Take a user's ops off the registry. Raises `ValueError` for one of the lab's own."""
-    names = tuple(names)
-    for name in names:
-        if name in OPS and OPS[name].apply.__module__ == zero.__module__:
-            raise ValueError(f"`{name}` is one of the lab's own ops")
-    for name in names:
-        OPS.pop(name, None)
+    return tuple(defined)
 
 
 def _execute(file: Path, source: bytes, module: ModuleType) -> None:
@@ -103,24 +94,24 @@ def _execute(file: Path, source: bytes, module: ModuleType) -> None:
             raise CodeError(file, f"raised {error!r}", _last_line(error, file)) from error
         raise CodeError(file, f"is not valid Python: {error.msg}", error.lineno) from error
     except (Exception, SystemExit) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise CodeError(file, f"raised {told}", _last_line(error, file)) from error
+        message = f"raised {type(error).__name__}: {error}"
+        raise CodeError(file, message, _last_line(error, file)) from error
 
 
 def _last_line(error: BaseException, file: Path) -> int | None:
-    """The line of the file at which an error left it."""
+    """The line of the file from which an error was raised, directly or further down."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     return lines[-1] if lines else None
 
 
 def _is_of(function: Apply, module: ModuleType) -> TypeGuard[FunctionType]:
-    """Whether a function is defined in a module, and so is part of the digest of its file."""
+    """Whether a function is defined in a module, so that the digest of the file covers it."""
     return isinstance(function, FunctionType) and function.__module__ == module.__name__
 
 
-def _wrong(op: Op, module: ModuleType) -> str | None:
-    """What about an op does not fit together; the rest of a sentence that begins with its name."""
+def _problem(op: Op, module: ModuleType) -> str | None:
+    """The rest of a sentence, after its name, on what is wrong with an op; None if it is valid."""
     if not _is_of(op.apply, module):
         return f"is defined elsewhere, in `{op.apply.__module__}`; load the file that defines it"
     if not op.name.isidentifier():
@@ -129,8 +120,8 @@ def _wrong(op: Op, module: ModuleType) -> str | None:
         inspect.signature(op.apply).bind(None, None, None)
     except TypeError:
         return "must take (tensor, noise, strength)"
-    if op.draws is not None and op.draws not in get_args(Draws):
-        return f"draws no `{op.draws}`; there are {', '.join(get_args(Draws))}"
+    if op.draws is not None and op.draws not in get_args(NoiseSource):
+        return f"draws no `{op.draws}`; there are {', '.join(get_args(NoiseSource))}"
     if not op.places or not set(op.places) <= set(PLACES):
         return f"must have its places among {', '.join(PLACES)}"
     if op.draws in ONLY and op.places != (ONLY[op.draws],):
@@ -146,37 +137,38 @@ def _wrong(op: Op, module: ModuleType) -> str | None:
 
 
 def _checked(op: Op) -> Apply:
-    """The op's function, on copies, which it may write into; what it returns is checked.
+    """The op's function on copies, which it may write into, with checks of its result.
 
-    Type and shape always; at first also that it is finite, and that an op which is not `whole`
-    gives for parts what it gives for the whole: until it was given something that can tell.
+    Type and shape are checked always. The first results are also checked to be finite and, if the
+    op is not `whole`, to be the same for parts, until the entries of one tensor differ: for equal
+    entries the second check shows nothing.
     """
     function, unsure = op.apply, True
 
     @functools.wraps(function)
     def checked(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
         nonlocal unsure
-        made: Any = function(tensor.clone(), noise.clone(), strength)
-        if not isinstance(made, Tensor) or not made.is_floating_point():
-            kind = made.dtype if isinstance(made, Tensor) else type(made).__name__
+        result: Any = function(tensor.clone(), noise.clone(), strength)
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            kind = result.dtype if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(f"the op `{op.name}` must return a tensor of floats, not {kind}")
-        if made.shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)}, not {tuple(made.shape)}"
+        if result.shape != tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(result.shape)}"
             raise ValueError(f"the op `{op.name}` must keep the shape: {shapes}")
         if unsure and bool(tensor.isfinite().all()) and bool(noise.isfinite().all()):
-            if not bool(made.isfinite().all()):
+            if not bool(result.isfinite().all()):
                 raise ValueError(
                     f"the op `{op.name}` returned numbers that are not finite, for finite weights"
                 )
             if not op.whole:
-                _compare_parts(op, tensor, noise, strength, made)
+                _compare_parts(op, tensor, noise, strength, result)
             unsure = not (tensor.numel() > 1 and bool(tensor.min() < tensor.max()))
-        return made
+        return result
 
     return checked
 
 
-def _compare_parts(op: Op, tensor: Tensor, noise: Tensor, strength: float, made: Tensor) -> None:
+def _compare_parts(op: Op, tensor: Tensor, noise: Tensor, strength: float, result: Tensor) -> None:
     flat, drawn = tensor.flatten(), noise.flatten() if op.draws else noise
     half = flat.numel() // 2
     parts = [
@@ -184,7 +176,7 @@ def _compare_parts(op: Op, tensor: Tensor, noise: Tensor, strength: float, made:
         for span in (slice(None, half), slice(half, None))
         if flat[span].numel()
     ]
-    if parts and not torch.allclose(torch.cat(parts), made.flatten(), rtol=1e-4, atol=1e-6):
+    if parts and not torch.allclose(torch.cat(parts), result.flatten(), rtol=1e-4, atol=1e-6):
         raise ValueError(
             f"the op `{op.name}` gives another result for parts of a tensor than for the whole;"
             " declare it with `whole=True`"

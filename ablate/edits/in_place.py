@@ -1,10 +1,10 @@
-"""Edits and variants, and a variant's weights applied to a network in place, with exact restore.
+"""Apply a variant to a network in place, with exact restore.
 
     with applied(network, Variant("no middle", (Edit.on(network, "zero", "mid_block.*"),))):
-        ...  # the network is edited here, and bit for bit as before afterwards
+        ...  # the network is edited here, and afterwards bit for bit as before
 
-Works on any `torch.nn.Module`. Memory: a copy of the touched tensors, for as long as they are
-edited.
+Works on any `torch.nn.Module`. Memory: a copy of the edited tensors for as long as the context is
+open.
 """
 
 from __future__ import annotations
@@ -17,19 +17,28 @@ import torch
 from torch import Tensor, nn
 
 from ablate.edits import ops
+from ablate.edits.batch import EditReport, RowMap
 from ablate.edits.noise import NoiseCache
 from ablate.edits.ops import OPS
-from ablate.edits.outputs import RowMap, alterations, altered, heads_in
+from ablate.edits.outputs import edited_outputs, output_edits
 from ablate.edits.variants import Edit, Variant
 from ablate.network import Unit, heads_of, weight_entries
 
-ACTIVE = "_ablate_active_edits"  # attribute of an edited network: how many `applied` are open on it
+ACTIVE = "_ablate_active_edits"  # attribute of a network: how many `applied` are open on it
 
 
 @dataclass(frozen=True)
 class EditedParameter:
-    """A parameter that a variant edits, the module that owns it, and the edits that apply to it, in
-    order. `heads`: of the attention layer that it is a projection of, where an edit asks.
+    """A parameter that a variant edits.
+
+    Attributes:
+        module: The path of the module that it belongs to.
+        name: Its name in the module.
+        parameter: The parameter itself.
+        edits: The edits that apply to it, in order.
+        owner: The module itself.
+        heads: The number of heads of the attention layer that the module is a projection of, where
+            an edit is of heads; else 0.
     """
 
     module: str
@@ -43,9 +52,14 @@ class EditedParameter:
 def edited_parameters(
     modules: Mapping[str, nn.Module], variant: Variant
 ) -> Iterator[EditedParameter]:
-    """All parameters that a variant edits. A tensor that two modules share is given once.
+    """All parameters that a variant edits; a tensor that two modules share comes once.
 
-    `modules`: those of the network by path. Raises `ValueError` for a path that is not among them.
+    Args:
+        modules: All modules of the network by path.
+        variant: The variant.
+
+    Raises:
+        ValueError: An edit, of weights or of outputs, names a path that is not among them.
     """
     seen: set[int] = set()
     by_module: dict[str, list[Edit]] = {}
@@ -55,117 +69,136 @@ def edited_parameters(
                 raise ValueError(f"variant `{variant.name}`: the network has no module `{path}`")
             if edit.where == "weights":
                 by_module.setdefault(path, []).append(edit)
-    for path, applying in by_module.items():
+    for path, edits in by_module.items():
         owner = modules[path]
         for name, parameter in owner.named_parameters(recurse=False):
-            chosen = tuple(e for e in applying if e.params in (None, name))
-            if chosen and id(parameter) not in seen:
+            applying = tuple(e for e in edits if e.params in (None, name))
+            if applying and id(parameter) not in seen:
                 seen.add(id(parameter))
-                by_head = any(e.unit is not None and e.unit.kind == "heads" for e in chosen)
+                by_head = any(e.unit is not None and e.unit.kind == "heads" for e in applying)
                 heads = heads_of(modules, path) if by_head else 0
-                yield EditedParameter(path, name, parameter, chosen, owner, heads)
+                yield EditedParameter(path, name, parameter, applying, owner, heads)
 
 
 @torch.no_grad()
 def edited_weights(
-    item: EditedParameter,
+    target: EditedParameter,
     untouched: Tensor,
     perturbation_seed: int,
-    draws: NoiseCache,
-    weights: Callable[[str, str], Tensor],
+    noise_cache: NoiseCache,
+    loaded: Callable[[str, str], Tensor],
 ) -> Tensor:
-    """The weights of one parameter after its edits; `untouched`: as loaded, left as it is.
+    """The weights of one parameter after its edits.
 
-    `weights`: those of any module, by path and name of the parameter, as loaded.
+    Args:
+        target: The parameter and its edits.
+        untouched: Its weights as loaded; they are not changed.
+        perturbation_seed: The seed of the variant.
+        noise_cache: Where noise is drawn.
+        loaded: Returns the weights of any parameter as loaded, by module path and name.
     """
     tensor = untouched
-    for edit in item.edits:
+    for edit in target.edits:
         op = OPS[edit.op]
         if op.draws == "partner":
-            noise = _fitting(weights(_partner(edit, item.module), item.name), untouched, item)
+            partner = loaded(_partner(edit, target.module), target.name)
+            noise = _matching(partner, untouched, target)
         elif op.draws == "checkpoint":
-            noise = draws.checkpoint(edit.checkpoint, edit.component, item.module, item.name)
-            noise = _fitting(noise, untouched, item)
+            other = noise_cache.checkpoint(
+                edit.checkpoint, edit.component, target.module, target.name
+            )
+            noise = _matching(other, untouched, target)
         else:
-            noise = draws(
+            noise = noise_cache(
                 op,
                 untouched,
                 seed=perturbation_seed,
-                module=item.module,
-                parameter=item.name,
+                module=target.module,
+                parameter=target.name,
                 kind=edit.kind,
-                owner=item.owner,
+                owner=target.owner,
             )
-        made = ops.apply(op, tensor, noise, edit.strength, edit.dose)
-        tensor = made if edit.unit is None else _narrowed(tensor, made, item, edit.unit)
+        result = ops.apply(op, tensor, noise, edit.strength, edit.dose)
+        tensor = result if edit.unit is None else _limited(tensor, result, target, edit.unit)
     return tensor
 
 
 def _partner(edit: Edit, path: str) -> str:
-    """The module that one of a swap's modules changes places with."""
+    """The module that a module changes places with in a swap."""
     pairs = dict(zip(edit.modules, edit.partners, strict=True))
     return pairs[path] if path in pairs else {b: a for a, b in pairs.items()}[path]
 
 
-def _fitting(found: Tensor, untouched: Tensor, item: EditedParameter) -> Tensor:
-    if found.shape != untouched.shape:
+def _matching(other: Tensor, untouched: Tensor, target: EditedParameter) -> Tensor:
+    if other.shape != untouched.shape:
         raise ValueError(
-            f"`{item.module}.{item.name}` has shape {tuple(untouched.shape)}; what would take its"
-            f" place has {tuple(found.shape)}"
+            f"`{target.module}.{target.name}` has shape {tuple(untouched.shape)}; what would take"
+            f" its place has {tuple(other.shape)}"
         )
-    return found.to(untouched.device, torch.float32)
+    return other.to(untouched.device, torch.float32)
 
 
-def _narrowed(before: Tensor, after: Tensor, item: EditedParameter, unit: Unit) -> Tensor:
-    """The edit where some units have their weights, and nowhere else."""
-    found = weight_entries(item.owner, item.module, before, unit, item.heads)
-    if found is None:
+def _limited(before: Tensor, after: Tensor, target: EditedParameter, unit: Unit) -> Tensor:
+    """The edited weights of some units among the unedited ones of the others."""
+    entries = weight_entries(target.owner, target.module, before, unit, target.heads)
+    if entries is None:
         return before
-    dim, entries = found
-    index = torch.tensor(entries, device=before.device)
+    dim, numbers = entries
+    index = torch.tensor(numbers, device=before.device)
     return before.index_copy(dim, index, after.index_select(dim, index))
 
 
 @contextmanager
 def applied(
-    network: nn.Module, variant: Variant, draws: NoiseCache | None = None
+    network: nn.Module, variant: Variant, noise_cache: NoiseCache | None = None
 ) -> Iterator[set[str]]:
     """Edit a network in place; afterwards every tensor is bit-identical to what it was.
 
-    Yields the paths of the modules in which at least one number changed, or, of edited outputs,
-    will have. Restores after errors and interruptions too. `draws`: where noise comes from, and is
-    kept.
+    It is restored after errors and interruptions too.
+
+    Args:
+        network: Any module.
+        variant: Its edits, of weights and outputs; their components are not looked at.
+        noise_cache: Keeps noise from one variant to the next.
+
+    Yields:
+        The paths of the modules with a weight that changed, to which those are added whose output
+        changes while the context is open.
+
+    Raises:
+        ValueError: An edit names a module that the network does not have.
     """
-    draws = draws or NoiseCache()
+    noise_cache = noise_cache or NoiseCache()
     modules = dict(network.named_modules())
     saved: list[tuple[nn.Parameter, Tensor]] = []
     differs: list[tuple[str, Tensor | bool]] = []
     swapped = {path for e in variant.edits if e.partners for path in e.all_modules}
     # Modules that change places need each other's weights as they were.
-    before = {(path, name): parameter.detach().clone() for path in swapped & modules.keys()
-              for name, parameter in modules[path].named_parameters(recurse=False)}  # fmt: skip
+    before: dict[tuple[str, str], Tensor] = {
+        (path, name): parameter.detach().clone()
+        for path in swapped & modules.keys()
+        for name, parameter in modules[path].named_parameters(recurse=False)
+    }
 
-    def as_loaded(path: str, name: str) -> Tensor:
+    def loaded(path: str, name: str) -> Tensor:
         if (path, name) not in before:
             raise ValueError(f"`{path}` has no parameter `{name}` that could change places")
-        weights: Tensor = before[path, name]
-        return weights
+        return before[path, name]
 
     _count(network, 1)
     try:
         with torch.no_grad():
-            for item in edited_parameters(modules, variant):
-                untouched = item.parameter.detach().clone()
-                saved.append((item.parameter, untouched))
-                made = edited_weights(item, untouched, variant.perturbation_seed, draws, as_loaded)
-                item.parameter.data.copy_(made)
-                differs.append((item.module, _differs(item.parameter.data, untouched)))
-        # Asked for when all are under way, so that a GPU is not waited for at each.
-        changed = {path for path, differs_here in differs if differs_here}
-        outputs = alterations(modules, [variant])
-        heads = heads_in(modules, outputs)
-        with altered(modules, outputs, RowMap(1), {}, heads, set(), changed):
-            yield changed
+            for target in edited_parameters(modules, variant):
+                untouched = target.parameter.detach().clone()
+                saved.append((target.parameter, untouched))
+                seed = variant.perturbation_seed
+                weights = edited_weights(target, untouched, seed, noise_cache, loaded)
+                target.parameter.data.copy_(weights)
+                differs.append((target.module, _differs(target.parameter.data, untouched)))
+        # Evaluated when all are enqueued, so that a GPU is not waited for at each.
+        report = EditReport(changed={path for path, is_different in differs if is_different})
+        with edited_outputs(modules, output_edits([variant]), RowMap(1), report):
+            yield report.changed
     finally:
         try:
             _restore(saved)
@@ -174,16 +207,19 @@ def applied(
 
 
 def is_edited(network: nn.Module) -> bool:
-    """Whether a network is inside `applied`, so that results computed before do not hold for it."""
+    """Whether a network is edited by `applied`, so that earlier results are not valid for it."""
     return bool(vars(network).get(ACTIVE))
 
 
 def _count(network: nn.Module, change: int) -> None:
-    vars(network)[ACTIVE] = vars(network).get(ACTIVE, 0) + change
+    """Count the open contexts; on the network itself, so that `is_edited` needs no global state."""
+    count = vars(network).pop(ACTIVE, 0) + change
+    if count > 0:
+        vars(network)[ACTIVE] = count
 
 
 def _differs(one: Tensor, other: Tensor) -> Tensor | bool:
-    """Whether two tensors differ; on a GPU as a tensor, which is there before its answer."""
+    """Whether two tensors differ; on a GPU as a tensor, so that its value is not waited for."""
     return not torch.equal(one, other) if one.device.type == "cpu" else (one != other).any()
 
 
@@ -193,7 +229,7 @@ def _restore(saved: list[tuple[nn.Parameter, Tensor]]) -> None:
         try:
             while saved:
                 with torch.no_grad():
-                    # Its tensor may be another by now: offloaded networks move between devices.
+                    # `.data` may be another tensor by now: offloaded networks move between devices.
                     saved[-1][0].data.copy_(saved[-1][1])
                 saved.pop()
             break

@@ -1,7 +1,7 @@
 """Words in pictures: a label on a finished one, and a picture of a word alone.
 
 The typographic attack of Goh et al. 2021, "Multimodal neurons in artificial neural networks"
-(distill.pub/2021/multimodal-neurons): what a picture shows is read as the word that stands on it.
+(distill.pub/2021/multimodal-neurons): CLIP reads a picture as the word that is written on it.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ SHOWN = 8  # letters that a sentence names
 
 
 def wrong_letters(text: str) -> str | None:
-    """What is wrong with a text whose letters cannot all be drawn; None where they can."""
+    """A sentence on the letters of a text that the typeface lacks; None if it has them all."""
     line = _line(text)
     lacks = list(dict.fromkeys(c for c, drawn in zip(line, clean(line), strict=True) if c != drawn))
     if not lacks:
         return None
-    told = ", ".join(c if c.isprintable() and c.strip() else f"U+{ord(c):04X}"
-                     for c in lacks[:SHOWN])  # fmt: skip
+    named = ", ".join(c if c.isprintable() and c.strip() else f"U+{ord(c):04X}"
+                      for c in lacks[:SHOWN])  # fmt: skip
     rest = f" and {len(lacks) - SHOWN} more" if len(lacks) > SHOWN else ""
-    return (f"the typeface, Inter, lacks {told}{rest}, which would become boxes; it has the letters"
+    return (f"the typeface, Inter, lacks {named}{rest}, which would become boxes; it has letters"
             " of Latin, Greek and Cyrillic scripts, digits and common signs")  # fmt: skip
 
 
 def wrong_length(text: str, width: int, height: int) -> str | None:
-    """What is wrong with a text that a label on a picture of that size does not hold whole, in
-    pixels; None where it does."""
+    """A sentence on a text that is too long for a label on a picture of that size, in pixels; None
+    if it fits."""
     words = clean(_line(text))
     if not words:
         return None
     _, lines = _set(words, *_room(width, height))
-    held, count = (len(part.replace(" ", "")) for part in ("".join(lines), words))
-    if held >= count:
+    fitting, count = (len(part.replace(" ", "")) for part in ("".join(lines), words))
+    if fitting >= count:
         return None
     return (f"is too long for a picture of {width} × {height} pixels: of its {count} letters"
-            f" {held} have room, in the smallest type")  # fmt: skip
+            f" {fitting} have room, in the smallest type")  # fmt: skip
 
 
 def label(text: str, width: int, height: int) -> np.ndarray:
-    """A label as it lies on a picture of that size: float32 in [0, 1], shape (height, width, 3),
-    NaN beside it. Letters that the typeface lacks are boxes.
+    """A label at its place on a picture of that size: float32 in [0, 1], (height, width, 3), NaN
+    beside it. Letters that the typeface lacks are boxes.
     """
-    found = np.full((height, width, 3), np.nan, np.float32)
+    picture = np.full((height, width, 3), np.nan, np.float32)
     words = clean(_line(text))
     if words:
         card = _card(words, *_room(width, height))
         bottom = height - round(EDGE * height)
         top, left = max(0, bottom - card.height), (width - card.width) // 2
-        found[top:bottom, left : left + card.width] = np.asarray(card, np.float32) / 255
-    return found
+        picture[top:bottom, left : left + card.width] = np.asarray(card, np.float32) / 255
+    return picture
 
 
 def word(text: str, side: int) -> Image.Image:
-    """A white square with the text in dark letters, as wide as they can be; side in pixels. Letters
+    """A white square, side in pixels, with the text in the largest dark letters that fit. Letters
     that the typeface lacks are boxes."""
     paper = Image.new("RGB", (side, side), PAPER)
     words = clean(_line(text))
@@ -80,7 +80,7 @@ def word(text: str, side: int) -> Image.Image:
 
 
 def _line(text: str) -> str:
-    """A text on one line, letters and their accents as one: so the typeface has most of them."""
+    """A text on one line, each letter and its accents as one character, as typefaces have them."""
     return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
@@ -89,9 +89,9 @@ def _room(width: int, height: int) -> tuple[int, int]:
     return max(1, round(WIDE * width)), max(1, round(TALL * height))
 
 
-@lru_cache(maxsize=32)  # less than the pictures that they lie on: a megabyte each at 1024 × 1024
+@lru_cache(maxsize=32)  # smaller than their pictures: a megabyte each at 1024 × 1024
 def _card(words: str, width: int, height: int) -> Image.Image:
-    """A label around the words, no larger than that, its letters as large as they can be."""
+    """A label around the words, at most of that size, in the largest letters that fit."""
     font, lines = _set(words, width, height)
     lead, inside = round(LEAD * font.size), round(INSIDE * font.size)
     across = max(font.getlength(line) for line in lines)
@@ -106,7 +106,7 @@ def _card(words: str, width: int, height: int) -> Image.Image:
 
 
 def _set(words: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont, list[str]]:
-    """The largest type in which so many words fit, no word torn, and their lines."""
+    """The largest type in which the words fit whole, or else the smallest, and their lines."""
     sizes = [max(SMALLEST, height)]
     while sizes[-1] > SMALLEST:
         sizes.append(max(SMALLEST, sizes[-1] - max(1, sizes[-1] // 25)))
@@ -123,24 +123,24 @@ def _set(words: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont, l
             high = middle
         else:
             low, fitting = middle + 1, (typeface(sizes[middle], bold=True), lines)
-    if fitting is None:  # torn where need be, as far as there is room
+    if fitting is None:  # words are broken, and what has no room is cut off
         room = width - 2 * round(INSIDE * SMALLEST)
         return small, _torn(parts, small, room, _most(SMALLEST, height))
     return fitting
 
 
 def _most(size: int, height: int) -> int:
-    """Lines of a type that there is room for."""
+    """The number of lines of a type that fit."""
     return max(1, int(height / (LEAD * size)))
 
 
 def _whole(words: Sequence[str], size: int, width: int, height: int) -> list[str] | None:
-    """The lines of a label in type of a size; None where it does not hold the words whole."""
+    """The lines of a label in type of a size; None if the words do not fit whole."""
     font, inside = typeface(size, bold=True), 2 * round(INSIDE * size)
     lines: list[str] = []
     rest = list(words)
     while rest and len(lines) < MOST:
-        count = _held(rest, " ", font, width - inside)
+        count = _fitting(rest, " ", font, width - inside)
         if not count:
             return None
         lines.append(" ".join(rest[:count]))
@@ -150,23 +150,23 @@ def _whole(words: Sequence[str], size: int, width: int, height: int) -> list[str
 
 
 def _torn(words: Sequence[str], font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    """So many lines of words, those that are wider than a line broken anywhere."""
+    """At most so many lines of words; words wider than a line are broken anywhere."""
     lines: list[str] = []
     rest = list(words)
     while rest and len(lines) < most:
-        count = _held(rest, " ", font, width)
+        count = _fitting(rest, " ", font, width)
         if count:
             lines.append(" ".join(rest[:count]))
             del rest[:count]
         else:
-            letters = max(1, _held(rest[0], "", font, width))
+            letters = max(1, _fitting(rest[0], "", font, width))
             lines.append(rest[0][:letters])
             rest[0] = rest[0][letters:]
     return lines
 
 
-def _held(parts: Sequence[str], between: str, font: ImageFont.FreeTypeFont, width: int) -> int:
-    """How many words, or letters, a line holds."""
+def _fitting(parts: Sequence[str], between: str, font: ImageFont.FreeTypeFont, width: int) -> int:
+    """How many words, or letters, fit on a line."""
     counts = range(1, min(len(parts), max(1, width)) + 1)  # none is narrower than a pixel
     return bisect_right(
         counts, width, key=lambda n: math.ceil(font.getlength(between.join(parts[:n])))

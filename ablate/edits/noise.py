@@ -1,4 +1,4 @@
-"""Noise: the draws that ops take, each from its own seed."""
+"""The noise that ops take, each draw with a seed of its edit and parameter."""
 
 from __future__ import annotations
 
@@ -25,14 +25,21 @@ def draw(
     kind: str | None = None,
     owner: nn.Module | None = None,
 ) -> Tensor:
-    """Noise that `op` takes, float32 (`order`: float64), of the shape and device of `untouched`.
+    """The noise that an op takes, float32 (`order`: float64), of `untouched`'s shape and device.
 
-    `values` are of kind `normal`, Normal(μ(W), σ(W)²), or `uniform`, over [min W, max W]; `scores`
-    of kind `magnitude`, |W|, or `random`, drawn from [0, 1). Statistics are those of the weights as
-    loaded, in float32; a single number has σ = 0.
+    Args:
+        op: The op; its `draws` says what it takes.
+        untouched: The weights as loaded, W. Statistics are theirs, in float32; those of a single
+            number have σ = 0.
+        seed: The perturbation seed.
+        module: The path of the module.
+        parameter: The name of the parameter.
+        kind: For `values`, `normal`, Normal(μ(W), σ(W)²), or `uniform`, over [min W, max W]; for
+            `scores`, `magnitude`, |W|, or `random`, drawn from [0, 1). None is the first.
+        owner: The module itself, for `init`.
 
-    `owner`: the module that holds the parameter, for `init`. Raises `ValueError` for what is given,
-    not drawn, and for a kind that the op does not have.
+    Raises:
+        ValueError: The op takes a tensor that is given, not drawn, or has no such kind.
     """
     if op.draws is None:
         return torch.empty(0)
@@ -44,15 +51,15 @@ def draw(
     kind = kind or next(iter(op.kinds), None)
     shape, device = tuple(untouched.shape), untouched.device
     # On the CPU, so that every device gets the same numbers.
-    generator = _generator(seed, op.stream, module, parameter, shape)
+    generator = seeded_generator(seed, op.stream, module, parameter, shape)
     weights = untouched.detach().float()
     match op.draws, kind:
         case "order", _:
             order = torch.randperm(untouched.numel(), generator=generator)
-            return order.view(shape).double().to(device)  # which holds every number exactly
+            return order.view(shape).double().to(device)  # float64 represents each number exactly
         case "init", _:
             if owner is None:
-                raise ValueError(f"`{op.name}` needs the module that holds `{module}.{parameter}`")
+                raise ValueError(f"`{op.name}` needs the module of `{module}.{parameter}`")
             return initialized(owner, parameter, generator).to(device)
         case ("uniform", _) | ("scores", "random"):
             return torch.rand(shape, generator=generator).to(device)
@@ -68,19 +75,20 @@ def draw(
 
 
 def _moments(weights: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation; summed in float64, or the order of summing would show."""
-    wide = _wide(weights)
+    """Mean and standard deviation, in float64: else they depend on the order of summation."""
+    wide = in_float64(weights)
     return float(wide.mean().float()), float(wide.std(correction=0).float())
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """In float64; on the CPU where the device has none."""
+def in_float64(tensor: Tensor) -> Tensor:
+    """A tensor in float64; on the CPU where the device has none."""
     return tensor.double() if tensor.device.type != "mps" else tensor.cpu().double()
 
 
-def _generator(
-    seed: int, stream: str, module: str, parameter: str, shape: tuple[int, ...]
+def seeded_generator(
+    seed: int, stream: str, module: str, parameter: str | int, shape: tuple[int, ...]
 ) -> torch.Generator:
+    """A generator on the CPU whose seed is a digest of the arguments."""
     text = json.dumps([seed, stream, module, parameter, list(shape)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -88,9 +96,9 @@ def _generator(
 
 @torch.no_grad()
 def initialized(owner: nn.Module, parameter: str, generator: torch.Generator) -> Tensor:
-    """What a parameter's training starts from, drawn from the generator's seed; float32, CPU.
+    """The initialization of a parameter before training, from the generator's seed; float32, CPU.
 
-    What `owner.reset_parameters()` gives, so for torch's own modules the defaults of `torch.nn`:
+    The result of `owner.reset_parameters()`, so for modules of torch the defaults of `torch.nn`:
     `Linear` and `Conv` U(−1/√fan_in, 1/√fan_in) (uniform after He et al. 2015, arXiv:1502.01852,
     with a = √5), `Embedding` Normal(0, 1), norms 1 and 0. For modules without it, such as the
     RMSNorm of diffusers and transformers, and for parameters that it leaves alone: 1 for vectors
@@ -99,45 +107,49 @@ def initialized(owner: nn.Module, parameter: str, generator: torch.Generator) ->
 
     `owner` is left as it is. Raises `ValueError` when it has no such parameter.
     """
-    twin = _twin(owner)
-    made = twin._parameters.get(parameter)
-    if made is None:
+    twin = _empty_copy(owner)
+    initial = twin._parameters.get(parameter)
+    if initial is None:
         raise ValueError(f"this {type(owner).__name__} has no parameter `{parameter}`")
-    if parameter in ("weight", "scale") and made.ndim == 1:
-        made.fill_(1.0)
+    if parameter in ("weight", "scale") and initial.ndim == 1:
+        initial.fill_(1.0)
     elif parameter == "bias":
-        made.zero_()
+        initial.zero_()
     else:
-        fan_in = math.prod(made.shape[1:]) if made.ndim > 1 else made.numel()
-        made.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+        fan_in = math.prod(initial.shape[1:]) if initial.ndim > 1 else initial.numel()
+        initial.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
     reset = getattr(type(twin), "reset_parameters", None)
     if callable(reset):
-        # It draws from torch's own generator, and on the CPU alone.
+        # It draws from torch's global generator, and on the CPU alone.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(generator.initial_seed())
             reset(twin)
     return twin._parameters[parameter].detach()  # type: ignore[union-attr]
 
 
-def _twin(module: nn.Module) -> nn.Module:
-    """A copy whose parameters are empty; nothing that is written into it reaches the module."""
+def _empty_copy(module: nn.Module) -> nn.Module:
+    """A copy with uninitialized parameters; writing into it does not change the module."""
     twin = copy.copy(module)
-    for held, renewed in (
+    for attribute, renew in (
         ("_parameters", lambda p: nn.Parameter(torch.empty(p.shape, dtype=torch.float32))),
         ("_buffers", Tensor.clone),
-        ("_modules", _twin),
+        ("_modules", _empty_copy),
     ):
-        found = vars(module)[held].items()
-        vars(twin)[held] = {name: None if v is None else renewed(v) for name, v in found}
+        items = vars(module)[attribute].items()
+        vars(twin)[attribute] = {name: None if v is None else renew(v) for name, v in items}
     return twin
 
 
 class NoiseCache:
-    """`ops.draw`, but one draw serves all strengths: kept while the same weights are edited.
+    """`draw` with a cache, so that edits that differ in strength alone share one draw.
 
-    `limit`: bytes to keep. What comes first is kept, for a sweep asks for all of it again, in the
-    same order, at every strength; the draws of another perturbation seed start anew. `checkpoint`:
-    gives a parameter of the model that an edit blends with: of which model, component, module.
+    A sweep over strengths asks for the same noise in the same order at each of them; so the first
+    draws are kept. A new perturbation seed empties the cache.
+
+    Args:
+        limit: Bytes to keep.
+        checkpoint: Returns a parameter of another model, for edits that blend with it, by the name
+            of the model, component (None is the edited one), module path and parameter name.
     """
 
     def __init__(
@@ -156,7 +168,7 @@ class NoiseCache:
     ) -> Tensor:
         """A parameter of another model."""
         if self._checkpoint is None or model is None:
-            raise ValueError(f"where the weights of `{model}` lie is not known here")
+            raise ValueError(f"the weights of `{model}` are not available here")
         return self._checkpoint(model, component, module, parameter)
 
     def __call__(
@@ -167,7 +179,7 @@ class NoiseCache:
         if seed != self._seed:
             self._kept.clear()
             self._seed, self._bytes = seed, 0
-        # Modules of one path in two components differ as objects; what is offloaded moves.
+        # Two components may have modules of one path; offloaded modules move between devices.
         key = (op.stream, op.draws, id(owner), untouched.device, *where.values())
         if key not in self._kept:
             noise = draw(op, untouched, seed=seed, owner=owner, **where)

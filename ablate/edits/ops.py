@@ -1,14 +1,14 @@
-"""Ops: one operation on one tensor each, as a pure function and a decorator.
+"""Ops: each a pure function on one tensor, with a decorator that registers it.
 
 An op takes the tensor as it is now, noise matched to the tensor as it was loaded, and a strength:
 
     @op(strength="amount", neutral=0.0, draws="values", linear=True)
     def mix_noise(tensor, noise, strength): ...
 
-What is called noise is whatever second tensor an op needs (`Draws`). `draw` makes it from a
-generator whose seed depends on the perturbation seed, the op's stream, the module path, the
-parameter name and the shape, and on nothing else: neither on device, dtype, order, batch and
-process nor on the other edits. Two strengths of one op share one draw.
+Noise is whatever second tensor an op needs (`NoiseSource`). If it is drawn, its generator's seed
+depends on the perturbation seed, the op's stream, the module path, the parameter name and the shape
+alone: not on device, dtype, order, batch or process, nor on the other edits. So two strengths of
+one op share one draw.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ablate.edits.noise import _wide
+from ablate.edits.noise import in_float64
 from ablate.edits.registry import BOTH, OPS as OPS, Op, op
 
 PART = 2**17  # entries of a large tensor that are edited at a time
@@ -74,7 +74,7 @@ def prune(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     scores, count = noise.flatten(), round(strength * tensor.numel())
     if count == 0:
         return tensor.clone()
-    # Faster than sorting: only the entries at the border stand in an order.
+    # Faster than sorting: only the entries at the border need an order.
     border = scores.kthvalue(count).values
     chosen = scores < border
     equal = (scores == border).nonzero().flatten()
@@ -110,7 +110,7 @@ def low_rank(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     if rank >= len(short) or not short.isfinite().all():
         return tensor.clone()
     # Singular vectors of the short side alone: of a large kernel five times faster than an SVD.
-    wide = _wide(short)
+    wide = in_float64(short)
     vectors = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -rank:]
     nearest: Tensor = (vectors @ (vectors.T @ wide)).to(tensor)
     return (nearest if short is matrix else nearest.T).reshape(tensor.shape)
@@ -127,7 +127,7 @@ def flip_sign(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
 
 @op(draws="init")
 def reinitialize(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
-    """What the module started its training from, drawn anew.
+    """The module's initialization before training, drawn anew.
 
     Zhang, Bengio & Singer 2019, "Are all layers created equal?" (arXiv:1902.01996).
     """
@@ -194,9 +194,16 @@ def apply(
 ) -> Tensor:
     """The edited tensor, of `tensor`'s dtype and device; no argument is changed.
 
-    `tensor`: what is edited, as it is now; `noise`: what the op draws, of the same shape, float32.
-    `dose`, in place of a strength: as in `dosed`. Raises `ValueError` for noise of another shape,
-    and unless exactly one of strength and dose is given to an op that has a strength.
+    Args:
+        op: The op.
+        tensor: The tensor as it is now.
+        noise: The noise that the op takes, of the same shape, float32.
+        strength: The strength, None for an op without.
+        dose: The size of the change instead of a strength, as in `dosed`.
+
+    Raises:
+        ValueError: The noise has another shape, or the op has a strength and not exactly one of
+            strength and dose is given.
     """
     if dose is not None and strength is None:
         return dosed(op, tensor, noise, dose)
@@ -209,14 +216,14 @@ def apply(
     if not _in_parts(op, tensor):
         ((part, of_noise),) = parts
         return op.apply(part.float(), of_noise, amount).to(tensor.dtype)
-    made = torch.empty_like(tensor)
-    for out, (part, of_noise) in zip(torch.split(made.view(-1), PART), parts, strict=True):
+    result = torch.empty_like(tensor)
+    for out, (part, of_noise) in zip(torch.split(result.view(-1), PART), parts, strict=True):
         out.copy_(op.apply(part.float(), of_noise, amount))
-    return made
+    return result
 
 
 def dosed(op: Op, tensor: Tensor, noise: Tensor, dose: float) -> Tensor:
-    """The tensor, changed by a share of its own size: ‖W′ − W‖ = dose·‖W‖, Frobenius norms.
+    """The tensor changed by a share of its size: ‖W′ − W‖ = dose·‖W‖, Frobenius norms.
 
     That is `apply` at the strength a = dose·‖W‖ / ‖f(W, N, 1) − W‖, or 0 where either norm is 0;
     W is `tensor` as it is now. The norms are of float32 numbers, summed in float64. Raises
@@ -228,14 +235,14 @@ def dosed(op: Op, tensor: Tensor, noise: Tensor, dose: float) -> Tensor:
     size = change = 0.0
     for part, of_noise in _parts(op, tensor, noise):
         before = part.float()
-        size += float(_wide(before).square().sum())
-        change += float(_wide(op.apply(before, of_noise, 1.0) - before).square().sum())
+        size += float(in_float64(before).square().sum())
+        change += float(in_float64(op.apply(before, of_noise, 1.0) - before).square().sum())
     strength = dose * math.sqrt(size) / math.sqrt(change) if size and change else 0.0
     return apply(op, tensor, noise, strength)
 
 
 def _in_parts(op: Op, tensor: Tensor) -> bool:
-    """Whether it pays: parts stay in a CPU's cache between one step of a formula and the next."""
+    """Whether parts are faster: they stay in a CPU's cache between the steps of a formula."""
     return not op.whole and tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
@@ -252,13 +259,13 @@ def _parts(op: Op, tensor: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tens
 
 
 def wrong_strength(op: Op, value: float) -> str | None:
-    """What is wrong with a strength of the op's, in a sentence; None when nothing is."""
+    """A sentence on what is wrong with a strength of an op; None for a valid one."""
     if op.strength is None:
         return f"`{op.name}` takes no strength"
     bounds = ((op.least, operator.ge, "at least"), (op.most, operator.le, "at most"),
               (op.above, operator.gt, "above"))  # fmt: skip
-    broken = [f"{w} {bound:g}" for bound, holds, w in bounds
-              if bound is not None and not holds(value, bound)]  # fmt: skip
+    broken = [f"{w} {bound:g}" for bound, compare, w in bounds
+              if bound is not None and not compare(value, bound)]  # fmt: skip
     if not math.isfinite(value):
         broken = ["a finite number"]
     elif op.counts_from is not None and value >= op.counts_from and value != int(value):

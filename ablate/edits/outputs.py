@@ -1,14 +1,12 @@
-"""Edits of what modules and blocks give, by forward hooks on some cells' rows.
+"""Edits of the outputs of modules and blocks, by forward hooks on the rows of some cells.
 
-Statistics, noise and references are those of each row by itself, so that a cell does not depend on
-the others in its batch. References run along in the batch as cells of the baseline: what takes
-their place is what the module gives them in the same call.
+Statistics, noise and references are per row, so that a cell does not depend on the others in its
+batch. References are computed in the same batch as cells of the baseline: they replace outputs with
+those that the module has for them in the same call.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ablate.edits.batch import EditReport, NoRowsError, RowMap
+from ablate.edits.noise import seeded_generator
 from ablate.edits.ops import OPS
 from ablate.edits.registry import Op
-from ablate.edits.variants import Reference, Variant
+from ablate.edits.variants import Reference, Variant, cells_by_variant
 from ablate.network import (
     ScopeError,
     Unit,
@@ -32,94 +32,93 @@ from ablate.network import (
 )
 
 
-def alterations(
-    modules: Mapping[str, nn.Module], variants: Sequence[Variant]
-) -> dict[str, list[Alteration]]:
-    """The edits of outputs among those of variants, a variant a cell, by module path."""
-    cells: dict[Variant, list[int]] = {}
-    for cell, variant in enumerate(variants):
-        cells.setdefault(variant, []).append(cell)
-    found: dict[str, list[Alteration]] = {}
-    for variant, its in cells.items():
-        for edit in variant.edits:
-            if edit.where != "output" or edit.is_neutral:
-                continue
-            for path in edit.modules:
-                if path not in modules:
-                    raise ValueError(f"variant `{variant.name}`: the network has no `{path}`")
-                alteration = Alteration(
-                    OPS[edit.op],
-                    edit.strength or 0.0,
-                    edit.kind,
-                    edit.unit,
-                    edit.over,
-                    variant.perturbation_seed,
-                    tuple(its),
-                )
-                found.setdefault(path, []).append(alteration)
-    return found
-
-
-def heads_in(
-    modules: Mapping[str, nn.Module], edited: Mapping[str, Sequence[Alteration]]
-) -> dict[str, int]:
-    """How many heads there are where edits ask for them, at their paths and at what these hold."""
-    paths = {path for path, its in edited.items() for a in its if a.unit and a.unit.kind == "heads"}
-    inside = [p for p in modules if any(p == path or p.startswith(f"{path}.") for path in paths)]
-    return {path: heads for path in inside if (heads := heads_of(modules, path))}
-
-
 @dataclass(frozen=True)
-class Alteration:
-    """An edit of one module's output, for some cells of a batch. `over`: its references."""
+class OutputEdit:
+    """An edit of one module's output, for some cells of a batch.
+
+    Attributes:
+        op, strength, kind, unit: As in `Edit`.
+        references: The conditions whose outputs replace the module's output.
+        seed: The perturbation seed.
+        cells: The cells of the batch that it applies to.
+    """
 
     op: Op
     strength: float
     kind: str | None
     unit: Unit | None
-    over: tuple[Reference, ...]
+    references: tuple[Reference, ...]
     seed: int
     cells: tuple[int, ...]
 
+    @property
+    def by_heads(self) -> bool:
+        return self.unit is not None and self.unit.kind == "heads"
+
+
+def output_edits(variants: Sequence[Variant]) -> dict[str, list[OutputEdit]]:
+    """The edits of outputs among those of variants, one variant a cell, by module path."""
+    by_path: dict[str, list[OutputEdit]] = {}
+    for variant, cells in cells_by_variant(variants).items():
+        for edit in variant.edits:
+            if edit.where != "output" or edit.is_neutral:
+                continue
+            for path in edit.modules:
+                by_path.setdefault(path, []).append(
+                    OutputEdit(
+                        OPS[edit.op],
+                        edit.strength or 0.0,
+                        edit.kind,
+                        edit.unit,
+                        edit.over,
+                        variant.perturbation_seed,
+                        tuple(cells),
+                    )
+                )
+    return by_path
+
 
 @contextmanager
-def altered(
+def edited_outputs(
     modules: Mapping[str, nn.Module],
-    alterations: Mapping[str, Sequence[Alteration]],
+    edits: Mapping[str, Sequence[OutputEdit]],
     rows: RowMap,
-    references: Mapping[Reference, int],
-    heads: Mapping[str, int],
-    ran: set[str],
-    changed: set[str],
+    report: EditReport,
+    references: Mapping[Reference, int] | None = None,
 ) -> Iterator[None]:
-    """Have modules give something else, by path, for as long as the context lasts.
+    """Edit the outputs of modules for as long as the context is open.
 
-    `rows`: which rows belong to which cells; of a single cell, all. `references`: the cells that
-    run along as such. `heads`: how many each attention layer has. `ran`, `changed`: filled with the
-    paths of modules that ran, and that gave something else than they would have.
+    Args:
+        modules: All modules of the network by path.
+        edits: The edits by module path.
+        rows: The rows of each cell; with a single cell, all rows.
+        report: Filled with the paths of the modules that ran and whose outputs changed.
+        references: The cells that are computed as references.
 
-    Raises `NoRowsError` out of the network where an output has no row a cell, `ScopeError` where a
-    module cannot be edited so.
+    Raises:
+        NoRowsError: From inside the network, an output has no row for each cell.
+        ScopeError: From inside the network, the edit is impossible for a module.
     """
     handles = []
     try:
-        # From the last on, for each takes its place before those that are there.
-        for path, applying in reversed(list(alterations.items())):
-            by_heads = [a for a in applying if a.unit is not None and a.unit.kind == "heads"]
+        # In reverse, because each hook is put before those that are there.
+        for path, applying in reversed(list(edits.items())):
             ends = [p for p in _projections(modules, path) if is_out_projection(p)]
-            before = by_heads if ends else []
-            after = [a for a in applying if a not in before]
+            before = [edit for edit in applying if ends and edit.by_heads]
+            after = [edit for edit in applying if edit not in before]
             for end in reversed(ends) if before else ():
-                hook = _Hook(path, end, before, rows, references, heads.get(end, 0), ran, changed)
+                heads = heads_of(modules, end)
+                hook = _OutputHook(path, end, before, rows, references or {}, heads, report)
                 handles.append(
                     modules[end].register_forward_pre_hook(
                         hook.on_input, with_kwargs=True, prepend=True
                     )
                 )
             if after:
-                hook = _Hook(path, path, after, rows, references, heads.get(path, 0), ran, changed)
-                # First of all: whoever listens, as transformers' models do for their hidden states,
-                # hears what is edited.
+                heads = heads_of(modules, path) if any(e.by_heads for e in after) else 0
+                hook = _OutputHook(path, path, after, rows, references or {}, heads, report)
+                # Before all other hooks, so that these see the edited output, as those do by which
+                # models of transformers collect their hidden states.
                 handles.append(
                     modules[path].register_forward_hook(
                         hook.on_output, with_kwargs=True, prepend=True
@@ -132,107 +131,104 @@ def altered(
 
 
 def _projections(modules: Mapping[str, nn.Module], path: str) -> list[str]:
-    """Where the heads of an attention layer are told apart: its last projection, of joint attention
-    one for each stream; or the module itself where it is one of its projections."""
+    """Where the heads of an attention layer are separate: its last projections, of joint attention
+    one for each stream; or the module itself if it is one of its projections."""
     inside = [p for p in modules if p.startswith(f"{path}.") and is_out_projection(p)
               and any(True for _ in modules[p].parameters(recurse=False))]  # fmt: skip
     return inside or [path]
 
 
-class _Hook:
-    """What a module's hook does to the rows of its cells.
+class _OutputHook:
+    """Edits the rows of some cells in one module's output, or input, whenever it is called.
 
-    `place`: the module; `path`: what the edit names, which may be the attention layer around it.
+    Attributes:
+        path: The module or attention layer that the edits name.
+        place: The module that is hooked: this one or a projection inside.
+        heads: The number of heads of the attention layer, where an edit needs it.
+        noise: Noise by what determines it.
+        entries: Entries of units by unit, size of the dimension and device.
     """
 
     def __init__(
         self,
         path: str,
         place: str,
-        alterations: Sequence[Alteration],
+        edits: Sequence[OutputEdit],
         rows: RowMap,
         references: Mapping[Reference, int],
         heads: int,
-        ran: set[str],
-        changed: set[str],
+        report: EditReport,
     ) -> None:
         self.path = path
         self.place = place
-        self.alterations = alterations
+        self.edits = edits
         self.rows = rows
         self.references = references
         self.heads = heads
-        self.ran = ran
-        self.changed = changed
+        self.report = report
+        self.needs_input = any(edit.op.draws == "input" for edit in edits)
         self.noise: dict[object, Tensor] = {}
         self.entries: dict[tuple[Unit, int, torch.device], Tensor] = {}
 
     def on_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """The module's output, edited."""
-        given = list(tensors((args, kwargs)))
-        found = list(tensors(output))
-        return rebuilt(output, iter(self._edited(module, found, given)))
+        inputs = list(tensors((args, kwargs)))
+        return rebuilt(output, iter(self._edited(module, list(tensors(output)), inputs)))
 
     def on_input(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """What the heads give, edited before their projection."""
+        """The outputs of the heads, edited before their projection."""
         first, *rest = args
         return (self._edited(module, [first], [])[0], *rest), kwargs
 
     def _edited(
-        self, module: nn.Module, found: Sequence[Tensor], given: Sequence[Tensor]
+        self, module: nn.Module, outputs: Sequence[Tensor], inputs: list[Tensor]
     ) -> list[Tensor]:
-        self.ran.add(self.path)
-        made = []
-        inputs = list(given)
-        for number, tensor in enumerate(found):
-            if self.rows.cells > 1 and not self.rows.fits(tensor):
+        self.report.ran.add(self.path)
+        results = []
+        for number, original in enumerate(outputs):
+            if self.rows.cells > 1 and not self.rows.fits(original):
                 raise NoRowsError({self.path})
-            edited = tensor.clone()
-            own = None
-            if any(a.op.draws == "input" for a in self.alterations):
-                own = self._input(inputs, tensor, len(found))
-            for alteration in self.alterations:
-                self._apply(alteration, module, number, tensor, edited, own)
-            if self.path not in self.changed and not torch.equal(edited, tensor):
-                self.changed.add(self.path)
-            made.append(edited)
-        return made
+            edited = original.clone()
+            given = self._input(inputs, original, len(outputs)) if self.needs_input else None
+            for edit in self.edits:
+                self._apply(edit, module, number, original, edited, given)
+            if self.path not in self.report.changed and not torch.equal(edited, original):
+                self.report.changed.add(self.path)
+            results.append(edited)
+        return results
 
-    def _input(self, inputs: list[Tensor], tensor: Tensor, outputs: int) -> Tensor:
-        """The input that a tensor of the output stands for: the first of its shape, each once."""
-        alike = [i for i in inputs if i.shape == tensor.shape and i.is_floating_point()]
+    def _input(self, inputs: list[Tensor], output: Tensor, outputs: int) -> Tensor:
+        """The input that replaces an output: the first of its shape, which is then used up."""
+        alike = [i for i in inputs if i.shape == output.shape and i.is_floating_point()]
         if not alike or (outputs > 1 and len(alike) > 1):
             what = "no input has" if not alike else "several inputs have"
-            shape = tuple(tensor.shape)
+            shape = tuple(output.shape)
             raise ScopeError(f"identity: {what} the shape {shape} of what `{self.path}` gives")
         inputs[:] = [i for i in inputs if i is not alike[0]]
         return alike[0]
 
     def _apply(
         self,
-        alteration: Alteration,
+        edit: OutputEdit,
         module: nn.Module,
         number: int,
         original: Tensor,
         edited: Tensor,
-        own: Tensor | None,
+        given: Tensor | None,
     ) -> None:
-        """Edit the rows of an alteration's cells, in place."""
+        """Edit the rows of an edit's cells in `edited`, in place."""
         whole = self.rows.cells == 1
-        op, cells = alteration.op, alteration.cells
-        dim, index = self._entries(alteration.unit, module, original)
+        op, cells = edit.op, edit.cells
+        dim, index = self._entries(edit.unit, module, original)
         if index is not None and op.draws is None and not op.whole:
-            # Of all that the module gives only what is edited is touched: units may be few, and
-            # the variants of a batch many.
+            # Only the edited entries are computed: units may be few and variants many.
             places = edited.movedim(dim, 1)
             at = slice(None) if whole else self.rows.index(cells, edited.device)[:, None]
-            made = op.apply(places[at, index].float(), torch.empty(0), alteration.strength)
-            places[at, index] = made.to(edited.dtype)
+            result = op.apply(places[at, index].float(), torch.empty(0), edit.strength)
+            places[at, index] = result.to(edited.dtype)
             return
-        before = edited if whole else self.rows.take(edited, cells)
-        rows = before.float()
-        noise = self._noise(alteration, number, original, rows, own)
-        after = _applied(op, rows, noise, alteration.strength)
+        rows = (edited if whole else self.rows.take(edited, cells)).float()
+        after = _per_row(op, rows, self._noise(edit, number, original, rows, given), edit.strength)
         if index is not None:
             after = rows.index_copy(dim, index, after.index_select(dim, index))
         if whole:
@@ -243,7 +239,7 @@ class _Hook:
     def _entries(
         self, unit: Unit | None, module: nn.Module, original: Tensor
     ) -> tuple[int, Tensor | None]:
-        """A dimension, and which of its entries belong to a unit; None without one."""
+        """A dimension and the entries along it that belong to a unit; None without a unit."""
         if unit is None:
             return -1, None
         if unit.kind == "heads" and not self.heads:
@@ -256,128 +252,60 @@ class _Hook:
         return dim, self.entries[key]
 
     def _noise(
-        self,
-        alteration: Alteration,
-        number: int,
-        original: Tensor,
-        rows: Tensor,
-        own: Tensor | None,
+        self, edit: OutputEdit, number: int, original: Tensor, rows: Tensor, given: Tensor | None
     ) -> Tensor:
-        """Noise of the kind that the op takes, in float32, that matches the rows."""
-        cells = alteration.cells
-        match alteration.op.draws:
+        """The second tensor that the op takes, float32, matched to the rows."""
+        match edit.op.draws:
             case None:
                 return torch.empty(0)
             case "input":
-                assert own is not None
-                return (own if self.rows.cells == 1 else self.rows.take(own, cells)).float()
+                assert given is not None
+                taken: Tensor = self.rows.take(given, edit.cells)
+                return taken.float()
             case "mean" | "resample":
-                return self._referred(alteration, original)
+                return self._reference(edit, original)
             case "values":
-                pass
+                drawn = self._drawn(edit, number, rows)
             case other:
-                raise ScopeError(f"`{alteration.op.name}` draws {other}, which outputs have not")
+                raise ScopeError(f"`{edit.op.name}` draws {other}, which outputs do not have")
         per_row = tuple(range(1, rows.dim()))
-        normal = self._drawn(alteration, number, rows)
-        if alteration.kind == "uniform":
+        if edit.kind == "uniform":
             low, high = rows.amin(per_row, keepdim=True), rows.amax(per_row, keepdim=True)
-            return low + (high - low) * normal
+            return low + (high - low) * drawn
         mean = rows.mean(per_row, keepdim=True)
         deviation = rows.std(per_row, correction=0, keepdim=True)
-        return mean + deviation * normal
+        return mean + deviation * drawn
 
-    def _drawn(self, alteration: Alteration, number: int, rows: Tensor) -> Tensor:
+    def _drawn(self, edit: OutputEdit, number: int, rows: Tensor) -> Tensor:
         """One draw of a row's shape: the same at every step, for every cell, at every strength."""
         shape = tuple(rows.shape[1:])
-        key = (alteration.seed, alteration.op.stream, alteration.kind, number, shape)
+        key = (edit.seed, edit.op.stream, edit.kind, number, shape)
         if key not in self.noise:
-            told = json.dumps([alteration.seed, f"{alteration.op.stream} of outputs", self.place,
-                               number, list(shape)])  # fmt: skip
-            digest = hashlib.blake2b(told.encode(), digest_size=8).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-            draw = torch.rand if alteration.kind == "uniform" else torch.randn
+            stream = f"{edit.op.stream} of outputs"
+            generator = seeded_generator(edit.seed, stream, self.place, number, shape)
+            draw = torch.rand if edit.kind == "uniform" else torch.randn
             self.noise[key] = draw(shape, generator=generator).to(rows.device)
         return self.noise[key]
 
-    def _referred(self, alteration: Alteration, original: Tensor) -> Tensor:
-        """What the module gives the references in this call: their mean, or that of one of them."""
-        chosen: Sequence[Reference] = alteration.over
-        if alteration.op.draws == "resample":
-            chosen = [random.Random(f"{alteration.seed}/{self.path}").choice(chosen)]
+    def _reference(self, edit: OutputEdit, original: Tensor) -> Tensor:
+        """The module's output in this call for the references: their mean, or one of them."""
+        chosen: Sequence[Reference] = edit.references
+        if edit.op.draws == "resample":
+            chosen = [random.Random(f"{edit.seed}/{self.path}").choice(chosen)]
         if not set(chosen) <= self.references.keys():
-            raise ScopeError(f"`{alteration.op.name}`: no references run along here")
+            raise ScopeError(f"`{edit.op.name}`: there are no references in this batch")
         cells = [self.references[reference] for reference in chosen]
-        found = original.view(-1, self.rows.cells, *original.shape[1:])[:, cells].float().mean(1)
+        mean: Tensor = (
+            original.view(-1, self.rows.cells, *original.shape[1:])[:, cells].float().mean(1)
+        )
         # One for each of guidance's rows, for all cells of the edit.
-        return found.repeat_interleave(len(alteration.cells), 0)
+        return mean.repeat_interleave(len(edit.cells), 0)
 
 
-def _applied(op: Op, rows: Tensor, noise: Tensor, strength: float) -> Tensor:
-    """An op on rows, each by itself where it asks for whole tensors."""
+def _per_row(op: Op, rows: Tensor, noise: Tensor, strength: float) -> Tensor:
+    """An op on rows, separately for each if it needs whole tensors."""
     if not op.whole:
         return op.apply(rows, noise, strength)
     noises = noise if len(noise) else [noise] * len(rows)
     pairs = zip(rows, noises, strict=True)
     return torch.stack([op.apply(row, its, strength) for row, its in pairs])
-
-
-class NoRowsError(Exception):
-    """Modules that have no row a cell; their variants have to be applied in place."""
-
-    def __init__(self, paths: set[str]) -> None:
-        super().__init__(f"no row a cell: {', '.join(sorted(paths))}")
-        self.paths = paths
-
-
-class RowMap:
-    """How many rows a network was called with, and which of them belong to which of its cells: row
-    r to cell r mod n, however often each cell is in the batch (guidance takes it twice).
-    """
-
-    def __init__(self, cells: int) -> None:
-        self.cells = cells
-        self.rows = 0
-        self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
-
-    def has(self, rows: int) -> None:
-        """Told how many rows the network is called with."""
-        if rows != self.rows:
-            self.rows = rows
-            self._indices.clear()
-
-    def fits(self, tensor: Any) -> bool:
-        """Whether a tensor has a row for each of the network's own."""
-        return (
-            isinstance(tensor, Tensor)
-            and tensor.dim() > 0
-            and tensor.shape[0] == self.rows
-            and self.rows % self.cells == 0
-        )
-
-    def index(self, cells: Sequence[int], device: torch.device) -> Tensor:
-        """Row numbers of some cells, in the order of rows."""
-        key = (tuple(cells), device)
-        if key not in self._indices:
-            rows = torch.arange(self.rows).view(-1, self.cells)[:, list(cells)]
-            self._indices[key] = rows.flatten().to(device)
-        return self._indices[key]
-
-    def take(self, value: Any, cells: Sequence[int]) -> Any:
-        """The rows of some cells; what has no rows is passed on as it is."""
-        if isinstance(value, list) and len(value) == self.rows and self.rows % self.cells == 0:
-            order = torch.arange(self.rows).view(-1, self.cells)[:, list(cells)]
-            return [value[int(row)] for row in order.flatten()]
-        if not self.fits(value) or len(cells) == self.cells:
-            return value
-        if len(cells) == 1:
-            # In one piece: of rows that are not, linear layers round their bias by itself.
-            return value[cells[0] :: self.cells].contiguous()
-        return value.index_select(0, self.index(cells, value.device))
-
-    def put(self, whole: Tensor, rows: Tensor, cells: Sequence[int]) -> None:
-        """Write the rows of some cells; `rows` may be one for all of them."""
-        if len(cells) == 1:
-            whole[cells[0] :: self.cells] = rows
-        else:
-            index = self.index(cells, whole.device)
-            whole.index_copy_(0, index, rows.expand(len(index), *whole.shape[1:]))

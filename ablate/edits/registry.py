@@ -8,30 +8,31 @@ from typing import Literal
 
 from torch import Tensor
 
-Draws = Literal[
+# What the second tensor of an op, its noise, is: drawn, computed or given.
+NoiseSource = Literal[
     "values",  # numbers distributed like W itself
     "spread",  # σ(W)·Normal(0, 1)
     "order",  # a permutation of the entries' numbers
     "uniform",  # numbers in [0, 1)
     "scores",  # how much each entry counts: |W|, or drawn from [0, 1)
-    "init",  # what a network's training starts from (`initialized`)
-    "partner",  # that parameter of another module
-    "checkpoint",  # that parameter in another checkpoint
-    "input",  # what the module was given
+    "init",  # the initialization before training (`initialized`)
+    "partner",  # the same parameter of another module
+    "checkpoint",  # the same parameter in another checkpoint
+    "input",  # the module's input
     "mean",  # the mean of the module's outputs over references
     "resample",  # the module's output for another reference
-    "letters",  # a label with a text on it, as it lies on the picture; NaN beside it
+    "letters",  # a label with a text, at its place on the picture; NaN beside it
 ]
-# Kinds of noise to choose among, and what the choice is called in recipes.
+# Kinds of noise to choose among, and the recipe's key for the choice.
 KINDS = {
     "values": ("distribution", ("normal", "uniform")),
     "scores": ("by", ("magnitude", "random")),
 }
-# What else an edit says, in recipes and in images.
+# The other keys of an edit in recipes and images, which no strength can be named after.
 RESERVED = ("op", "code", "modules", "component", "where", "params", "when", "unit", "units",
             "dose", "with", "partners", "checkpoint", "over", "text",
             "distribution", "by")  # fmt: skip
-# Noise that is given: another module's, checkpoint's or reference's, what the module ran on, words.
+# Noise that is given, not drawn.
 GIVEN = ("partner", "checkpoint", "input", "mean", "resample", "letters")
 BOTH = ("weights", "output")
 Apply = Callable[[Tensor, Tensor, float], Tensor]
@@ -39,23 +40,31 @@ Apply = Callable[[Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Op:
-    """An op as the registry knows it.
+    """A registered op.
 
-    `strength`: name of its strength in recipes, None when it has none. `neutral`: the strength at
-    which nothing changes. `draws`: the kind of noise it takes, None for none. `stream`: ops of one
-    stream share their draws. `whole`: whether it needs whole tensors, in their shape. `linear`:
-    whether its change is the strength times its change at strength 1. `kinds`: the noise to choose
-    among, the first by default; `kind_key`: what the choice is called in recipes. `places`: what it
-    may be applied to. `code`: digest of the file that a user's op comes from, None for the lab's
-    own. `least`, `most` and `above` (which is not reached) bound the strength; from `counts_from`
-    on it is a whole number.
+    Attributes:
+        name: Its name in recipes.
+        apply: The function `(tensor, noise, strength) -> tensor`.
+        strength: The name of its strength in recipes; None without one.
+        neutral: The strength at which nothing changes.
+        draws: The noise that it takes; None for none.
+        stream: Ops of one stream share their draws.
+        whole: Whether it needs whole tensors, in their shape; else it may get parts, flattened.
+        linear: Whether its change is the strength times its change at strength 1.
+        kinds: The kinds of noise to choose among, the first by default.
+        kind_key: The recipe's key for the choice.
+        places: What it can edit: `weights`, `output`, `image`.
+        code: The digest of the file that a user's op comes from; None for built-in ops.
+        least, most: Bounds of the strength.
+        above: A lower bound that is excluded.
+        counts_from: From here on the strength is a whole number.
     """
 
     name: str
     apply: Apply
     strength: str | None = None
     neutral: float | None = None
-    draws: Draws | None = None
+    draws: NoiseSource | None = None
     stream: str = ""
     whole: bool = False
     linear: bool = False
@@ -74,10 +83,13 @@ class Op:
         return any(self.is_random_by(kind) for kind in self.kinds or (None,))
 
     def is_random_by(self, kind: str | None) -> bool:
-        """Whether noise of that kind, None for the default, depends on a seed."""
+        """Whether noise of a kind, None for the default, depends on a seed."""
         if self.draws == "scores":
             return (kind or next(iter(self.kinds), "")) == "random"
-        return self.draws == "resample" or self.draws not in (None, *GIVEN)  # which one is drawn
+        return self.draws == "resample" or self.draws not in (
+            None,
+            *GIVEN,
+        )  # which reference is random
 
     @property
     def about(self) -> str:
@@ -89,17 +101,17 @@ OPS: dict[str, Op] = {}
 
 
 def op(
-    *, strength: str | None = None, neutral: float | None = None, draws: Draws | None = None,
+    *, strength: str | None = None, neutral: float | None = None, draws: NoiseSource | None = None,
     stream: str | None = None, whole: bool = False, linear: bool = False,
     kinds: tuple[str, ...] | None = None, places: tuple[str, ...] = ("weights",),
     least: float | None = None, most: float | None = None, above: float | None = None,
     counts_from: float | None = None,
 ) -> Callable[[Apply], Apply]:  # fmt: skip
-    """Register a function `(tensor, noise, strength) -> tensor` as an op under its own name.
+    """Register a function `(tensor, noise, strength) -> tensor` as an op under its name.
 
-    All three tensors have one shape, and are float32; without noise, `noise` is empty. What is not
-    `whole` may get parts of them, flattened. The arguments are the fields of `Op`; kinds of noise
-    are by default all that it can draw. Raises `ValueError` for a name that is taken.
+    All three tensors have one shape and are float32; without noise, `noise` is empty. The arguments
+    are the attributes of `Op`; `kinds` are by default all that it can draw. Raises `ValueError` for
+    a name that is taken and for arguments that contradict each other.
     """
     kind_key, all_kinds = KINDS.get(draws or "", ("", ()))
     known = all_kinds if kinds is None else kinds
@@ -115,9 +127,9 @@ def op(
         if name in OPS:
             raise ValueError(f"there is an op `{name}` already; give this one another name")
         OPS[name] = Op(
-            name, function, strength, neutral, draws, stream or name,
-            whole or draws == "order", linear, known, kind_key, places, None,
-            least, most, above, counts_from,
+            name, function, strength=strength, neutral=neutral, draws=draws, stream=stream or name,
+            whole=whole or draws == "order", linear=linear, kinds=known, kind_key=kind_key,
+            places=places, least=least, most=most, above=above, counts_from=counts_from,
         )  # fmt: skip
         return function
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,31 +13,105 @@ from ablate.edits.ops import OPS
 from ablate.messages import RequestError
 from ablate.network import Selector, Unit, build_catalog, select
 
+By = Literal["steps", "fraction", "t"]
+BY: tuple[By, ...] = ("steps", "fraction", "t")
+
 
 class UnknownOpError(RequestError, ValueError):
-    """An op of a user's own that is not loaded, or is not what it was."""
+    """A user's op whose file is not loaded, or has changed."""
 
     def __init__(self, name: str, code: str, known: bool) -> None:
         what = "the file of ops that is loaded is not the one" if known else "no file is loaded"
         super().__init__(
-            f"`{name}` is no op of the lab's own: {what} that it comes from; the digest of that"
-            f" file is {code}, and `--code FILE` loads it"
+            f"`{name}` is not a built-in op: {what} that it comes from; the digest of that file is"
+            f" {code}, and `--code FILE` loads it"
         )
+
+
+def step_number(call: int, levels: Sequence[float]) -> int:
+    """The step that a call of the scheduler belongs to: some take several at one noise level."""
+    return sum(levels[i] != levels[i - 1] for i in range(1, call + 1))
+
+
+@dataclass(frozen=True)
+class When:
+    """A window of the sampling.
+
+    Attributes:
+        by: What its ends count: `steps`, by number from 0, both ends included (calls of the network
+            at one noise level are one step); `fraction`, the part of the sampling done before a
+            step, from 0 to 1; `t`, the noise level, the timestep over the number of timesteps in
+            training: 1 is noise alone, 0 none. Adjacent windows of the last two share no step.
+        first: Where it begins.
+        last: Where it ends.
+    """
+
+    by: By
+    first: float
+    last: float
+
+    def is_active(self, step: int, levels: Sequence[float]) -> bool:
+        """Whether it contains a step of a sampling with these noise levels."""
+        if self.by == "steps":
+            return self.first <= step_number(step, levels) <= self.last
+        if self.by == "fraction":
+            done = step / len(levels)
+            return self.first <= done < self.last or (self.last >= 1 and done >= self.first)
+        low, high = sorted((self.first, self.last))
+        return low < levels[step] <= high or levels[step] == low == 0
+
+    def is_ever_active(self, levels: Sequence[float]) -> bool:
+        """Whether it contains any step."""
+        return any(self.is_active(step, levels) for step in range(len(levels)))
+
+    def as_json(self) -> dict[str, list[float]]:
+        ends = [self.first, self.last]
+        return {self.by: [int(e) for e in ends] if self.by == "steps" else ends}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Sequence[float]]) -> When:
+        ((by, (first, last)),) = data.items()
+        if by not in BY or not all(type(end) in (int, float) for end in (first, last)):
+            raise ValueError(f"there are no windows by `{by}` from {first!r} to {last!r}")
+        return cls(next(b for b in BY if b == by), first, last)
+
+    def __str__(self) -> str:
+        if self.by == "fraction":
+            return f"{100 * self.first:.3g}–{100 * self.last:.3g} %"
+        return f"{self.by} {self.first:g}–{self.last:g}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A condition of the baseline whose outputs replace a module's, in `mean` and `resample`."""
+
+    prompt: str
+    seed: int
 
 
 @dataclass(frozen=True)
 class Edit:
     """One op on some modules.
 
-    `component`: which network they belong to, None for the one that is edited unless told
-    otherwise. `where`: `weights`, `output` to edit what the modules give, or `image`, the finished
-    picture, which takes no modules. `strength`: in the op's own measure; or `dose`: as the
-    Frobenius norm of the change over that of the weights.
-    `params`: `weight` or `bias` narrows it; None is all parameters. `kind`: of noise or of choice,
-    among those that the op has. `unit`: only these channels or heads. `when`: a window of the
-    sampling; None is all of it. `partners`: for `swap`, a module for each of `modules`.
-    `checkpoint`: for `blend`, the model that it blends with. `over`: for `mean` and `resample`, the
-    references. `text`: for `write`, the words.
+    Attributes:
+        op: The name of the op.
+        modules: The paths of the modules.
+        strength: In the op's measure; None for an op without, or with a dose.
+        params: `weight` or `bias` to edit only these; None is all parameters.
+        kind: The kind of noise or choice, among those that the op has; None is the first.
+        when: A window of the sampling; None is all of it.
+        component: The network that the modules belong to; None is the one edited by default.
+        where: `weights`, `output` for the outputs of the modules, or `image` for the finished
+            picture, which takes no modules.
+        unit: Only these channels or heads.
+        dose: Instead of a strength, the Frobenius norm of the change over that of the weights.
+        partners: For `swap`, one module for each of `modules`.
+        checkpoint: For `blend`, the model to blend with.
+        over: For `mean` and `resample`, the references.
+        text: For `write`, the words.
+
+    Raises:
+        ValueError: There is no such op, or the attributes do not fit it.
     """
 
     op: str
@@ -62,13 +136,15 @@ class Edit:
         op: str,
         selector: Selector,
         strength: float | None = None,
-        **settings: Any,
+        **attributes: Any,
     ) -> Edit:
-        """An edit on the modules of `network` that a selector names (`ablate.catalog.select`);
-        `settings` are further fields. Of outputs, blocks can be selected as well."""
-        blocks = settings.get("where") == "output"
-        found = select(selector, build_catalog(network), blocks=blocks)
-        return cls(op, tuple(m.path for m in found), strength, **settings)
+        """An edit of the modules of `network` that a selector matches (`ablate.network.select`).
+
+        `attributes` are further ones of the edit. Edits of outputs can select blocks as well.
+        """
+        blocks = attributes.get("where") == "output"
+        selected = select(selector, build_catalog(network), blocks=blocks)
+        return cls(op, tuple(m.path for m in selected), strength, **attributes)
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
@@ -97,24 +173,24 @@ class Edit:
 
     @property
     def is_neutral(self) -> bool:
-        """Whether its strength is the one that leaves every bit as it is, or no word is written."""
+        """Whether it changes no bit: its strength is the neutral one, or it writes no word."""
         neutral = OPS[self.op].neutral
         wordless = self.text is not None and not self.text.split()
         return wordless or self.dose == 0 or (neutral is not None and self.strength == neutral)
 
     @property
     def all_modules(self) -> tuple[str, ...]:
-        """Paths of all modules that it edits."""
+        """The paths of all modules that it edits, partners included."""
         return self.modules + self.partners
 
     def is_active(self, step: int, levels: Sequence[float]) -> bool:
-        """Whether it is in force at a step of a sampling with these noise levels."""
+        """Whether it applies at a step of a sampling with these noise levels."""
         return self.when is None or self.when.is_active(step, levels)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain objects for a cell's PNG; what is not set is left out."""
+        """Plain objects for the record of a cell; what is not set is left out."""
         op = OPS[self.op]
-        given: dict[str, Any] = {
+        data: dict[str, Any] = {
             "op": self.op,
             "code": op.code,
             "component": self.component,
@@ -131,34 +207,35 @@ class Edit:
             "text": self.text,
         }
         if op.strength:
-            given[op.strength] = self.strength
-        return {k: v for k, v in given.items() if k and v is not None}
+            data[op.strength] = self.strength
+        return {k: v for k, v in data.items() if k and v is not None}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Edit:
-        """The edit that `as_json` told of. Raises `KeyError` or `ValueError` when it is none."""
-        code = told.get("code")
-        op = OPS.get(told["op"])
+    def from_json(cls, data: Mapping[str, Any]) -> Edit:
+        """The edit of `as_json`.
+
+        Raises:
+            UnknownOpError: Its op comes from a file that is not loaded.
+            KeyError, ValueError: The data is not an edit.
+        """
+        code = data.get("code")
+        op = OPS.get(data["op"])
         if code is not None and (op is None or code != op.code):
-            raise UnknownOpError(told["op"], code, op is not None)
+            raise UnknownOpError(data["op"], code, op is not None)
         if op is None or code != op.code:
-            raise ValueError(f"there is no op `{told['op']}`")
-        when, unit = told.get("when"), told.get("unit")
+            raise ValueError(f"there is no op `{data['op']}`")
+        when, unit = data.get("when"), data.get("unit")
         return cls(
             op=op.name,
-            modules=tuple(told["modules"]),
-            strength=told.get(op.strength) if op.strength else None,
-            params=told.get("params"),
-            kind=told.get(op.kind_key),
+            modules=tuple(data["modules"]),
+            strength=data.get(op.strength) if op.strength else None,
+            kind=data.get(op.kind_key),
             when=When.from_json(when) if when else None,
-            component=told.get("component"),
-            where=told.get("where", "weights"),
+            where=data.get("where", "weights"),
             unit=Unit.from_json(unit) if unit else None,
-            dose=told.get("dose"),
-            partners=tuple(told.get("partners", ())),
-            checkpoint=told.get("checkpoint"),
-            over=tuple(Reference(prompt, seed) for prompt, seed in told.get("over", ())),
-            text=told.get("text"),
+            partners=tuple(data.get("partners", ())),
+            over=tuple(Reference(prompt, seed) for prompt, seed in data.get("over", ())),
+            **{k: data.get(k) for k in ("params", "component", "dose", "checkpoint", "text")},
         )
 
 
@@ -166,7 +243,10 @@ class Edit:
 class Variant:
     """A named set of edits, applied in order; without edits it is the baseline.
 
-    `perturbation_seed`: what all random draws of the variant start from.
+    Attributes:
+        name: Its name in the run.
+        edits: Its edits.
+        perturbation_seed: The seed of all its random draws.
     """
 
     name: str
@@ -179,7 +259,7 @@ class Variant:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Paths of all modules that are edited, each once."""
+        """The paths of all modules that it edits, each once."""
         return tuple(dict.fromkeys(path for edit in self.edits for path in edit.all_modules))
 
     @property
@@ -188,23 +268,22 @@ class Variant:
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The conditions whose outputs its edits take, each once."""
+        """The references of its edits, each once."""
         return tuple(dict.fromkeys(r for edit in self.edits for r in edit.over))
 
     @property
     def for_sampling(self) -> Variant:
-        """What of it sampling depends on, without a name: equal where pictures are, but for edits
-        of the finished ones."""
+        """The variant without its name and its image edits: equal where sampling is equal."""
         part = self.only(lambda edit: edit.where != "image")
         return Variant("", part.edits, part.perturbation_seed if part.is_random else 0)
 
     def change_steps(self, levels: Sequence[float]) -> set[int]:
-        """The steps from which on other edits hold than before; 0 is among them."""
-        held = [tuple(e.is_active(step, levels) for e in self.edits) for step in range(len(levels))]
-        return {step for step in range(len(levels)) if not step or held[step] != held[step - 1]}
+        """The steps at which its active edits change, and 0."""
+        active = [tuple(e.is_active(i, levels) for e in self.edits) for i in range(len(levels))]
+        return {i for i in range(len(levels)) if not i or active[i] != active[i - 1]}
 
     def at(self, step: int, levels: Sequence[float]) -> Variant:
-        """The variant with those of its edits that hold at a step."""
+        """The variant with the edits that are active at a step."""
         return self.only(lambda edit: edit.is_active(step, levels))
 
     def only(self, keep: Callable[[Edit], bool]) -> Variant:
@@ -212,71 +291,16 @@ class Variant:
         return replace(self, edits=tuple(filter(keep, self.edits)))
 
     def identity(self) -> dict[str, Any]:
-        """What of a variant determines an image."""
-        found: dict[str, Any] = {"edits": [edit.as_json() for edit in self.edits]}
+        """The part of a variant that determines images, as plain objects."""
+        data: dict[str, Any] = {"edits": [edit.as_json() for edit in self.edits]}
         if self.is_random:
-            found["perturbation_seed"] = self.perturbation_seed
-        return found
+            data["perturbation_seed"] = self.perturbation_seed
+        return data
 
 
-By = Literal["steps", "fraction", "t"]
-BY: tuple[By, ...] = ("steps", "fraction", "t")
-
-
-def step_number(call: int, levels: Sequence[float]) -> int:
-    """The number of the step that a call of the scheduler belongs to: some schedulers take several
-    at one noise level."""
-    return sum(levels[i] != levels[i - 1] for i in range(1, call + 1))
-
-
-@dataclass(frozen=True)
-class When:
-    """A window of the sampling, from `first` to `last`.
-
-    `by`: `steps`, by number, counted from 0, both ends in it (calls of the network at one noise
-    level are one step); `fraction`, by the part of the sampling that is done before a step, 0 to 1;
-    `t`, by noise level, the timestep over the number of timesteps in training: 1 is noise alone, 0
-    none. Windows of the last two that meet share no step.
-    """
-
-    by: By
-    first: float
-    last: float
-
-    def is_active(self, step: int, levels: Sequence[float]) -> bool:
-        """Whether it is open at a step of a sampling with these noise levels."""
-        if self.by == "steps":
-            return self.first <= step_number(step, levels) <= self.last
-        if self.by == "fraction":
-            done = step / len(levels)
-            return self.first <= done < self.last or (self.last >= 1 and done >= self.first)
-        low, high = sorted((self.first, self.last))
-        return low < levels[step] <= high or levels[step] == low == 0
-
-    def is_ever_active(self, levels: Sequence[float]) -> bool:
-        """Whether it is open at any step."""
-        return any(self.is_active(step, levels) for step in range(len(levels)))
-
-    def as_json(self) -> dict[str, list[float]]:
-        ends = [self.first, self.last]
-        return {self.by: [int(e) for e in ends] if self.by == "steps" else ends}
-
-    @classmethod
-    def from_json(cls, told: Mapping[str, Sequence[float]]) -> When:
-        ((by, (first, last)),) = told.items()
-        if by not in BY or not all(type(end) in (int, float) for end in (first, last)):
-            raise ValueError(f"there are no windows by `{by}` from {first!r} to {last!r}")
-        return cls(next(b for b in BY if b == by), first, last)
-
-    def __str__(self) -> str:
-        if self.by == "fraction":
-            return f"{100 * self.first:.3g}–{100 * self.last:.3g} %"
-        return f"{self.by} {self.first:g}–{self.last:g}"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A condition of the baseline whose outputs stand for a module's own, in `mean`, `resample`."""
-
-    prompt: str
-    seed: int
+def cells_by_variant(variants: Iterable[Variant]) -> dict[Variant, list[int]]:
+    """The cells of each variant, where `variants` are those of the cells of a batch, in order."""
+    cells: dict[Variant, list[int]] = {}
+    for cell, variant in enumerate(variants):
+        cells.setdefault(variant, []).append(cell)
+    return cells

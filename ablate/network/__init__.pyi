@@ -6,7 +6,12 @@ from .components import (
     Phase as Phase,
     phase_of as phase_of,
 )
-from .hooks import rebuilt as rebuilt, tensors as tensors, watched as watched
+from .hooks import (
+    rebuilt as rebuilt,
+    replaced as replaced,
+    tensors as tensors,
+    watched as watched,
+)
 from .modules import Catalog as Catalog, ModuleInfo as ModuleInfo
 from .selectors import (
     FIELDS as FIELDS,

@@ -32,6 +32,20 @@ def watched(
             handle.remove()
 
 
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an object's method or attribute for as long as the context is open."""
+    before = vars(owner).get(name)
+    try:
+        object.__setattr__(owner, name, value)
+        yield
+    finally:
+        if before is None:
+            vars(owner).pop(name, None)
+        else:
+            object.__setattr__(owner, name, before)
+
+
 def tensors(value: Any) -> Iterator[Tensor]:
     """All tensors in a module's input or output, in order."""
     if isinstance(value, Tensor):

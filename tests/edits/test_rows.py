@@ -18,8 +18,8 @@ from swept import SWEPT, strength
 from torch import Tensor, nn
 
 from ablate import lab
+from ablate.edits.batch import NoRowsError
 from ablate.edits.in_place import applied
-from ablate.edits.outputs import NoRowsError
 from ablate.edits.rows import by_rows
 from ablate.edits.variants import Edit, Variant
 from ablate.recipe.recipe import Recipe
