@@ -44,7 +44,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def phrase(word: str) -> str:
-    """What is asked of a reader for a word of the vocabulary: a single word gets its article."""
-    if len(word.split()) != 1:
-        return word
-    return f"an {word}" if word[0] in "aeiouAEIOU" else f"a {word}"
+    """The text that CLIP reads for a word of a vocabulary: single words get an article."""
+    return articled(word) if len(word.split()) == 1 else word
