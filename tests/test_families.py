@@ -25,10 +25,8 @@ from torch import nn
 from ablate import lab
 from ablate.drift.measure import MeasuredCell
 from ablate.engine.export import export_variant
-from ablate.models import skeletons
-from ablate.models.catalogs import outline_of
 from ablate.models.files import ModelError, SizeError
-from ablate.models.sizes import default_side, wrong_side
+from ablate.models.sizes import default_side, outline as outline_with, outline_of, wrong_side
 from ablate.models.source import Source
 from ablate.network.components import phase_of
 from ablate.recipe.recipe import Recipe
@@ -340,7 +338,7 @@ def outline(kind: str, denoiser: str = "", **index: Any) -> Any:
     """A pipeline of that class, with nothing but configurations for its networks."""
     own = {"_class_name": denoiser, "sample_size": 64, "patch_size": 1, "pos_embed_max_size": 16}
     vae = {"block_out_channels": [8] * 4, "spatial_compression_ratio": 16, "shift_factor": 0}
-    made = skeletons.outline({"_class_name": kind, **index}, {"transformer": own, "vae": vae})
+    made = outline_with({"_class_name": kind, **index}, {"transformer": own, "vae": vae})
     assert made is not None
     return made
 

@@ -5,7 +5,6 @@ from .catalogs import (
     guided_rows as guided_rows,
     guided_rows_of as guided_rows_of,
     load_catalog as load_catalog,
-    outline_of as outline_of,
 )
 from .devices import (
     find_device as find_device,
@@ -29,6 +28,10 @@ from .files import (
     source_like as source_like,
 )
 from .loading import load_pipeline as load_pipeline, random_pipeline as random_pipeline
-from .sizes import default_side as default_side, wrong_side as wrong_side
+from .sizes import (
+    default_side as default_side,
+    outline_of as outline_of,
+    wrong_side as wrong_side,
+)
 from .source import OFFLOADS as OFFLOADS, Lora as Lora, Source as Source
 from .weights import fingerprint_of_weights as fingerprint_of_weights, weights_of as weights_of

@@ -1,4 +1,7 @@
-"""Catalogs of a model's networks, from configuration alone."""
+"""The networks of a model from configuration alone: their catalogs, and the cost of sampling.
+
+Networks are built on the meta device, with all shapes and no weights. No remote code is run.
+"""
 
 from __future__ import annotations
 
@@ -6,51 +9,78 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
+import diffusers
 import torch
+import transformers
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from ablate.messages import did_you_mean
-from ablate.models import skeletons
+from ablate.messages import articled, did_you_mean
 from ablate.models.devices import find_device, find_dtype
 from ablate.models.files import ModelError, configuration
-from ablate.models.skeletons import SkeletonError
-from ablate.models.source import Source
-from ablate.network import AUTOENCODERS, DENOISERS, Catalog
+from ablate.models.inputs import inputs_of
+from ablate.models.source import Source, as_source
+from ablate.network import DENOISERS, Catalog, build_catalog
 
 
-def load_catalog(
-    model: str | Source, component: str | None = None, revision: str | None = None
-) -> Catalog:
-    """The modules of a model's denoiser, or of another component, from configuration alone.
+def load_catalog(model: str | Source, component: str | None = None) -> Catalog:
+    """The catalog of a model's denoiser, or of another component.
 
-    Raises `ModelError` when the model or component is not there or of no known class.
+    Raises:
+        ModelError: The model or component does not exist, or is of an unknown class.
     """
-    source = _source(model, revision)
-    # What else a source tells changes no shapes.
-    return _catalog(Source(source.model, source.revision, config=source.config), component)
+    source = as_source(model)
+    # Shapes do not depend on the other attributes of a source.
+    return _load_catalog(Source(source.model, source.revision, config=source.config), component)
 
 
 @lru_cache(maxsize=16)
-def _catalog(source: Source, component: str | None) -> Catalog:
+def _load_catalog(source: Source, component: str | None) -> Catalog:
     return catalog_from_config(_component_config(source, component), source.model)
 
 
-def _source(model: str | Source, revision: str | None) -> Source:
-    return model if isinstance(model, Source) else Source(model, revision)
-
-
 def catalog_from_config(config: Mapping[str, Any], model: str) -> Catalog:
-    """The modules of the network that a configuration of a model describes, in forward order."""
+    """The catalog of the network that a configuration of a model describes.
+
+    It is in forward order if the network runs with the inputs of `inputs_of`, else in order of
+    registration. Raises `ModelError` as `skeleton` does.
+    """
+    network = skeleton(config, model)
+    inputs = inputs_of(network)
+    if inputs is None:
+        return build_catalog(network)
     try:
-        return skeletons.catalog_of(config)
-    except SkeletonError as error:
-        raise ModelError(f"`{model}`: {error}") from error
+        return build_catalog(network, lambda: network(**inputs))
+    except Exception:  # a class that takes other shapes, or asks for values, raises anything
+        return build_catalog(network)
 
 
-def denoiser_of(model: str | Source, revision: str | None = None) -> str:
+def skeleton(config: Mapping[str, Any], model: str) -> nn.Module:
+    """The network of diffusers or transformers that a configuration of a model describes.
+
+    It is on the meta device. Raises `ModelError` if neither library has its class.
+    """
+    name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+    with torch.device("meta"):
+        kind: Any = getattr(diffusers, str(name), None)
+        if isinstance(kind, type):
+            return cast(nn.Module, kind.from_config(dict(config)))  # type: ignore[attr-defined]
+        kind = getattr(transformers, str(name), None)
+        if isinstance(kind, type):
+            plain = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
+            settings = transformers.AutoConfig.for_model(config["model_type"], **plain)
+            return cast(nn.Module, kind(settings))
+    raise ModelError(
+        f"`{model}`: its configuration names the class `{name}`, which neither diffusers nor"
+        " transformers has"
+    )
+
+
+def denoiser_of(model: str | Source) -> str:
     """The name of a model's denoiser among its components. Raises `ModelError`."""
-    index = configuration(_source(model, revision), "model_index.json")
+    index = configuration(as_source(model), "model_index.json")
     if index is None:  # a folder that is itself a component
         return DENOISERS[0]
     return next((name for name in DENOISERS if index.get(name, [None])[0]), DENOISERS[0])
@@ -60,14 +90,11 @@ def _component_config(source: Source, component: str | None) -> dict[str, Any]:
     index = configuration(source, "model_index.json")
     present = [k for k, v in (index or {}).items() if isinstance(v, list) and v[0]]
     for name in (component,) if component else DENOISERS:
-        # A hub model's index is asked first: of what it does not name nothing may be cached.
-        config = (
-            configuration(source, f"{name}/config.json")
-            if index is None or name in present
-            else None
-        )
-        if config is not None:
-            return config
+        # The index of a hub model is asked first: other components may not be cached.
+        if index is None or name in present:
+            config = configuration(source, f"{name}/config.json")
+            if config is not None:
+                return config
     if component is None and index is None:  # a folder that is itself a component
         config = configuration(source, "config.json")
         if config is not None:
@@ -80,56 +107,41 @@ def _component_config(source: Source, component: str | None) -> dict[str, Any]:
     raise ModelError(f"`{source.model}` has {what}{there if present else ''}")
 
 
-@lru_cache(maxsize=16)
-def outline_of(source: Source) -> Any | None:
-    """A model's pipeline without its networks, for what it says of sizes (`skeletons.outline`);
-    None where it cannot be had."""
-    try:
-        index = configuration(source, "model_index.json") or {}
-        configs = {
-            name: configuration(source, f"{name}/config.json")
-            for name in (*DENOISERS, *AUTOENCODERS)
-            if index.get(name, [None])[0]
-        }
-    except ModelError:  # told where it matters
-        return None
-    return skeletons.outline(index, {name: found for name, found in configs.items() if found})
-
-
 def guided_rows(source: Source) -> int:
-    """Denoiser rows of a step of a guided cell, by a model's configuration (`guided_rows_of`)."""
+    """The rows of the denoiser's batch for each cell with guidance, by a model's configuration."""
     index = configuration(source, "model_index.json") or {}
     return guided_rows_of(_component_config(source, None), index)
 
 
 def guided_rows_of(denoiser: Mapping[str, Any], index: Mapping[str, Any]) -> int:
-    """One where guidance is distilled into the denoiser, which takes its scale as an input, else
-    two. By the configurations of denoiser and pipeline."""
+    """As `guided_rows`, by the configurations of the denoiser and of the pipeline.
+
+    One if guidance is distilled into the denoiser, which takes its scale as an input, else two.
+    """
     distilled = denoiser.get("guidance_embeds") or denoiser.get("time_cond_proj_dim") is not None
     return 1 if distilled or index.get("is_distilled") is True else 2
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What sampling costs: operations of one denoiser row, operations a second, and where."""
+    """The cost of sampling.
+
+    Attributes:
+        flops: Floating-point operations of one row of the denoiser.
+        rate: Operations per second on this machine.
+        device: The type of its device.
+    """
 
     flops: float
     rate: float
     device: str
 
 
-def estimate_cost(model: str | Source, revision: str | None = None) -> Cost:
-    """The cost of one denoiser row at the model's own size, and a rough speed of this machine.
-
-    Operations are counted on the meta device; the speed is that of a matrix product here, of
-    which sampling typically reaches a fifth.
-    """
-    source = _source(model, revision)
-    config = _component_config(source, None)
-    try:
-        flops = skeletons.flops_of(config)
-    except SkeletonError as error:
-        raise ModelError(f"`{source.model}`: {error}") from error
+def estimate_cost(model: str | Source) -> Cost:
+    """The cost of one row of the denoiser at the model's default size, and the speed of this
+    machine: a fifth of that of a matrix product, as sampling typically reaches."""
+    source = as_source(model)
+    flops = flops_of(_component_config(source, None), source.model)
     device = find_device()
     dtype = find_dtype("auto", device)
     side = 1024 if device.type == "cpu" else 8192
@@ -141,3 +153,19 @@ def estimate_cost(model: str | Source, revision: str | None = None) -> Cost:
     float(result[0, 0])  # waits for the device
     rate = 3 * 2 * side**3 / (time.perf_counter() - began) / 5
     return Cost(flops, rate, device.type)
+
+
+def flops_of(config: Mapping[str, Any], model: str) -> float:
+    """Floating-point operations of one row of a denoiser at its default size, counted on the meta
+    device. Raises `ModelError` where it does not run there."""
+    network = skeleton(config, model)
+    inputs = inputs_of(network)
+    unknown = f"`{model}`: no estimate is known for {articled(type(network).__name__)}"
+    if inputs is None:
+        raise ModelError(unknown)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(**inputs)
+    except Exception as error:
+        raise ModelError(f"{unknown}: {error}") from error
+    return float(counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""Devices: which there are, their memory, the dtype for them, library versions."""
+"""Devices, their memory and dtypes, and the versions of libraries."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import psutil
 import torch
 import transformers
 
+from ablate import __version__
 from ablate.models.files import ModelError
 
 
@@ -24,21 +25,21 @@ def spare_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process took on a device at most so far."""
+    """The most bytes that this process has used on a device so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    import resource
+    import resource  # which Windows does not have
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def find_device(wanted: str | None = None) -> torch.device:
-    """The device asked for, or the best there is: `cuda`, `mps`, `cpu`."""
+    """A device by name, or the best available: `cuda`, `mps`, `cpu`. Raises `ModelError`."""
     if wanted is None or wanted == "auto":
-        if torch.cuda.is_available():  # each process of a launcher has a GPU of its own
+        if torch.cuda.is_available():  # each process of a launcher has one GPU
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
@@ -51,7 +52,7 @@ def find_device(wanted: str | None = None) -> torch.device:
 
 
 def find_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype asked for; `auto` is 16 bit where the hardware is fast at it, else float32."""
+    """A dtype by name; `auto` is 16 bit where the hardware is fast at it, else float32."""
     if wanted != "auto":
         dtype = getattr(torch, wanted, None)
         if not isinstance(dtype, torch.dtype):
@@ -73,11 +74,9 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what an image depends on."""
-    import ablate
-
+    """The versions of the libraries that an image depends on."""
     return {
-        "ablate": ablate.__version__,
+        "ablate": __version__,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,

@@ -1,7 +1,7 @@
-"""Models by name: where they lie, what their configuration says, and where they can run.
+"""The files of models: where they are, their configuration and their fingerprints.
 
 A model is `bundled`, a hub id, a local folder in diffusers' format, one safetensors file, or
-`sd15-random`: Stable Diffusion 1.x at its real size with random weights, for trying what it costs.
+`sd15-random`: Stable Diffusion 1.x at its real size with random weights, to try its cost.
 Catalogs need configuration files only.
 """
 
@@ -35,20 +35,20 @@ from ablate.models.source import Lora, Source
 
 RANDOM = "sd15-random"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-# Formats of single files that are not read: what is pickled may run code, the rest is no weights.
+# Formats of single files that are not read: pickled ones may run code.
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 UNREAD = (*PICKLED, ".gguf")
-# The lab shows progress of its own.
+# The lab shows its progress instead.
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
 
 class ModelError(RequestError):
-    """A model that cannot be found, read or used; the message says why and what would do."""
+    """A model that does not exist or cannot be read or used; the message says why."""
 
 
 class SizeError(ModelError):
-    """A size of pictures that a model turned out not to make, when it was sampled."""
+    """A size of pictures at which sampling a model fails."""
 
 
 def is_file(model: str) -> bool:
@@ -86,22 +86,22 @@ def folder_of(model: str) -> Path | None:
 
 
 def described_by(source: Source) -> tuple[str, str | None]:
-    """The folder or hub id that holds a model's configuration, and its revision.
+    """The folder or hub id with a model's configuration, and its revision.
 
-    Of a file it is what `config` names, else what diffusers takes files of its kind for.
+    For a file it is its `config`, else the one that diffusers assumes for files with such tensors.
     """
     if is_file(source.model):
         return source.config or _usual_config(source.model), source.revision
     if source.config is not None:
         raise ModelError(
             f"`config: {source.config}` describes a model that is one safetensors file;"
-            f" `{source.model}` has a configuration of its own"
+            f" `{source.model}` contains its configuration"
         )
     return source.model, source.revision
 
 
 def source_like(source: Source, model: str) -> Source:
-    """Another model, taken to be like a source where it is a file without a description."""
+    """The source of another model; a file is assumed to have the same configuration."""
     if not is_file(model):
         return Source(model)
     described, revision = described_by(source)
@@ -110,29 +110,27 @@ def source_like(source: Source, model: str) -> Source:
 
 @lru_cache(maxsize=16)
 def _usual_config(file: str) -> str:
-    """The hub id of the pipeline that a file's tensors are like, by their names and shapes."""
+    """The hub id of the pipeline that has a file's tensors, by their names and shapes."""
     try:
         with safe_open(file, framework="pt") as content:
             shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"`{file}` cannot be read: {error}") from error
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    unknown = f"diffusers does not know `{file}` by its tensors; `config: FOLDER` tells what it is"
+    unknown = f"diffusers does not know `{file}` by its tensors; `config: FOLDER` says what it is"
     try:
         kind = single_file_utils.infer_diffusers_model_type(tensors)
-        # What is like nothing else it takes for Stable Diffusion 1.x.
+        # It takes any unknown file for Stable Diffusion 1.x.
         if kind == "v1" and single_file_utils.CHECKPOINT_KEY_NAMES["v1"] not in tensors:
             raise ModelError(unknown)
-        found: str = single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind][
-            "pretrained_model_name_or_path"
-        ]
+        paths = single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]
+        return str(paths["pretrained_model_name_or_path"])
     except (AttributeError, KeyError, NotImplementedError, UnboundLocalError) as error:
         raise ModelError(unknown) from error
-    return found
 
 
 def configuration(source: Source, name: str) -> dict[str, Any] | None:
-    """A JSON file of those that describe a model; None when there is no such file."""
+    """A JSON file of a model's configuration; None when there is no such file."""
     model, revision = described_by(source)
     try:
         return read_config(model, name, revision)
@@ -147,23 +145,15 @@ def configuration(source: Source, name: str) -> dict[str, Any] | None:
 def read_config(model: str, name: str, revision: str | None) -> dict[str, Any] | None:
     """A JSON file of a model's repository or folder; None when it has no such file."""
     folder = folder_of(model)
+    file: Path | None
     if folder is not None:
         file = folder / name
-        if not file.exists():
-            return None
     elif is_file(model):
         raise ModelError(f"`{model}` is a file; what describes a model is a folder or a hub id")
     else:
-        try:
-            file = Path(hf_hub_download(model, name, revision=revision))
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-            raise ModelError(
-                f"`{model}` is not in the hub cache and the hub cannot be reached: {error}"
-            ) from error
-        except EntryNotFoundError:
-            return None
-        except (HfHubHTTPError, HFValidationError) as error:
-            raise ModelError(f"the hub does not give `{model}`: {error}") from error
+        file = download(model, name, revision, f"`{model}`")
+    if file is None or not file.exists():
+        return None
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -171,42 +161,61 @@ def read_config(model: str, name: str, revision: str | None) -> dict[str, Any] |
     return config
 
 
+def download(model: str, name: str, revision: str | None, what: str) -> Path | None:
+    """A file of a model on the hub, in the local cache; None when the model has no such file.
+
+    Raises `ModelError`, with `what` in its message, when the file is neither cached nor reachable.
+    """
+    try:
+        return Path(hf_hub_download(model, name, revision=revision))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{what} is not in the hub cache and the hub cannot be reached: {error}"
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ModelError(f"the hub does not provide {what}: {error}") from error
+
+
 def config_of(network: nn.Module) -> dict[str, Any]:
     """The configuration that a loaded network was built from, its class included."""
     config: Any = network.config
     if hasattr(config, "to_dict"):
-        found: dict[str, Any] = config.to_dict()
-        return found
+        return dict(config.to_dict())
     return {**config, "_class_name": type(network).__name__}
 
 
 def identify(source: Source) -> tuple[Source, str]:
-    """A source with its revisions as commits, and a fingerprint of all that it names: `commit:` and
-    the commit of a hub model, or `sha256:` and a digest."""
+    """A source with commits as its revisions, and its fingerprint.
+
+    The fingerprint is `commit:` and the commit of a hub model, or else `sha256:` and a digest of
+    everything that the source names.
+    """
     folder = folder_of(source.model)
-    described, _ = described_by(source)
+    described, revision = described_by(source)
     if is_file(source.model):
-        found = {"file": _digest_of(Path(source.model))}
+        parts = {"file": _digest_of(Path(source.model))}
         beside = folder_of(described)
-        found["config"] = fingerprint_of(beside) if beside else revision_of(*described_by(source))
-        pinned = None if beside else found["config"].removeprefix("commit:")
+        parts["config"] = fingerprint_of(beside) if beside else _commit(described, revision)
+        pinned = None if beside else parts["config"].removeprefix("commit:")
         source = replace(source, revision=pinned, config=source.config or described)
     elif folder is not None:
-        found = {"model": fingerprint_of(folder)}
+        parts = {"model": fingerprint_of(folder)}
         source = replace(source, revision=None)
     else:
-        found = {"model": revision_of(source.model, source.revision)}
-        source = replace(source, revision=found["model"].removeprefix("commit:"))
+        parts = {"model": _commit(source.model, source.revision)}
+        source = replace(source, revision=parts["model"].removeprefix("commit:"))
     if source.variant is not None:
-        found["variant"] = source.variant
+        parts["variant"] = source.variant
     for i, lora in enumerate(source.lora):
         file, commit = lora_file(lora)
-        found[f"lora {i}"] = f"{lora.scale:.9g} {_digest_of(file)}"
+        parts[f"lora {i}"] = f"{lora.scale:.9g} {_digest_of(file)}"
         pinned_lora = replace(lora, revision=commit)
         source = replace(source, lora=(*source.lora[:i], pinned_lora, *source.lora[i + 1 :]))
-    if found.keys() == {"model"}:
-        return source, found["model"]
-    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode())
+    if parts.keys() == {"model"}:
+        return source, parts["model"]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     return source, f"sha256:{digest.hexdigest()[:32]}"
 
 
@@ -219,28 +228,20 @@ def lora_file(lora: Lora) -> tuple[Path, str | None]:
         raise ModelError(f"`{name}` of `{lora.model}` is no safetensors file")
     folder = folder_of(lora.model)
     if folder is not None:
-        there = sorted(file.name for file in folder.glob("*.safetensors"))
-        if lora.weight_name is None and len(there) == 1:
-            name = there[0]
-        if name not in there:
+        names = sorted(file.name for file in folder.glob("*.safetensors"))
+        if lora.weight_name is None and len(names) == 1:
+            name = names[0]
+        if name not in names:
             raise ModelError(
-                f"the LoRA `{lora.model}` has no file {name}{did_you_mean(name, there)};"
-                f" `weight_name` says which; it has {', '.join(there) or 'no safetensors files'}"
+                f"the LoRA `{lora.model}` has no file {name}{did_you_mean(name, names)};"
+                f" `weight_name` says which; it has {', '.join(names) or 'no safetensors files'}"
             )
         return folder / name, None
-    try:
-        file = Path(hf_hub_download(lora.model, name, revision=lora.revision))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise ModelError(
-            f"{name} of the LoRA `{lora.model}` is not in the hub cache and the hub cannot be"
-            f" reached: {error}"
-        ) from error
-    except EntryNotFoundError as error:
+    file = download(lora.model, name, lora.revision, f"{name} of the LoRA `{lora.model}`")
+    if file is None:
         raise ModelError(
             f"the LoRA `{lora.model}` has no file {name}; `weight_name` says which it is"
-        ) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise ModelError(f"the hub does not give the LoRA `{lora.model}`: {error}") from error
+        )
     return file, _commit_of(file)
 
 
@@ -250,8 +251,7 @@ def fingerprint_of(folder: Path) -> str:
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".json", ".safetensors", ".txt", ".model") and file.is_file():
             digest.update(file.relative_to(folder).as_posix().encode())
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+            digest.update(bytes.fromhex(_digest_of(file)))
     return f"sha256:{digest.hexdigest()[:32]}"
 
 
@@ -260,13 +260,12 @@ def _digest_of(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def revision_of(model: str, revision: str | None) -> str:
-    """The commit of a hub model."""
-    return (
-        f"commit:{_commit_of(Path(hf_hub_download(model, 'model_index.json', revision=revision)))}"
-    )
+def _commit(model: str, revision: str | None) -> str:
+    """The fingerprint of a hub model: its commit."""
+    file = Path(hf_hub_download(model, "model_index.json", revision=revision))
+    return f"commit:{_commit_of(file)}"
 
 
 def _commit_of(file: Path) -> str:
-    """The commit of a cached file: it lies in a snapshot's folder, which is named by it."""
+    """The commit of a cached file, which names the folder of its snapshot."""
     return file.parts[file.parts.index("snapshots") + 1]

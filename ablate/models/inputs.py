@@ -1,8 +1,7 @@
 """Inputs that fit a network's configuration, so that it runs once on the meta device.
 
-One table by the name of the parameter of `forward`, as diffusers and transformers call them; what
-a class wants differently stands in a table of its own. Tensors have no values, so that only their
-shapes have to be right.
+One table by parameter names of `forward`, as in diffusers and transformers, and one with the
+exceptions of some classes. Tensors have no values: only their shapes have to be right.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from ablate.messages import articled
 
 SIDE = 64  # pixels of an image into an autoencoder, and tokens of a packed latent image of 1024
 TOKENS = 77  # of CLIP, and wherever a family is not known to take more
-# Tokens of the text that a family's pipeline makes, and the side of a latent image of 1024 pixels
-# where the configuration has none.
+# Text tokens in a family's pipeline, and the side of a latent image of 1024 pixels where the
+# configuration has none.
 LENGTHS = {
     "SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512, "Flux2Transformer2DModel": 512,
     "ChromaTransformer2DModel": 512, "PixArtTransformer2DModel": 300,
@@ -38,7 +37,12 @@ WIDTHS = (
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the shapes of a network's inputs are made of. `rows`: of the batch."""
+    """The configuration of a network, and tensors of shapes that follow from it.
+
+    Attributes:
+        network: The network.
+        rows: The rows of the batch.
+    """
 
     network: nn.Module
     rows: int
@@ -46,14 +50,14 @@ class Shapes:
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the configuration, `default` where it has none."""
         config: Any = self.network.config
-        found = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
-        return default if found is None else found
+        value = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+        return default if value is None else value
 
     def __getitem__(self, key: str) -> Any:
-        found = self.get(key)
-        if found is None:
+        value = self.get(key)
+        if value is None:
             raise KeyError(f"the configuration of {articled(self.kind)} has no `{key}`")
-        return found
+        return value
 
     @property
     def kind(self) -> str:
@@ -71,9 +75,9 @@ class Shapes:
 
     @property
     def side(self) -> tuple[int, int]:
-        """Height and width of the latent image at the model's own size."""
-        found = SIDES.get(self.kind) or self.get("sample_size", 64)
-        return (found, found) if isinstance(found, int) else (found[0], found[1])
+        """Height and width of the latent image at the model's default size."""
+        size = SIDES.get(self.kind) or self.get("sample_size", 64)
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     @property
     def length(self) -> int:
@@ -83,8 +87,8 @@ class Shapes:
 
     @property
     def width(self) -> int:
-        found = next(value for key in WIDTHS if (value := self.get(key)) is not None)
-        return int(found if isinstance(found, int) else found[0])
+        width = next(value for key in WIDTHS if (value := self.get(key)) is not None)
+        return int(width if isinstance(width, int) else width[0])
 
     def tensor(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device="meta")
@@ -94,31 +98,31 @@ class Shapes:
 
 
 def inputs_of(network: nn.Module, rows: int = 1) -> dict[str, Any] | None:
-    """Keyword arguments of `network.forward` on the meta device; None where none are known.
+    """Keyword arguments of `network.forward` on the meta device.
 
-    Denoisers get latents of the model's own size (1024 pixels where its configuration leaves it
-    open) and as many text tokens as their pipelines pad to; autoencoders and text encoders, whose
-    size does not matter here, little ones. None: the network has no configuration, or a parameter
-    without default that stands in no table.
+    Denoisers get latents of the model's default size (1024 pixels where its configuration has none)
+    and as many text tokens as their pipelines pad to; autoencoders and text encoders, for which the
+    size is irrelevant here, small ones. None if the network has no configuration, or a parameter
+    without default that is in no table.
     """
     if not hasattr(network, "config"):
         return None
     shapes = Shapes(network, rows)
     is_diffusers = isinstance(network.config, Mapping)
     table = MAKERS | EXCEPTIONS.get(shapes.kind, {}) if is_diffusers else ENCODERS
-    found: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     for name, parameter in shapes.parameters.items():
         try:
             value = table[name](shapes) if name in table else None
         except (KeyError, StopIteration):
             return None
         if value is not None:
-            found[name] = value
+            inputs[name] = value
         elif parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD
         ):  # fmt: skip
             return None
-    return found
+    return inputs
 
 
 def _latents(shapes: Shapes) -> Tensor:
@@ -139,10 +143,10 @@ def _text(shapes: Shapes) -> Tensor:
 
 
 def _positions(tokens: Callable[[Shapes], int]) -> Callable[[Shapes], Tensor]:
-    def made(shapes: Shapes) -> Tensor:
+    def positions(shapes: Shapes) -> Tensor:
         return shapes.tensor(tokens(shapes), len(shapes["axes_dims_rope"]))
 
-    return made
+    return positions
 
 
 def _guidance(shapes: Shapes) -> Tensor | None:
@@ -166,7 +170,7 @@ def _time_condition(shapes: Shapes) -> Tensor | None:
 
 
 def _added_conditions(shapes: Shapes) -> dict[str, Tensor | None] | None:
-    """What a U-Net, or PixArt's transformer, is told of beside the text."""
+    """The further conditions of a U-Net, or of PixArt's transformer, besides the text."""
     if shapes.kind == "PixArtTransformer2DModel":
         sized = shapes.get("use_additional_conditions", shapes.side == (128, 128))
         return {
@@ -190,7 +194,7 @@ def _added_conditions(shapes: Shapes) -> dict[str, Tensor | None] | None:
 
 def _unet_text(shapes: Shapes) -> Tensor | None:
     if shapes.get("encoder_hid_dim_type") == "image_proj":
-        return shapes.batch(1, 1)  # not looked at: the image takes its place
+        return shapes.batch(1, 1)  # ignored: the image replaces it
     return _text(shapes)
 
 
@@ -202,24 +206,24 @@ def _rotary(shapes: Shapes) -> tuple[Tensor, Tensor]:
 
 
 def _size_condition(width: int) -> Callable[[Shapes], Tensor | None]:
-    def made(shapes: Shapes) -> Tensor | None:
+    def size(shapes: Shapes) -> Tensor | None:
         if not shapes.get("use_style_cond_and_image_meta_size"):
             return None
         return shapes.batch(width) if width else shapes.batch(dtype=torch.long)
 
-    return made
+    return size
 
 
 def _cascade(key: str, length: Callable[[Shapes], int]) -> Callable[[Shapes], Tensor | None]:
-    def made(shapes: Shapes) -> Tensor | None:
+    def condition(shapes: Shapes) -> Tensor | None:
         width = shapes.get(key)
         return shapes.batch(length(shapes), width) if width else None
 
-    return made
+    return condition
 
 
 def _cascade_sample(shapes: Shapes) -> Tensor:
-    """Stage C works on 24 by 24 for an image of 1024 pixels, stage B, told of C's, on 256."""
+    """For an image of 1024 pixels, stage C works on 24 × 24, stage B, conditioned on C, on 256."""
     side = 256 if shapes.get("effnet_in_channels") else 24
     return shapes.batch(shapes["in_channels"], side, side)
 
@@ -230,7 +234,7 @@ def _cascade_effnet(shapes: Shapes) -> Tensor | None:
 
 
 def _counted_mask(shapes: Shapes) -> Tensor:
-    """A mask of all tokens that knows their number, which the transformer asks of its values."""
+    """A mask of all tokens with their number, which the transformer computes from the values."""
     mask = shapes.batch(shapes.length, dtype=torch.bool)
     vars(mask)["sum"] = lambda dim: torch.full((shapes.rows,), shapes.length, device="cpu")
     return mask
@@ -243,13 +247,13 @@ def _words(shapes: Shapes) -> Tensor:
 
 
 def _mask(shapes: Shapes) -> Tensor | None:
-    """One whose shape is final: of any other the values are asked."""
+    """A mask in its final shape: that of any other depends on its values."""
     words = _words(shapes).shape[1]
     return shapes.batch(1, words, words)
 
 
 def _pixels(shapes: Shapes) -> Tensor | None:
-    if "input_ids" in shapes.parameters:  # a language model that can see reads text alone
+    if "input_ids" in shapes.parameters:  # a multimodal language model gets text alone
         return None
     side = shapes["image_size"]
     return shapes.batch(shapes.get("num_channels", 3), side, side)
@@ -270,7 +274,7 @@ MAKERS: dict[str, Maker] = {
     **{name: lambda shapes: shapes.batch(2) for name in ("original_size", "target_size")},
     "crop_coords": lambda shapes: shapes.batch(2),
 }
-# Of transformers, whose names mean other things.
+# Inputs of transformers' models, where the names mean other things.
 ENCODERS: dict[str, Maker] = {
     "input_ids": _words,
     "attention_mask": _mask,

@@ -1,6 +1,6 @@
-"""Weights into pipelines: from folders, hubs and single files, with LoRAs added, onto a device.
+"""Load pipelines: from folders, hubs and single files, with LoRAs added, onto a device.
 
-Weights are read from safetensors alone, and no code that lies beside them is run.
+Weights are read from safetensors alone, and no code beside them is run.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from ablate.models.files import (
 from ablate.models.source import OFFLOADS, Lora, Source
 from ablate.network import AUTOENCODERS
 
-# How the tensors of text encoders and of autoencoders begin in files that hold some.
+# How the names of tensors of text encoders and autoencoders begin in single files.
 ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoders.")
 DECODERS = ("first_stage_model.", "vae.")
-# What describes a pipeline without its weights.
+# The files of a pipeline without its weights.
 DESCRIBING = ("*.json", "*.txt", "*.model")
-# What the libraries raise about a model that does not fit its configuration.
+# Errors of the libraries for a model that does not fit its configuration.
 UNFIT = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError,
 )  # fmt: skip
@@ -46,11 +46,10 @@ UNFIT = (
 
 def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> Any:
     """A pipeline of diffusers with its weights, on a device. Raises `ModelError`."""
-    told = f"`{source.model}`"
     if source.offload is not None and device.type == "cpu":
         raise ModelError(
-            "`offload` keeps a network on the accelerator only while it is at work; here all run"
-            " on the CPU, so leave it out"
+            "`offload` keeps a network on the accelerator only while it is in use; here all run on"
+            " the CPU, so leave it out"
         )
     index = configuration(source, "model_index.json")
     if index is None:
@@ -59,18 +58,23 @@ def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> A
     try:
         pipe = _loaded(source, index, dtype)
     except (NotImplementedError, SingleFileComponentError) as error:
-        model, _ = described_by(source)  # the first of the two tells of tensors never filled
-        which = _first(error) if isinstance(error, SingleFileComponentError) else ""
+        model, _ = described_by(source)  # the first of the two is about tensors never filled
+        text = (
+            str(error).strip().splitlines() if isinstance(error, SingleFileComponentError) else []
+        )
         raise ModelError(
-            f"{told} lacks weights that its configuration, `{model}`, asks for{which}"
+            f"`{source.model}` lacks weights that its configuration, `{model}`, asks for"
+            f"{f': {text[0]}' if text else ''}"
         ) from error
     except UNFIT as error:
-        raise ModelError(f"{told} cannot be loaded: {error}") from error
+        raise ModelError(f"`{source.model}` cannot be loaded: {error}") from error
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module):
-            lacking = next((n for n, p in part.named_parameters() if p.is_meta), None)
-            if lacking is not None:
-                raise ModelError(f"{told} cannot be loaded: it lacks `{lacking}` of its `{name}`")
+            missing = next((n for n, p in part.named_parameters() if p.is_meta), None)
+            if missing is not None:
+                raise ModelError(
+                    f"`{source.model}` cannot be loaded: it lacks `{missing}` of its `{name}`"
+                )
     for lora in source.lora:
         _fuse(pipe, lora)
     for part in pipe.components.values():
@@ -79,15 +83,11 @@ def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> A
     return _placed(pipe, device, source.offload)
 
 
-def _first(error: Exception) -> str:
-    return f": {str(error).strip().splitlines()[0]}" if str(error).strip() else ""
-
-
 def _loaded(source: Source, index: dict[str, Any], dtype: torch.dtype) -> Any:
     if source.model == RANDOM:
         return random_pipeline().to(dtype=dtype)
     options: dict[str, Any] = {"dtype": dtype}
-    if "safety_checker" in index:  # it would black out what drifts
+    if "safety_checker" in index:  # it would replace edited images by black ones
         options |= {"safety_checker": None, "requires_safety_checker": False}
     if is_file(source.model):
         return _from_file(source, index, options)
@@ -107,18 +107,21 @@ def _from_folder(
 
 
 def _from_file(source: Source, index: dict[str, Any], options: dict[str, Any]) -> Any:
-    """A pipeline from one file; text encoders and the autoencoder come from where the configuration
-    lies when it holds none."""
+    """A pipeline from one file.
+
+    A file without text encoders gets them, and a missing autoencoder, from its configuration's
+    folder or hub id.
+    """
     model, revision = described_by(source)
     if source.variant is not None:
         raise ModelError(f"`{source.model}` is one file; it has no variant `{source.variant}`")
     with safe_open(source.model, framework="pt") as content:
         tensors = list(content.keys())
     if not any(name.startswith(ENCODERS) for name in tensors):
-        held = [denoiser_of(source)]
+        names = [denoiser_of(source)]
         if any(name.startswith(DECODERS) for name in tensors):
-            held += [name for name in AUTOENCODERS if name in index]
-        networks = {name: _network(source, name, index, options["dtype"]) for name in held}
+            names += [name for name in AUTOENCODERS if name in index]
+        networks = {name: _network(source, name, index, options["dtype"]) for name in names}
         return _from_folder(model, revision, options | networks)
     folder = folder_of(model)
     if folder is None:
@@ -143,26 +146,26 @@ def _network(
     source: Source, name: str, index: dict[str, Any], dtype: torch.dtype | None
 ) -> nn.Module:
     model, revision = described_by(source)
-    found: nn.Module = _class(source, index[name][1]).from_single_file(
+    network: nn.Module = _class(source, index[name][1]).from_single_file(
         source.model,
         config=str(folder_of(model) or model),
         config_revision=revision,
         subfolder=name,
         dtype=dtype,
     )
-    return found
+    return network
 
 
 def _class(source: Source, name: str) -> Any:
     """A class of diffusers that can be loaded from one file."""
-    found = getattr(diffusers, name, None)
-    if not hasattr(found, "from_single_file"):
+    kind = getattr(diffusers, name, None)
+    if not hasattr(kind, "from_single_file"):
         raise ModelError(f"`{source.model}`: diffusers loads no {name} from one file")
-    return found
+    return kind
 
 
 def _fuse(pipe: Any, lora: Lora) -> None:
-    """Add a LoRA to the weights, and leave the networks as they were but for that."""
+    """Add a LoRA to the weights; nothing else of the networks changes."""
     kind = type(pipe).__name__
     if not hasattr(pipe, "load_lora_weights"):
         raise ModelError(f"`lora`: diffusers adds none to {articled(kind)}")
@@ -182,7 +185,7 @@ def _fuse(pipe: Any, lora: Lora) -> None:
 
 
 def _placed(pipe: Any, device: torch.device, offload: str | None) -> Any:
-    """A pipeline on its device, or ready to take each network there when it is at work."""
+    """A pipeline on its device, or set up to move each network there while it is in use."""
     if offload is None:
         return pipe.to(device)
     if offload not in OFFLOADS:
@@ -208,7 +211,7 @@ def random_pipeline() -> Any:
             text_encoder=transformers.CLIPTextModel(
                 transformers.CLIPTextConfig(**configs["text_encoder"])
             ),
-            # Any tokenizer serves: what its tokens mean is random too.
+            # Any tokenizer will do: the meaning of its tokens is random too.
             tokenizer=transformers.CLIPTokenizer.from_pretrained(
                 bundled.FOLDER / "tokenizer", model_max_length=77
             ),

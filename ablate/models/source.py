@@ -1,4 +1,4 @@
-"""Where a model comes from: what a recipe tells of it, and what a cell's record keeps."""
+"""Where a model comes from: given by recipes, kept in the records of cells."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ OFFLOADS = ("model",)
 class Lora:
     """Low-rank matrices to be added to a model's weights (Hu et al. 2021, LoRA).
 
-    `model`: a safetensors file, a folder or a hub id; `weight_name`: which file of it; `scale`: how
-    much of what it says is added.
+    Attributes:
+        model: A safetensors file, a folder or a hub id.
+        weight_name: The file in it.
+        scale: The factor of the matrices.
+        revision: The revision on the hub.
     """
 
     model: str
@@ -27,10 +30,15 @@ class Lora:
 class Source:
     """Where a model comes from.
 
-    `model`: `bundled`, a hub id, a folder in diffusers' format, `sd15-random`, or one safetensors
-    file, which the folder or hub id `config` describes; `revision`: of what is on the hub;
-    `variant`: of weight files, as `fp16`; `lora`: added to the weights, one after the other.
-    `offload`: `model` keeps on the accelerator only the network at work; no image depends on it.
+    Attributes:
+        model: `bundled`, a hub id, a folder in diffusers' format, `sd15-random`, or one safetensors
+            file.
+        revision: The revision on the hub.
+        variant: The variant of weight files, such as `fp16`.
+        config: The folder or hub id with the configuration of a model that is one file.
+        lora: Added to the weights, one after the other.
+        offload: `model` keeps only the network in use on the accelerator; images do not depend on
+            it.
     """
 
     model: str = "bundled"
@@ -41,26 +49,31 @@ class Source:
     offload: str | None = None
 
     @classmethod
-    def of(cls, asked: Any) -> Source:
-        """What a recipe says of its model."""
-        return cls(**{field.name: getattr(asked, field.name) for field in fields(cls)})
+    def of(cls, recipe: Any) -> Source:
+        """The source of a recipe's model: the attributes of the same names."""
+        return cls(**{field.name: getattr(recipe, field.name) for field in fields(cls)})
 
     def as_json(self) -> dict[str, Any]:
-        """Plain objects for a cell's PNG; what is not set is left out."""
-        told = asdict(self) | {"lora": [_set(asdict(lora)) for lora in self.lora] or None}
-        return {"id": told.pop("model")} | _set(told, "offload")
+        """Plain objects for the record of a cell; what is not set is left out."""
+        data = asdict(self) | {"lora": [_without_none(asdict(lora)) for lora in self.lora] or None}
+        del data["offload"]
+        return {"id": data.pop("model")} | _without_none(data)
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Source:
-        """The source that `as_json` told of; other keys stand beside it. Raises `KeyError` or
-        `TypeError` when it is none."""
+    def from_json(cls, data: Mapping[str, Any]) -> Source:
+        """The source of `as_json`; further keys are ignored. Raises `KeyError` or `TypeError`."""
         names = ("revision", "variant", "config")
         return cls(
-            told["id"],
-            lora=tuple(Lora(**lora) for lora in told.get("lora", ())),
-            **{name: told[name] for name in names if name in told},
+            data["id"],
+            lora=tuple(Lora(**lora) for lora in data.get("lora", ())),
+            **{name: data[name] for name in names if name in data},
         )
 
 
-def _set(told: Mapping[str, Any], *but: str) -> dict[str, Any]:
-    return {key: value for key, value in told.items() if value is not None and key not in but}
+def as_source(model: str | Source) -> Source:
+    """The source of a model that is given by its name alone."""
+    return model if isinstance(model, Source) else Source(model)
+
+
+def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if value is not None}

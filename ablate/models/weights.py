@@ -1,4 +1,4 @@
-"""A component's weights as they lie on disk, tensor by tensor, without its network."""
+"""The weights of a component on disk, tensor by tensor, without its network."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ablate.models.files import ModelError, folder_of, is_file
+from ablate.models.files import ModelError, download, folder_of, is_file
 from ablate.models.loading import network_of
-from ablate.models.source import Source
+from ablate.models.source import Source, as_source
 
 # As diffusers and transformers name them.
 NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 class Weights:
-    """The tensors of one component, by the names that its network gives them."""
+    """The tensors of one component.
 
-    def __init__(self, places: Mapping[str, Path | Tensor], told: str) -> None:
+    Args:
+        places: Each tensor, or the file with it, by its name in the network.
+        label: The component, in messages.
+    """
+
+    def __init__(self, places: Mapping[str, Path | Tensor], label: str) -> None:
         self._places = places
-        self._told = told
+        self._label = label
 
     def __getitem__(self, name: str) -> Tensor:
         """One tensor, in the dtype that it is stored in. Raises `ModelError` without it."""
         if name not in self._places:
-            raise ModelError(f"{self._told} has no tensor `{name}`")
+            raise ModelError(f"{self._label} has no tensor `{name}`")
         place = self._places[name]
         if isinstance(place, Tensor):
             return place
@@ -44,33 +47,33 @@ class Weights:
 
 @lru_cache(maxsize=4)
 def weights_of(model: str | Source, component: str) -> Weights:
-    """The weights of a model's component, in safetensors alone. Raises `ModelError`.
+    """The weights of a model's component, from safetensors alone. Raises `ModelError`.
 
-    Those of a model that is one file are held in memory: they have other names there.
+    Those of a model that is one file stay in memory: they have other names in the file.
     """
-    source = model if isinstance(model, Source) else Source(model)
-    told = f"`{component}` of `{source.model}`"
+    source = as_source(model)
+    label = f"`{component}` of `{source.model}`"
     if is_file(source.model):
-        return Weights(network_of(source, component).state_dict(), told)
+        return Weights(network_of(source, component).state_dict(), label)
     try:
         for name in NAMES:
             file = _file(source, f"{component}/{name}")
             if file is not None:
                 with safe_open(file, framework="pt") as content:
-                    return Weights(dict.fromkeys(content.keys(), file), told)
+                    return Weights(dict.fromkeys(content.keys(), file), label)
             index = _file(source, f"{component}/{name}.index.json")
             if index is not None:
                 shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
                 files = {
                     shard: _file(source, f"{component}/{shard}") for shard in {*shards.values()}
                 }
-                lost = sorted(shard for shard, file in files.items() if file is None)
-                if lost:
-                    raise ModelError(f"{told} lacks {lost[0]}")
-                return Weights({n: f for n, s in shards.items() if (f := files[s])}, told)
+                missing = sorted(shard for shard, file in files.items() if file is None)
+                if missing:
+                    raise ModelError(f"{label} lacks {missing[0]}")
+                return Weights({n: f for n, s in shards.items() if (f := files[s])}, label)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{told} cannot be read: {error}") from error
-    raise ModelError(f"{told} has no weights in safetensors")
+        raise ModelError(f"{label} cannot be read: {error}") from error
+    raise ModelError(f"{label} has no weights in safetensors")
 
 
 def _file(source: Source, name: str) -> Path | None:
@@ -80,8 +83,8 @@ def _file(source: Source, name: str) -> Path | None:
         file = folder / name
         return file if file.exists() else None
     try:
-        return Path(hf_hub_download(source.model, name, revision=source.revision))
-    except (HfHubHTTPError, HFValidationError, OSError):
+        return download(source.model, name, source.revision, f"`{source.model}`")
+    except (ModelError, OSError):
         return None
 
 

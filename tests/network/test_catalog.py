@@ -17,10 +17,9 @@ from click.testing import CliRunner
 from torch import nn
 
 from ablate.cli.main import main
-from ablate.models.catalogs import estimate_cost, load_catalog
+from ablate.models.catalogs import estimate_cost, flops_of, load_catalog, skeleton
 from ablate.models.files import ModelError
 from ablate.models.inputs import inputs_of
-from ablate.models.skeletons import SkeletonError, flops_of, skeleton
 from ablate.network.catalog import build_catalog, heads_of
 from ablate.network.modules import Catalog, ModuleInfo
 from ablate.network.roles import role_of, stage_of
@@ -235,7 +234,7 @@ def config_of(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families(name: str) -> None:
     family, found = FAMILIES[name], load_catalog(str(CONFIGS / name), None, None)
-    network = skeleton(config_of(name))
+    network = skeleton(config_of(name), name)
     parameters = sum(p.numel() for p in network.parameters())
     owners = {path for path, m in network.named_modules() if list(m.parameters(recurse=False))}
     assert set(paths(found)) == owners
@@ -314,7 +313,7 @@ def test_keys_and_values_may_have_fewer_heads() -> None:
     assert [found[f"layers.0.attn.to_{n}"] for n in "qkv"] == [24, 8, 8]
     assert found["layers.0.attn.to_out.0"] == 24
     assert found["layers.0.attn.norm_q"] == found["x_embedder"] == 0
-    modules = dict(skeleton(config_of("lumina2")).named_modules())
+    modules = dict(skeleton(config_of("lumina2"), "lumina2").named_modules())
     assert heads_of(modules, "layers.0.attn.to_k") == 8
     assert heads_of(modules, "layers.0.attn") == 24
 
@@ -349,7 +348,7 @@ ENCODERS = {
 @pytest.mark.parametrize("name", ENCODERS)
 def test_text_and_image_encoders(name: str) -> None:
     config, projections, heads = ENCODERS[name]
-    network = skeleton(config | {"architectures": [name]})
+    network = skeleton(config | {"architectures": [name]}, name)
     found = build_catalog(network, lambda: network(**(inputs_of(network) or {})))
     assert list(dict.fromkeys(m.stage for m in found))[:3] == ["in", "blocks", "out"]
     assert {m.stage for m in found} == {"in", "blocks", "out"}
@@ -390,7 +389,7 @@ RUNNING: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", RUNNING)
 def test_other_networks_run_with_the_inputs_made_for_them(kind: str) -> None:
-    network = skeleton({"_class_name": kind, **RUNNING[kind]})
+    network = skeleton({"_class_name": kind, **RUNNING[kind]}, kind)
     given = inputs_of(network, rows=2)
     assert given is not None
     with torch.no_grad():
@@ -405,19 +404,19 @@ def test_other_networks_run_with_the_inputs_made_for_them(kind: str) -> None:
 def test_a_network_that_takes_unknown_inputs_has_a_catalog_and_no_estimate(tmp_path: Path) -> None:
     config = {"_class_name": "UNet1DModel", "block_out_channels": [32, 32, 64]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    network = skeleton(config)
+    network = skeleton(config, "m")
     found = load_catalog(str(tmp_path))
     assert sum(m.parameters for m in found) == sum(p.numel() for p in network.parameters())
     assert found.blocks
     with pytest.raises(ModelError, match="no estimate is known for a UNet1DModel"):
         estimate_cost(str(tmp_path))
-    with pytest.raises(SkeletonError, match="class `NoSuchNet`, which neither diffusers nor"):
-        skeleton({"_class_name": "NoSuchNet"})
+    with pytest.raises(ModelError, match="class `NoSuchNet`, which neither diffusers nor"):
+        skeleton({"_class_name": "NoSuchNet"}, "m")
 
 
 def test_operations_are_those_of_the_models_own_size() -> None:
     # Published as 2.98 T multiplications with additions, each of them two operations.
-    assert flops_of(config_of("sdxl")) / 1e12 == pytest.approx(2 * 2.98, rel=0.15)
+    assert flops_of(config_of("sdxl"), "sdxl") / 1e12 == pytest.approx(2 * 2.98, rel=0.15)
 
 
 # ---------------------------------------------------------------- plain networks
