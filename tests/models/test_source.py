@@ -244,7 +244,7 @@ def test_files_that_are_not_read_are_told(single: str, tiny_folder: Path, tmp_pa
         ),
         ("v1.safetensors", "x/y", "`x/y` is not in the hub cache"),
         ("v1.safetensors", single, "is a file; what describes a model is a folder"),
-        (single, None, "does not know .* by its tensors; `config: FOLDER` tells what it is"),
+        (single, None, "does not know .* by its tensors; `config: FOLDER` says what it is"),
         (str(tiny_folder), str(tiny_folder), "has a configuration of its own"),
     ]:
         with pytest.raises(ModelError, match=message):
@@ -372,7 +372,7 @@ def test_an_offloaded_pipeline_is_where_it_runs(tiny_folder: Path) -> None:
     pipeline = offloaded(tiny_folder, pipe)
     assert pipeline.device == torch.device("meta")
     assert {p.device.type for p in pipeline.denoiser.parameters()} == {"cpu"}
-    assert not pipeline.rows
+    assert not pipeline.edits_by_rows
     assert pipeline.identity == {"id": str(tiny_folder), "fingerprint": "x"}
 
 

@@ -233,7 +233,7 @@ def config_of(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families(name: str) -> None:
-    family, found = FAMILIES[name], load_catalog(str(CONFIGS / name), None, None)
+    family, found = FAMILIES[name], load_catalog(str(CONFIGS / name))
     network = skeleton(config_of(name), name)
     parameters = sum(p.numel() for p in network.parameters())
     owners = {path for path, m in network.named_modules() if list(m.parameters(recurse=False))}
@@ -290,7 +290,7 @@ def test_families(name: str) -> None:
     ],
 )
 def test_roles_of_families(name: str, path: str, role: str) -> None:
-    found = load_catalog(str(CONFIGS / name), None, None)
+    found = load_catalog(str(CONFIGS / name))
     assert next(m.role for m in found if m.path == path) == role
 
 
@@ -302,14 +302,14 @@ def test_families_are_listed(name: str) -> None:
     assert lines[-1] == f"{family.modules} modules, {family.parameters:,} parameters"
     assert len(lines) == family.modules + 4
     roles = dict(item.rsplit(" ", 1) for item in lines[-2].removeprefix("role   ").split(", "))
-    build_catalog = load_catalog(str(CONFIGS / name), None, None)
+    build_catalog = load_catalog(str(CONFIGS / name))
     assert {role: int(count) for role, count in roles.items()} == Counter(
         m.role for m in build_catalog
     )
 
 
 def test_keys_and_values_may_have_fewer_heads() -> None:
-    found = {m.path: m.heads for m in load_catalog(str(CONFIGS / "lumina2"), None, None)}
+    found = {m.path: m.heads for m in load_catalog(str(CONFIGS / "lumina2"))}
     assert [found[f"layers.0.attn.to_{n}"] for n in "qkv"] == [24, 8, 8]
     assert found["layers.0.attn.to_out.0"] == 24
     assert found["layers.0.attn.norm_q"] == found["x_embedder"] == 0
