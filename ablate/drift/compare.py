@@ -1,47 +1,52 @@
-"""Two runs side by side: the cells that both have, and how far these lie apart.
+"""Two runs side by side: the cells that both have, and how far they differ.
 
-Cells are matched by what they mean, not by their keys: the labels of their axes, the name of
-their variant, their prompt and seed. Reads the two folders alone.
-
-    compare.csv      a row a pair: what it is, metrics, whether the images are equal bit for bit
-    compare.png      each pair with its difference, brightened; compare-2.png ... where it is long
-
-    >>> compare.save(compare.compare(Run("outputs/a"), Run("outputs/b")), Path("outputs/a-vs-b"))
-    [PosixPath('outputs/a-vs-b/compare.csv'), PosixPath('outputs/a-vs-b/compare.png')]
+Cells are matched by their labels, not by their keys: the labels of their axes, the name of their
+variant, their prompt and seed. Reads the two folders alone.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ablate.drift.matching import Match, Side, count_cells
 from ablate.drift.metrics import WINDOW, rmse, ssim
 from ablate.store import Run, StoredCell, StoreError, read_latents
 from ablate.style import clean
 
 COMPARED = ("rmse", "ssim", "latent")
+NAMED = 4  # values that a sentence names before it says that there are more
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One cell of two runs, finished in both, and how far its images lie apart.
+    """One cell of two runs, finished in both, and how far its images differ.
 
-    `told`: what it is among the pairs, a phrase an axis. `rmse` of images in [0, 1], `ssim` (1 is
-    equal) and `latent`, the rmse of final latents, as in `drift.csv`; `largest`: the largest
-    difference of a channel, of 255. None: not measured, as where NaN arose; `note` says why.
-    `states`: "ok" or "nan", of both. `size`: width and height at which both were compared.
+    Figures are None where they are not measured, as with NaN; `note` says why.
+
+    Attributes:
+        a: The cell of the first run.
+        b: The cell of the second run.
+        phrases: A phrase for each axis that tells it from other pairs.
+        rmse: Root mean square difference of the images, values in [0, 1].
+        ssim: Structural similarity; 1 is equal.
+        latent: Root mean square difference of the final latents.
+        largest: The largest difference of a channel, of 255.
+        identical: Whether the images are equal bit for bit.
+        states: `ok` or `nan`, of both.
+        size: Width and height at which both were compared.
+        note: What kept them from being compared as they are.
     """
 
     a: StoredCell
     b: StoredCell
-    told: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
     rmse: float | None = None
     ssim: float | None = None
     latent: float | None = None
@@ -54,7 +59,7 @@ class Pair:
     @property
     def title(self) -> str:
         """What the pair is, in a few words."""
-        words = ["baseline"] * self.a.is_baseline + list(self.told)
+        words = ["baseline"] * self.a.is_baseline + list(self.phrases)
         return ", ".join(words) or self.a.variant
 
     @property
@@ -64,17 +69,22 @@ class Pair:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """What the largest drift is found by: NaN in one run alone lies beyond all that is."""
+        """The key of the order by drift: NaN in one run alone is more than any figure."""
         return self.states[0] != self.states[1], -1 if self.rmse is None else self.rmse
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, the pairs of cells that both have in the order of the first one's plan, and more.
+    """Two runs and the pairs of cells that both have.
 
-    `names`: of the runs, short. `alone`: cells that the other run does not plan. `renamed`: axes
-    whose values were matched by position or under another name, as (name in a, name in b).
-    `changes`: what the runs were made with, where that differs. `notes`: sentences to the user.
+    Attributes:
+        a: The first run.
+        b: The second run.
+        names: Short names of the runs.
+        pairs: In the order of the first run's plan.
+        alone: Of each run, the cells that the other one does not plan.
+        changes: The settings in which the runs differ.
+        notes: Sentences to the user.
     """
 
     a: Run
@@ -82,43 +92,42 @@ class Comparison:
     names: tuple[str, str]
     pairs: tuple[Pair, ...]
     alone: tuple[tuple[StoredCell, ...], tuple[StoredCell, ...]]
-    renamed: tuple[tuple[str, str], ...]
     changes: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
-        """Where files go unless asked: beside the first run."""
+        """The default folder of its files: beside the first run."""
         name = "-vs-".join(name.replace("/", "-") for name in self.names)
         return Path(os.path.normpath(self.a.folder / "..")) / name
 
     def summary(self) -> str:
-        """What the pairs come to, in one sentence."""
+        """All pairs in one sentence."""
         count = len(self.pairs)
         same = sum(pair.identical for pair in self.pairs)
         alike = "all" if same == count else "none" if not same else str(same)
-        told = f"{count_cells(count)} compared: {alike} identical bit for bit"
+        text = f"{count_cells(count)} compared: {alike} identical bit for bit"
         if count == 1:
-            told = f"1 cell compared: {'' if same else 'not '}identical bit for bit"
+            text = f"1 cell compared: {'' if same else 'not '}identical bit for bit"
         measured = [(p.rmse, p.title) for p in self.pairs if p.rmse is not None]
         if not measured or same == count:
-            return f"{told}."
+            return f"{text}."
         median = statistics.median(figure for figure, _ in measured)
-        figure, title = max(measured, key=lambda found: found[0])
+        figure, title = max(measured, key=lambda pair: pair[0])
         if count == 1:
-            return f"{told}; rmse {figure:.3g}."
+            return f"{text}; rmse {figure:.3g}."
         most = f"{figure:.3g} at most ({title})"
-        return f"{told}; rmse {median:.3g} in the median, {most}."
+        return f"{text}; rmse {median:.3g} in the median, {most}."
 
     def sentences(self) -> list[str]:
-        """All that there is to say, to be printed."""
+        """Everything to print: settings that differ, summary, notes."""
         between = f"{self.names[0]} against {self.names[1]}"
-        made = [f"{between}: {'; '.join(self.changes)}." if self.changes else f"{between}."]
-        return [*made, self.summary(), *self.notes]
+        first = [f"{between}: {'; '.join(self.changes)}." if self.changes else f"{between}."]
+        return [*first, self.summary(), *self.notes]
 
 
 def compare_runs(a: Run, b: Run) -> Comparison:
-    """Match the cells of two runs and measure how far each pair lies apart.
+    """Match the cells of two runs and measure how far each pair differs.
 
     Raises `StoreError` when the runs have no finished cell in common; it names what differs.
     """
@@ -134,25 +143,23 @@ def compare_runs(a: Run, b: Run) -> Comparison:
             " finished in both: run their recipes to the end"
         )
     varying = first.varying(both)
-    known: dict[tuple[str, str], Pair] = {}  # one image may stand at several places
+    known: dict[tuple[str, str], Pair] = {}  # one image may be in several places
     pairs = []
     for i, j in both.items():
         x, y = first.cells[i], second.cells[j]
         if (x.key, y.key) not in known:
             known[x.key, y.key] = _measured(x, y)
-        told = first.phrases(i, varying)
-        pairs.append(replace(known[x.key, y.key], a=x, b=y, told=told))
-    notes = [*match.notes, *match.lone_notes()]
+        phrases = first.phrases(i, varying)
+        pairs.append(replace(known[x.key, y.key], a=x, b=y, phrases=phrases))
+    notes = [*match.notes, *match.sentences()]
     if waiting := match.pairs.items() - both.items():
         counts = [sum(not x.cells[pair[k]].done for pair in waiting) for k, x in enumerate(sides)]
         notes.append(f"{count_cells(len(waiting))} that both plan are left out: {counts[0]} not"
                      f" finished in {names[0]}, {counts[1]} in {names[1]}.")  # fmt: skip
     notes += _pair_notes(pairs, names)
-    changes = _changes(first, second, pairs, match.renamed)
+    changes = _changes(first, second, pairs)
     lone = [tuple(x.cells[i] for i in m) for x, m in zip(sides, match.left, strict=True)]
-    return Comparison(
-        a, b, names, tuple(pairs), (lone[0], lone[1]), tuple(match.renamed), changes, tuple(notes)
-    )
+    return Comparison(a, b, names, tuple(pairs), (lone[0], lone[1]), changes, tuple(notes))
 
 
 def _names(a: Run, b: Run) -> tuple[str, str]:
@@ -163,6 +170,176 @@ def _names(a: Run, b: Run) -> tuple[str, str]:
         if first != second:
             return first, second
     return paths[0].name, paths[1].name
+
+
+# ------------------------------------------------------------ which cells belong together
+
+
+def count_cells(count: int) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{count} cell{'s' * (count != 1)}"
+
+
+def _some(values: Iterable[str], name: str = "") -> str:
+    shown = [f"“{value}”" if name == "prompt" else value for value in values]
+    rest = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
+    return ", ".join(shown[:NAMED]) + rest
+
+
+class Side:
+    """A run as it is matched.
+
+    Attributes:
+        axes: Its axes by name.
+        cells: Its cells, each once.
+        labels: Of each cell, the label of its value on each axis, and its prompt and seed.
+        variants: Of each cell, the name of its variant; empty where it only repeats the axes.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.manifest = run.manifest()
+        self.axes = {axis.name: axis for axis in run.axes()}
+        self.cells = list(run.cells())
+        self.labels = [self._labels(cell) for cell in self.cells]
+        self.variants = [
+            _further_name(cell, labels)
+            for cell, labels in zip(self.cells, self.labels, strict=True)
+        ]
+
+    def _labels(self, cell: StoredCell) -> dict[str, str]:
+        values = {"prompt": cell.prompt, "seed": cell.seed, **cell.axes}
+        known = [name for name in self.axes if name in values]
+        labels = {}
+        for name in dict.fromkeys(["prompt", "seed", *known, *values]):
+            axis = self.axes.get(name)
+            listed = axis is not None and values[name] in axis.values
+            labels[name] = axis.label(values[name]) if axis and listed else str(values[name])
+        return labels
+
+    def values(self, name: str) -> list[str]:
+        """The labels of an axis that cells have, in their order."""
+        return list(dict.fromkeys(labels[name] for labels in self.labels if name in labels))
+
+    def varying(self, cells: Iterable[int]) -> list[str]:
+        """All axes of these cells; prompt and seed only where they differ."""
+        values: dict[str, set[str]] = {}
+        for i in cells:
+            for name, label in self.labels[i].items():
+                values.setdefault(name, set()).add(label)
+        condition = [name for name in ("prompt", "seed") if len(values.get(name, ())) > 1]
+        return [*(name for name in values if name not in ("prompt", "seed")), *condition]
+
+    def phrases(self, cell: int, names: Sequence[str]) -> tuple[str, ...]:
+        """A phrase for each axis, after the variant where that says more."""
+        variant = self.variants[cell]
+        first = [variant] if variant and not self.cells[cell].is_baseline else []
+        labels = {name: x for name in names if (x := self.labels[cell].get(name)) is not None}
+        return (*first, *(f"“{x}”" if n == "prompt" else f"{n} {x}" for n, x in labels.items()))
+
+
+def _further_name(cell: StoredCell, labels: Mapping[str, str]) -> str:
+    """The variant's name, empty where it only repeats the axes."""
+    around = f", {cell.variant}, "
+    parts = [f"{name}={label}" for name, label in labels.items()]
+    repeated = ", ".join(part for part in parts if f", {part}, " in around)
+    return "" if repeated == cell.variant else cell.variant
+
+
+class Match:
+    """Which cells of two runs have the same labels, variant, prompt and seed.
+
+    An axis of one run alone does not count where all cells of that run have one value on it.
+
+    Attributes:
+        pairs: Numbers of the second run's cells by those of the first's.
+        left: Of each run, the numbers of the cells without a counterpart.
+        notes: Sentences about axes that do not count.
+    """
+
+    def __init__(self, a: Side, b: Side, names: tuple[str, str]) -> None:
+        self.sides, self.names = (a, b), names
+        self.notes: list[str] = []
+        single: set[str] = set()
+        for k, side in enumerate(self.sides):
+            for axis in side.axes:
+                values = side.values(axis)
+                if axis not in (*self.sides[1 - k].axes, "prompt", "seed") and len(values) == 1:
+                    single.add(axis)
+                    self.notes.append(f"`{axis}` is {values[0]} throughout {names[k]} and no axis"
+                                      f" of {names[1 - k]}.")  # fmt: skip
+        self.places = [
+            [[place for place in labels.items() if place[0] not in single] for labels in x.labels]
+            for x in self.sides
+        ]
+        pairs = _paired(*(
+            [(frozenset(places), variant) for places, variant in zip(of, x.variants, strict=True)]
+            for of, x in zip(self.places, self.sides, strict=True)
+        ))  # fmt: skip
+        # An edit of strength 0 on an axis is a baseline, like one beside the sweep.
+        pairs |= _paired(self._baselines(0, {*pairs}), self._baselines(1, {*pairs.values()}))
+        self.pairs = dict(sorted(pairs.items()))
+        self.left = [
+            [i for i in range(len(x.cells)) if i not in used]
+            for x, used in zip(self.sides, ({*pairs}, {*pairs.values()}), strict=True)
+        ]
+
+    def _baselines(self, k: int, used: set[int]) -> list[Any]:
+        """The conditions of unmatched baselines; None for all other cells."""
+        side = self.sides[k]
+        kept = {"prompt", "seed", "steps", "width", "height", *side.manifest["sampling"]}
+        return [
+            frozenset(place for place in places if place[0] in kept)
+            if side.cells[i].is_baseline and i not in used
+            else None
+            for i, places in enumerate(self.places[k])
+        ]
+
+    def sentences(self) -> Iterator[str]:
+        """A sentence about the cells of each run that the other one does not plan."""
+        for k, left in enumerate(self.left):
+            if not left:
+                continue
+            side, other = self.sides[k], self.sides[1 - k]
+            known = {place for places in self.places[1 - k] for place in places}
+            known |= {("variant", variant) for variant in other.variants}
+            missing: dict[str, dict[str, None]] = {}
+            for i in left:
+                for place in [*self.places[k][i], ("variant", side.variants[i])]:
+                    # The axis of a point says more than its description.
+                    point = place[0] == "prompt" and side.cells[i].point
+                    if place not in known and place[1] and not point:
+                        missing.setdefault(place[0], {})[place[1]] = None
+            why = "; ".join(f"`{name}` {_some(labels, name)}" for name, labels in missing.items())
+            have = "have" if len(left) > 1 else "has"
+            start = f"{count_cells(len(left))} of {self.names[k]} {have} no counterpart in"
+            yield f"{start} {self.names[1 - k]}{': ' * bool(why)}{why}."
+
+    def reasons(self) -> str:
+        """Why nothing matches."""
+        a, b = self.sides
+        reasons = []
+        if set(a.axes) != set(b.axes):
+            reasons.append(f"axes {', '.join(a.axes)} against {', '.join(b.axes)}")
+        for name in dict.fromkeys(["prompt", "seed", *a.axes]):
+            x, y = a.values(name), b.values(name)
+            if x and y and not {*x} & {*y}:
+                reasons.append(f"`{name}` {_some(x, name)} against {_some(y, name)}")
+        if not {*a.variants} & {*b.variants}:
+            reasons.append(f"variants {_some(dict.fromkeys(a.variants))} against"
+                           f" {_some(dict.fromkeys(b.variants))}")  # fmt: skip
+        return "; ".join(reasons) or "no combination of axes, variant, prompt and seed is in both"
+
+
+def _paired(ours: Sequence[Any], theirs: Sequence[Any]) -> dict[int, int]:
+    """Numbers of equal items; each is used once, and None never."""
+    places: dict[Any, list[int]] = {}
+    for i, item in reversed(list(enumerate(theirs))):
+        places.setdefault(item, []).append(i)
+    places.pop(None, None)
+    return {i: places[item].pop() for i, item in enumerate(ours) if places.get(item)}
+
+
+# ------------------------------------------------------------ how far a pair differs
 
 
 def _measured(a: StoredCell, b: StoredCell) -> Pair:
@@ -203,49 +380,45 @@ def at_one_size(images: tuple[Image.Image, Image.Image]) -> tuple[Image.Image, I
 
 
 def _pair_notes(pairs: Sequence[Pair], names: tuple[str, str]) -> Iterator[str]:
-    """What the user should know of pairs that could not be held against each other as they are."""
+    """Sentences about pairs that cannot be compared as they are."""
     nan = [{k for k in (0, 1) if pair.states[k] != "ok"} for pair in pairs]
-    for where, told in (({0, 1}, "both"), ({0}, f"{names[0]} alone"), ({1}, f"{names[1]} alone")):
+    for where, what in (({0, 1}, "both"), ({0}, f"{names[0]} alone"), ({1}, f"{names[1]} alone")):
         if count := nan.count(where):
-            yield f"NaN arose in {count_cells(count)} of {told}; these have no drift."
-    for kind, told in (
+            yield f"NaN arose in {count_cells(count)} of {what}; these have no drift."
+    for kind, what in (
         ("resized", "different size: measured after the smaller image was resized"),
         ("not measured", "different proportions: not measured"),
     ):
         if count := sum(pair.note.startswith(kind) for pair in pairs):
-            yield f"{count_cells(count)} of {told}."
+            yield f"{count_cells(count)} of {what}."
 
 
-def _changes(
-    a: Side, b: Side, pairs: Sequence[Pair], renamed: Sequence[tuple[str, str]]
-) -> tuple[str, ...]:
-    """What two runs were made with, where that differs, as the cells of one pair tell it."""
+def _changes(a: Side, b: Side, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """The settings in which two runs differ, by the cells of one pair."""
     pair = next((p for p in pairs if not p.a.is_baseline), pairs[0])
-    told = [_made(side, cell) for side, cell in ((a, pair.a), (b, pair.b))]
+    ours, theirs = (_settings(side, cell) for side, cell in ((a, pair.a), (b, pair.b)))
     swept = {*a.axes, *b.axes}
-    if renamed:  # edits, too, differ by what stands for each other
-        swept.add("edits")
     return tuple(
-        f"{name} {told[0][name]} against {told[1][name]}"
-        for name in told[0]
-        if name in told[1] and name not in swept and told[0][name] != told[1][name]
+        f"{name} {value} against {theirs[name]}"
+        for name, value in ours.items()
+        if name in theirs and name not in swept and value != theirs[name]
     )
 
 
-def _made(side: Side, cell: StoredCell) -> dict[str, str]:
-    """How a cell was made, in words, by what it is called."""
+def _settings(side: Side, cell: StoredCell) -> dict[str, str]:
+    """The settings of a cell by their names: model, device, sampling, versions, edits."""
     record = cell.record()
     model = side.manifest["model"]
-    found = {"model": f"{model['id']} ({model['fingerprint'].rpartition(':')[2][:8]})"}
-    found |= {n: side.manifest[n] for n in ("device", "dtype") if n in side.manifest}
-    found |= {n: record[n] for n in ("component", "dtype", "compile") if n in record}
-    found |= record["condition"].get("sampling", {})
-    found |= {f"{library} version": v for library, v in record.get("versions", {}).items()}
+    settings = {"model": f"{model['id']} ({model['fingerprint'].rpartition(':')[2][:8]})"}
+    settings |= {n: side.manifest[n] for n in ("device", "dtype") if n in side.manifest}
+    settings |= {n: record[n] for n in ("component", "dtype", "compile") if n in record}
+    settings |= record["condition"].get("sampling", {})
+    settings |= {f"{library} version": v for library, v in record.get("versions", {}).items()}
     edits = []
     for edit in record.get("edits", []):
         given = [
             f"{k} {v}" for k, v in edit.items() if k not in ("op", "modules") and v is not None
         ]
         edits.append(f"{edit['op']} ({', '.join(given)})" if given else edit["op"])
-    found["edits"] = " + ".join(edits)
-    return {name: clean(str(value)) for name, value in found.items()}
+    settings["edits"] = " + ".join(edits)
+    return {name: clean(str(value)) for name, value in settings.items()}

@@ -47,11 +47,10 @@ def save_comparison(
 
 def _table(comparison: Comparison, pairs: Sequence[Pair]) -> str:
     axes = [axis.name for axis in comparison.a.axes() if axis.name not in ("prompt", "seed")]
-    moved = [new for _, new in comparison.renamed]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([
-        "cell_a", "cell_b", "variant", "prompt", "seed", *axes, *(f"{n} of b" for n in moved),
+        "cell_a", "cell_b", "variant", "prompt", "seed", *axes,
         *COMPARED, "largest", "identical", "state_a", "state_b", "note",
     ])  # fmt: skip
     for pair in pairs:
@@ -59,7 +58,6 @@ def _table(comparison: Comparison, pairs: Sequence[Pair]) -> str:
         table.writerow([
             pair.a.path.name, pair.b.path.name, pair.a.variant, pair.a.prompt, pair.a.seed,
             *(pair.a.axes.get(name, "") for name in axes),
-            *(pair.b.axes.get(name, "") for name in moved),
             *("" if figure is None else f"{figure:.6g}" for figure in figures),
             "" if pair.largest is None else pair.largest,
             "" if pair.broken else "yes" if pair.identical else "no", *pair.states, pair.note,
@@ -140,7 +138,8 @@ def _side(pair: Pair, style: Style) -> Label:
     below = [(line, MUTED) for text in figures for line in wrap(text, font, room)]
     lines = style.tile[1] // round(1.3 * style.text) - len(below) - pair.a.is_baseline
     told = [
-        clean(text[:LONGEST]) for text in pair.told or [pair.a.variant] * (not pair.a.is_baseline)
+        clean(text[:LONGEST])
+        for text in pair.phrases or [pair.a.variant] * (not pair.a.is_baseline)
     ]
     if len(told) > max(lines, 1):
         told = [" · ".join(told)[:LONGEST]]

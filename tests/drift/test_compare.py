@@ -201,47 +201,23 @@ def test_labels_not_types_are_matched(tmp_path: Path) -> None:
     assert (matched(found, "amount"), found.notes) == ([(1, 1), (2, 2)], ())
 
 
-def test_one_axis_without_common_values_is_matched_by_position(tmp_path: Path) -> None:
+def test_cells_without_common_labels_are_not_matched(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", {"block": ["up", "down"], "amount": [1, 2]})
     b = make_run(tmp_path / "b", {"block": ["late", "early"], "amount": [1, 2]})
-    found = compare_runs(a, b)
-    assert matched(found, "block") == [("up", "late")] * 2 + [("down", "early")] * 2
-    assert matched(found, "amount") == [(1, 1), (2, 2)] * 2
-    assert found.notes == ("`block`: matched by position, up, down of a with late, early of b.",)
-    rows = rows_of(save_comparison(found, tmp_path)[0].parent)
-    assert [(r["block"], r["block of b"]) for r in rows[1:3]] == [("up", "late")] * 2
-
-
-def test_two_axes_without_common_values_are_not(tmp_path: Path) -> None:
-    a = make_run(tmp_path / "a", {"block": ["up", "down"], "amount": [1, 2]})
-    b = make_run(tmp_path / "b", {"block": ["late", "early"], "amount": [3, 4]})
-    found = compare_runs(a, b)
-    assert [pair.a.variant for pair in found.pairs] == ["baseline"]
-    assert found.notes[0] == (
-        "4 cells of a have no counterpart in b: `block` up, down; `amount` 1, 2."
+    comparison = compare_runs(a, b)
+    assert [pair.a.variant for pair in comparison.pairs] == ["baseline"]
+    assert comparison.notes == (
+        "4 cells of a have no counterpart in b: `block` up, down.",
+        "4 cells of b have no counterpart in a: `block` late, early.",
     )
-    c = make_run(tmp_path / "c", {"block": ["late"], "amount": [3, 4]})
-    d = make_run(tmp_path / "d", {"block": ["up"], "amount": [1, 2]})
-    assert len(compare_runs(c, d).pairs) == 3  # of a single value there is but one counterpart
 
 
-@pytest.mark.parametrize(
-    ("strengths", "pairs", "note"),
-    [
-        ([1, 2, 3], [(1, 1), (2, 2)], "`amount` and `strength` are taken for one axis."),
-        ([5, 6], [(1, 5), (2, 6)],
-         "`amount` and `strength`: matched by position, 1, 2 of a with 5, 6 of b."),
-        ([5, 6, 7], [], "2 cells of a have no counterpart in b: `amount` 1, 2."),
-    ],
-)  # fmt: skip
-def test_an_axis_of_another_name(
-    tmp_path: Path, strengths: list[int], pairs: list[tuple[int, int]], note: str
-) -> None:
+def test_an_axis_of_another_name_is_another_axis(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", {"amount": [1, 2]})
-    b = make_run(tmp_path / "b", {"strength": strengths})
-    found = compare_runs(a, b)
-    assert matched(found, "amount", "strength") == pairs
-    assert found.notes[0] == note
+    b = make_run(tmp_path / "b", {"strength": [1, 2]})
+    comparison = compare_runs(a, b)
+    assert matched(comparison, "amount", "strength") == []
+    assert comparison.notes[0] == "2 cells of a have no counterpart in b: `amount` 1, 2."
 
 
 def test_an_axis_of_one_value_is_no_hindrance(tmp_path: Path) -> None:
@@ -256,18 +232,16 @@ def test_an_axis_of_one_value_is_no_hindrance(tmp_path: Path) -> None:
 
 def test_variants_that_no_axis_tells_are_matched_by_name(tmp_path: Path) -> None:
     runs = []
-    for name, variant in (("a", "zero"), ("b", "zero"), ("c", "mean")):
+    for name, variant in (("a", "zero"), ("b", "zero")):
         run = make_run(tmp_path / name, {"seed": [0, 1]})
         manifest = run.manifest()
         bare = {cell["key"]: cell for cell in manifest["cells"]}.values()
         cells = [cell | {"variant": told} for cell in bare for told in ("baseline", variant)]
         run.write_manifest(manifest | {"cells": cells})
         runs.append(run)
-    a, b, c = runs
+    a, b = runs
     assert [p.b.variant for p in compare_runs(a, b).pairs] == ["baseline", "zero"] * 2
     assert compare_runs(a, b).notes == ()
-    assert [p.b.variant for p in compare_runs(a, c).pairs] == ["baseline", "mean"] * 2
-    assert compare_runs(a, c).notes == ("Variants: matched by position, zero of a with mean of c.",)
 
 
 def test_a_baseline_on_an_axis_is_one_beside_the_sweep(tmp_path: Path) -> None:
