@@ -16,3 +16,8 @@ from .measure import (
     read_notes as read_notes,
     write_drift as write_drift,
 )
+from .projection import (
+    has_umap as has_umap,
+    principal_components as principal_components,
+    umap_plane as umap_plane,
+)

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from ablate.store import Axis, Run, StoredCell
 from ablate.style import ACCENT, DARK, HAIRLINE, INK, MUTED, PAGE, VACANT, clean, typeface, wrap
 from ablate.view.errors import PictureError
-from ablate.view.scales import caption
+from ablate.view.measures import caption
 
 FORMATS = (".webp", ".gif", ".mp4")
 MOST = 64  # pictures in a frame

@@ -26,9 +26,9 @@ from ablate.style import (
     VACANT,
     Color,
     Label,
-    _fits,
-    _lead,
-    _set,
+    label_fits,
+    leading,
+    set_label,
     typeface,
     wrap,
 )
@@ -90,7 +90,7 @@ def _write(
 ) -> None:
     for i, (line, color) in enumerate(lines):
         font = typeface(size, color == ACCENT)
-        draw.text((x, y + i * _lead(size) + size), line, fill=color, font=font, anchor="ls")
+        draw.text((x, y + i * leading(size) + size), line, fill=color, font=font, anchor="ls")
 
 
 def _join(facts: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> list[str]:
@@ -117,19 +117,21 @@ class _Measured:
 
 def _measure(block: Block, style: Style, text: int) -> _Measured:
     width, height = style.tile
-    lead, room = _lead(text), _head_room(style)
-    sides = [_set(s, text, _side_room(style), height // lead) for s in block.sides]
+    lead, room = leading(text), _head_room(style)
+    sides = [set_label(s, text, _side_room(style), height // lead) for s in block.sides]
     notes: list[Label] = [((block.beside, MUTED),)] if block.beside else []
     longest = max(
         (typeface(text, c == ACCENT).getlength(t) for s in sides + notes for t, c in s), default=0
     )
     side = math.ceil(longest) + 16 if longest else 0
-    heads = max((len(_set(head, text, room, 4)) for head in block.heads), default=0)
+    heads = max((len(set_label(head, text, room, 4)) for head in block.heads), default=0)
     top = (heads + bool(block.over)) * lead + (8 if heads or block.over else 0)
     top = max(top, lead + 8 if block.beside else 0) + (round(2.4 * text) if block.title else 0)
     lines = []
     for i, line in enumerate(block.tiles):
-        captions = max(len(_set(t.caption, text, room, 4)) for t in line if t) if any(line) else 0
+        captions = (
+            max(len(set_label(t.caption, text, room, 4)) for t in line if t) if any(line) else 0
+        )
         tall = style.gap if i in block.tall_before else 0
         below = captions * lead + 8 + style.gap // 2 if captions else 0
         lines.append(tall + height + below + style.gap)
@@ -152,7 +154,7 @@ def _arrange(whole: Iterable[Block], style: Style, flowing: bool) -> list[list[_
     labels = [label for b in blocks for label in b.heads]
     labels += [tile.caption for b in blocks for line in b.tiles for tile in line if tile]
     text = style.text
-    while text > 10 and not all(_fits(x, text, _head_room(style)) for x in labels):
+    while text > 10 and not all(label_fits(x, text, _head_room(style)) for x in labels):
         text -= 1
 
     def shape(columns: int) -> tuple[float, list[list[_Measured]]]:
@@ -253,11 +255,11 @@ def pages(
     )
     names = wrap(words.name, typeface(title, True), content, 2)
     abouts = wrap(words.about, typeface(about), min(content, 48 * about), 4)
-    header = len(names) * _lead(title) + len(abouts) * _lead(about) + round(1.2 * title)
+    header = len(names) * leading(title) + len(abouts) * leading(about) + round(1.2 * title)
     footer = [(line, INK) for line in wrap(words.prompt, typeface(small), content, 3)]
     facts = _join(words.facts, typeface(small), content - 6 * small)
     footer += [(line, MUTED) for line in facts]
-    foot = round(2 * small) + len(footer) * _lead(small)  # a rule and air above
+    foot = round(2 * small) + len(footer) * leading(small)  # a rule and air above
 
     width = content + 2 * margin
     room = min(MAX_SIDE, MAX_PIXELS // width) - 2 * margin - header - foot
@@ -276,9 +278,9 @@ def pages(
         page = Image.new("RGB", (width, height), PAGE)
         draw = ImageDraw.Draw(page)
         for i, line in enumerate(names):
-            y = margin + i * _lead(title) + title
+            y = margin + i * leading(title) + title
             draw.text((margin, y), line, fill=INK, font=typeface(title, True), anchor="ls")
-        y = margin + len(names) * _lead(title) + title // 4
+        y = margin + len(names) * leading(title) + title // 4
         _write(draw, margin, y, [(line, MUTED) for line in abouts], about)
         y = margin + header
         for index, start, stop in pieces:
@@ -293,7 +295,7 @@ def pages(
         y += small
         _write(draw, margin, y, footer, small)
         if len(parts) > 1:
-            y += (len(footer) - 1) * _lead(small) + small
+            y += (len(footer) - 1) * leading(small) + small
             place = (width - margin, y)
             draw.text(place, f"{number} / {len(parts)}", MUTED, typeface(small), anchor="rs")
         yield page
@@ -309,7 +311,7 @@ def _paint_block(
 ) -> None:
     """Heads above `origin`, rows from there on; `lines` are the heights the shelf agreed on."""
     draw, block, text = ImageDraw.Draw(page), measured.block, measured.text
-    (width, height), lead = style.tile, _lead(text)
+    (width, height), lead = style.tile, leading(text)
     left, y = origin
     if block.title:
         font = typeface(round(1.3 * text), True)
@@ -317,7 +319,7 @@ def _paint_block(
         draw.text((left, y - measured.top + 1.3 * text), line, INK, font, anchor="ls")
     if block.beside:
         _write(draw, left, y - lead - 8, [(block.beside, MUTED)], text)
-    heads = [_set(head, text, _head_room(style), 4) for head in block.heads]
+    heads = [set_label(head, text, _head_room(style), 4) for head in block.heads]
     deepest = max((len(head) for head in heads), default=0)
     columns = [left + measured.side]
     for j in range(1, len(block.tiles[0])):
@@ -330,12 +332,12 @@ def _paint_block(
     for i in range(shown[0], min(shown[1], len(block.tiles))):
         inset = style.gap if i in block.tall_before else 0
         if block.sides:
-            side = _set(block.sides[i], text, _side_room(style), height // lead)
+            side = set_label(block.sides[i], text, _side_room(style), height // lead)
             _write(draw, left, y + inset + (height - len(side) * lead) // 2, side, text)
         for x, tile in zip(columns, block.tiles[i], strict=False):
             if tile:
                 _paint_tile(style, page, (x, y + inset), tile)
-                caption = _set(tile.caption, text, _head_room(style), 4)
+                caption = set_label(tile.caption, text, _head_room(style), 4)
                 _write(draw, x, y + inset + height + 6, caption, text)
         y += lines[i]
 

@@ -1,18 +1,17 @@
-"""Drawing: SVG elements as text, type in Inter, one color ramp, and files of SVG and PNG.
+"""Drawings as SVG text: a canvas of shapes, type and pictures, and files of SVG and PNG.
 
-Lengths are user units: CSS pixels where the drawing is shown at its own size. Elements are strings;
-what goes into them as text or attribute is escaped here. Colors are those of `ablate.page`.
+Lengths are user units: CSS pixels where the drawing is shown at its natural size. Colors and type
+are those of `ablate.style`. Text and attributes are escaped here.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
@@ -29,31 +28,17 @@ from ablate.style import (
     PAGE,
     Color,
     clean,
-    typeface,
-    wrap,
+    fit,
+    fit_lines,
 )
 
 FONT = "Inter, system-ui, sans-serif"
 BOLD = f"Inter Semi Bold, {FONT}"  # the name within the font file, and what browsers know
 WIDE = 3600  # pixels: width that a PNG aims at, growing by no more than 2
 LARGEST = 60_000_000  # pixels of a PNG
-MEASURED = 64  # size of the type that widths are measured at
-LONGEST = 200  # letters of a line that are looked at
+MARGIN = 80  # of most drawings
 Attribute = str | int | float | Color | None
-
-
-def element(name: str, *children: str, **attributes: Attribute) -> str:
-    """An element. `_` in the names of attributes stands for `-`; None leaves an attribute out.
-
-    `children` are elements and text that is escaped already.
-    """
-    written = "".join(
-        f" {key.rstrip('_').replace('_', '-')}={quoteattr(_value(value))}"
-        for key, value in attributes.items()
-        if value is not None
-    )
-    inner = "".join(children)
-    return f"<{name}{written}>{inner}</{name}>" if inner else f"<{name}{written}/>"
+Point = tuple[float, float]
 
 
 def _value(value: str | int | float | Color) -> str:
@@ -65,145 +50,232 @@ def _value(value: str | int | float | Color) -> str:
 
 
 def _legal(text: str) -> str:
-    """The text without what XML cannot hold."""
+    """The text with a box for every character that XML excludes."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "□", text)
 
 
-def text(
-    x: float,
-    y: float,
-    words: str,
-    size: float,
-    color: Color = INK,
-    *,
-    bold: bool = False,
-    anchor: str | None = None,
-    **attributes: Attribute,
-) -> str:
-    """A line of type, its baseline at `y`. `anchor`: `middle` or `end`."""
-    return element(
-        "text", escape(clean(_legal(words))), x=x, y=y, font_size=size, fill=color,
-        font_family=BOLD if bold else None, font_weight=600 if bold else None,
-        text_anchor=anchor, **attributes,
-    )  # fmt: skip
+def polyline(points: Sequence[Point]) -> str:
+    """The data of a path through the points."""
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def length(words: str, size: float, bold: bool = False) -> float:
-    """Width of a line of type."""
-    return typeface(MEASURED, bold).getlength(clean(_legal(words))) * size / MEASURED
+class Canvas:
+    """SVG elements in the order in which they are painted.
 
+    In the methods, `attributes` are those of the SVG element; `_` in a name is written as `-`, and
+    None leaves an attribute out.
+    """
 
-def fit(words: str, size: float, width: float, most: int = 1) -> list[str]:
-    """Lines of type that are no wider than `width`; what does not fit is elided."""
-    return wrap(clean(_legal(words)), typeface(MEASURED), width * MEASURED / size, most)
+    def __init__(self) -> None:
+        self.elements: list[str] = []
 
+    def __str__(self) -> str:
+        return "".join(self.elements)
 
-def ending(words: str, size: float, width: float) -> str:
-    """One line of type no wider than `width`; what does not fit is elided at its start, where
-    module paths are alike."""
-    words, shown = clean(_legal(words)), 0
-    while length("…" * bool(shown) + words[shown:], size, bold=True) > width and words[shown:]:
-        shown += 1
-    return "…" * bool(shown) + words[shown:]
+    def add(self, *others: Canvas) -> None:
+        """Paint what other canvases contain."""
+        for other in others:
+            self.elements += other.elements
 
+    def element(self, name: str, *children: str, **attributes: Attribute) -> None:
+        """Any element. `children` are elements and escaped text."""
+        written = "".join(
+            f" {key.rstrip('_').replace('_', '-')}={quoteattr(_value(value))}"
+            for key, value in attributes.items()
+            if value is not None
+        )
+        inner = "".join(children)
+        self.elements.append(
+            f"<{name}{written}>{inner}</{name}>" if inner else f"<{name}{written}/>"
+        )
 
-def path(words: str, size: float, width: float, among: Sequence[str] = ()) -> str:
-    """A module path in one line no wider than `width`; of what does not fit whole names within it
-    are elided, such that no other path of those `among` it reads the same, if that can be."""
-    names, others = words.split("."), set(among) - {words}
-    if length(words, size) <= width:
-        return clean(_legal(words))
-    found = []
-    for start, end in itertools.combinations(range(len(names) + 1), 2):
-        head, tail = ".".join(names[:start]), ".".join(names[end:])
-        if tail and not names[end].isdecimal() and length(f"{head}…{tail}", size) <= width:
-            alike = any(o.startswith(head) and o.endswith(tail) for o in others)
-            found.append((not alike, len(head) + len(tail), f"{head}…{tail}"))
-    return clean(_legal(max(found)[2])) if found else ending(words, size, width)
+    @contextmanager
+    def group(
+        self, tooltip: str = "", *, tag: str = "g", **attributes: Attribute
+    ) -> Iterator[None]:
+        """Collect what is painted meanwhile in a group.
 
+        Args:
+            tooltip: What a browser shows when the pointer rests on the group.
+            tag: The name of the element, `svg` for one that cuts off what reaches beyond it.
+            attributes: Of the group.
+        """
+        outer, self.elements = self.elements, []
+        if tooltip:
+            self.element("title", escape(_legal(tooltip)))
+        yield
+        inner, self.elements = self.elements, outer
+        self.element(tag, *inner, **attributes)
 
-def starting(words: str, size: float, width: float) -> str:
-    """One line of type no wider than `width`; what does not fit is elided at its end, as of
-    concepts, which are no module paths even where they have no spaces."""
-    words = clean(_legal(words[:LONGEST]))
-    if length(words, size, bold=True) <= width:
-        return words
-    while words and length(f"{words}…", size, bold=True) > width:
-        words = words[:-1]
-    return f"{words}…"
+    # ------------------------------------------------------------ type
 
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        size: float,
+        color: Color = INK,
+        *,
+        bold: bool = False,
+        anchor: str | None = None,
+        halo: float | None = None,
+        **attributes: Attribute,
+    ) -> None:
+        """A line of type, its baseline at `y`.
 
-def paragraph(
-    x: float, y: float, words: str, size: float, width: float, color: Color = MUTED
-) -> tuple[str, float]:
-    """Wrapped type, its first baseline at `y`; and where the next line's would be."""
-    lines = fit(words, size, width, 9)
-    step = 1.45 * size
-    drawn = "".join(text(x, y + i * step, line, size, color) for i, line in enumerate(lines))
-    return drawn, y + len(lines) * step
+        Args:
+            x: Where it begins, or what its `anchor` is: its `middle` or its `end`.
+            halo: Thickness of an outline in the color of the page, over lines that pass below.
+        """
+        outline: dict[str, Attribute] = {}
+        if halo is not None:
+            outline = {"stroke": PAGE, "stroke_width": halo, "paint_order": "stroke"}
+        self.element(
+            "text", escape(clean(words)), x=x, y=y, font_size=size, fill=color,
+            font_family=BOLD if bold else None, font_weight=600 if bold else None,
+            text_anchor=anchor, **outline, **attributes,
+        )  # fmt: skip
 
+    def lines(
+        self,
+        x: float,
+        y: float,
+        lines: Sequence[str],
+        size: float,
+        step: float,
+        color: Color = MUTED,
+    ) -> float:
+        """Lines of type, the first baseline at `y`; return where the next would be."""
+        for i, line in enumerate(lines):
+            self.text(x, y + i * step, line, size, color)
+        return y + len(lines) * step
 
-def tooltip(words: str) -> str:
-    """What a browser shows when the pointer rests on the parent."""
-    return element("title", escape(_legal(words)))
+    def paragraph(
+        self, x: float, y: float, words: str, size: float, width: float, color: Color = MUTED
+    ) -> float:
+        """Wrapped type, its first baseline at `y`; return where the next line's would be."""
+        return self.lines(x, y, fit_lines(words, size, width, 9), size, 1.45 * size, color)
 
+    # ------------------------------------------------------------ shapes
 
-def rect(
-    x: float, y: float, width: float, height: float, fill: Color | str = "none", **a: Attribute
-) -> str:
-    """A rectangle."""
-    return element("rect", x=x, y=y, width=width, height=height, fill=fill, **a)
+    def rect(
+        self, x: float, y: float, width: float, height: float, fill: Color | str = "none",
+        **attributes: Attribute,
+    ) -> None:  # fmt: skip
+        """A rectangle."""
+        self.element("rect", x=x, y=y, width=width, height=height, fill=fill, **attributes)
 
+    def frame(
+        self, x: float, y: float, width: float, height: float, color: Color, thick: float
+    ) -> None:
+        """A frame that is wholly outside of the given rectangle."""
+        x, y, width, height = x - thick / 2, y - thick / 2, width + thick, height + thick
+        self.rect(x, y, width, height, stroke=color, stroke_width=thick)
 
-def frame(
-    x: float, y: float, width: float, height: float, color: Color, thick: float, **a: Attribute
-) -> str:
-    """A frame that lies wholly outside of the given rectangle."""
-    x, y, width, height = x - thick / 2, y - thick / 2, width + thick, height + thick
-    return rect(x, y, width, height, "none", stroke=color, stroke_width=thick, **a)
+    def circle(self, x: float, y: float, radius: float, fill: Color, **a: Attribute) -> None:
+        """A circle around a place."""
+        self.element("circle", cx=x, cy=y, r=radius, fill=fill, **a)
 
+    def line(
+        self, points: Sequence[Point], color: Color = MUTED, thick: float = 1.0, **a: Attribute
+    ) -> None:
+        """A line through the points."""
+        self.element("path", d=polyline(points), fill="none", stroke=color, stroke_width=thick, **a)
 
-def line(
-    points: Sequence[tuple[float, float]], color: Color = MUTED, thick: float = 1.0, **a: Attribute
-) -> str:
-    """A line through the points."""
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return element("path", d=path, fill="none", stroke=color, stroke_width=thick, **a)
+    def area(self, points: Sequence[Point], fill: Color, opacity: float | None = None) -> None:
+        """The area within a line through the points."""
+        self.element("path", d=f"{polyline(points)}Z", fill=fill, opacity=opacity)
 
+    def arrow(self, *points: Point) -> None:
+        """A line through the points with a head at its end."""
+        (x, y), (from_x, from_y) = points[-1], points[-2]
+        angle = math.atan2(y - from_y, x - from_x)
+        wings = [
+            (x - 7 * math.cos(angle + turn), y - 7 * math.sin(angle + turn))
+            for turn in (0.45, -0.45)
+        ]
+        self.line(points, thick=1.2)
+        self.line([wings[0], (x, y), wings[1]], thick=1.2)
 
-def arrow(points: Sequence[tuple[float, float]], color: Color = MUTED, thick: float = 1.2) -> str:
-    """A line through the points with a head at its end."""
-    (x, y), (from_x, from_y) = points[-1], points[-2]
-    angle = math.atan2(y - from_y, x - from_x)
-    wings = [
-        (x - 7 * math.cos(angle + turn), y - 7 * math.sin(angle + turn)) for turn in (0.45, -0.45)
-    ]
-    return line(points, color, thick) + line([wings[0], (x, y), wings[1]], color, thick)
+    # ------------------------------------------------------------ pictures
 
+    def picture(self, path: Path, x: float, y: float, width: float, height: float) -> None:
+        """A picture within a rectangle, in its natural proportions.
 
-def picture(
-    image: Image.Image | Path, x: float, y: float, width: float, height: float, **a: Attribute
-) -> str:
-    """A picture within a rectangle, in its own proportions. Large ones are shrunk to twice it."""
-    return element(
-        "image", x=x, y=y, width=width, height=height, href=_embedded(image, width, height),
-        image_rendering="auto" if _size(image)[0] > width else "optimizeSpeed",
-        style=None if _size(image)[0] > width else "image-rendering:pixelated", **a,
-    )  # fmt: skip
-
-
-def _size(image: Image.Image | Path) -> tuple[int, int]:
-    if isinstance(image, Image.Image):
-        return image.size
-    with Image.open(image) as opened:
-        return opened.size
-
-
-def _embedded(image: Image.Image | Path, width: float, height: float) -> str:
-    """A data URI. Written anew, so that a cell's chunks of text and latents stay behind."""
-    if isinstance(image, Path):
-        with Image.open(image) as opened:
+        Large ones are shrunk to twice the rectangle; enlarged ones keep sharp pixels.
+        """
+        with Image.open(path) as opened:
             image = opened.convert("RGB")
+        shrunk = image.width > width
+        self.element(
+            "image", x=x, y=y, width=width, height=height, href=_embedded(image, width, height),
+            image_rendering="auto" if shrunk else "optimizeSpeed",
+            style=None if shrunk else "image-rendering:pixelated",
+        )  # fmt: skip
+
+    def nan_tile(self, x: float, y: float, width: float, height: float) -> None:
+        """The stand-in for an image in which NaN or infinity arose."""
+        self.rect(x, y, width, height, DARK)
+        middle = x + width / 2, y + height / 2 + 4
+        self.text(*middle, "NaN", 11, PAGE, bold=True, anchor="middle")
+
+    def cell(
+        self, image: Path | None, x: float, y: float, side: float, baseline: float = 0
+    ) -> None:
+        """A framed picture of a cell, or a stand-in where it is None, as NaN arose in it.
+
+        Args:
+            baseline: Thickness of the baseline's frame; 0 for any other cell.
+        """
+        if image is None:
+            self.nan_tile(x, y, side, side)
+        else:
+            self.picture(image, x, y, side, side)
+        if baseline:
+            self.frame(x - 1, y - 1, side + 2, side + 2, ACCENT, baseline)
+        else:
+            self.frame(x, y, side, side, HAIRLINE, 1)
+
+    # ------------------------------------------------------------ the whole
+
+    def document(
+        self,
+        width: float,
+        height: float,
+        *,
+        label: str,
+        name: str = "",
+        about: str = "",
+        room: float | None = None,
+        margin: float = MARGIN,
+    ) -> str:
+        """A whole drawing on paper.
+
+        Args:
+            label: What is read out where the drawing cannot be seen.
+            name: The title, in the upper left corner.
+            about: The line below it. Both end 104 below the upper margin.
+            room: Width of both; without it all that the margins leave.
+        """
+        page, room = Canvas(), width - 2 * margin if room is None else room
+        page.rect(0, 0, width, height, PAGE)
+        if name:
+            page.text(margin, margin + 26, fit(name, 46, room), 46, bold=True)
+        if about:
+            page.text(margin, margin + 66, fit(about, 21, room), 21, MUTED)
+        page.add(self)
+        drawing = Canvas()
+        drawing.element(
+            "svg", str(page), xmlns="http://www.w3.org/2000/svg",
+            viewBox=f"0 0 {width:.0f} {height:.0f}", width=round(width), height=round(height),
+            font_family=FONT, role="img", aria_label=label,
+        )  # fmt: skip
+        return str(drawing)
+
+
+def _embedded(image: Image.Image, width: float, height: float) -> str:
+    """A data URI. Written anew, so that a cell's chunks of text and latents stay behind."""
     data = io.BytesIO()
     if image.width > 2 * width and image.height > 2 * height:
         image = image.copy()
@@ -216,109 +288,6 @@ def _embedded(image: Image.Image | Path, width: float, height: float) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def ramp(fraction: float) -> Color:
-    """From light paper (0) to dark ink (1), in steps that look equally large, in gray too."""
-    steps = _ramp()
-    return steps[round(min(max(fraction, 0), 1) * (len(steps) - 1))]
-
-
-@cache
-def _ramp() -> tuple[Color, ...]:
-    # A curve through OKLab, lightness falling evenly; then points at equal distances along it.
-    fine = []
-    for i in range(1001):
-        t = i / 1000
-        hue = math.radians(95 + 165 * t**0.6)
-        chroma = 0.01 + 0.082 * math.sin(math.pi * t)
-        fine.append((0.955 - 0.715 * t, chroma * math.cos(hue), chroma * math.sin(hue)))
-    along = [0.0]
-    for a, b in itertools.pairwise(fine):
-        along.append(along[-1] + math.dist(a, b))
-    steps, at = [], 0
-    for i in range(256):
-        while along[at] < along[-1] * i / 255 - 1e-12:
-            at += 1
-        steps.append(_rgb(*fine[at]))
-    return tuple(steps)
-
-
-def _rgb(lightness: float, a: float, b: float) -> Color:
-    """A color of OKLab (Ottosson 2020, A perceptual color space for image processing) in sRGB."""
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    linear = (
-        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
-    )
-    bent = (12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in linear)
-    red, green, blue = (round(255 * min(max(v, 0), 1)) for v in bent)
-    return red, green, blue
-
-
-def ink_on(color: Color) -> Color:
-    """The color of type that is read on another."""
-    red, green, blue = color
-    return PAGE if 0.299 * red + 0.587 * green + 0.114 * blue < 116 else INK
-
-
-def legend(
-    x: float,
-    y: float,
-    width: float,
-    ticks: Sequence[tuple[float, str]],
-    place: Callable[[float], float],
-) -> str:
-    """The ramp with ticks beneath, 50 high. `place` maps what a tick stands for to 0 ... 1."""
-    slices = 120
-    step = width / slices
-    drawn = [
-        rect(x + i * step, y, step * (1 + (i < slices - 1)), 20, ramp(i / (slices - 1)))
-        for i in range(slices)
-    ]
-    drawn.append(rect(x, y, width, 20, stroke=HAIRLINE))
-    for value, words in ticks:
-        at = x + width * place(value)
-        drawn.append(line([(at, y + 20), (at, y + 26)], MUTED))
-        drawn.append(text(at, y + 43, words, 15, MUTED, anchor="middle"))
-    return "".join(drawn)
-
-
-def nan_tile(x: float, y: float, width: float, height: float) -> str:
-    """What stands for an image that could not be: NaN or infinity arose."""
-    middle = y + height / 2 + 4
-    return rect(x, y, width, height, DARK) + text(
-        x + width / 2, middle, "NaN", 11, PAGE, bold=True, anchor="middle"
-    )
-
-
-def marked(image: Image.Image | Path, x: float, y: float, width: float, height: float) -> str:
-    """The baseline: framed and named in the color that is its alone."""
-    return (
-        picture(image, x, y, width, height)
-        + frame(x - 2, y - 2, width + 4, height + 4, ACCENT, 3)
-        + text(x - 5, y + height + 22, "baseline", 15, ACCENT, bold=True)
-    )
-
-
-def header(name: str, about: str, margin: float, room: float) -> str:
-    """The name of a drawing and what is to be said of it, 104 high from its upper margin on."""
-    drawn = [text(margin, margin + 26, line, 46, bold=True) for line in fit(name, 46, room)]
-    drawn += [text(margin, margin + 66, line, 21, MUTED) for line in fit(about, 21, room)]
-    return "".join(drawn)
-
-
-def document(width: float, height: float, *children: str, label: str) -> str:
-    """A whole drawing on paper; `label` is read out where it cannot be seen."""
-    return element(
-        "svg", rect(0, 0, width, height, PAGE), *children,
-        xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width:.0f} {height:.0f}",
-        width=round(width), height=round(height), font_family=FONT, role="img",
-        aria_label=label,
-    )  # fmt: skip
-
-
 def save_drawing(svg: str, path: Path) -> tuple[Path, Path]:
     """Write a drawing as `path` with the suffixes `.svg` and `.png`, each whole or not at all."""
     paths = path.with_name(f"{path.name}.svg"), path.with_name(f"{path.name}.png")
@@ -329,12 +298,12 @@ def save_drawing(svg: str, path: Path) -> tuple[Path, Path]:
 
 
 def png(svg: str) -> bytes:
-    """A drawing as PNG, up to twice its own size."""
-    import resvg_py
+    """A drawing as PNG, up to twice its natural size."""
+    import resvg_py  # heavy, and only needed where files are written
 
-    found = re.search(r'width="(\d+)" height="(\d+)"', svg[svg.index("viewBox") :])
-    assert found  # `document` writes it
-    width, height = int(found[1]), int(found[2])
+    size = re.search(r'width="(\d+)" height="(\d+)"', svg[svg.index("viewBox") :])
+    assert size  # `document` writes it
+    width, height = int(size[1]), int(size[2])
     zoom = min(2, max(1, WIDE / width), math.sqrt(LARGEST / (width * height)))
     return bytes(
         resvg_py.svg_to_bytes(

@@ -18,11 +18,11 @@ from PIL import Image
 from ablate.models.catalogs import load_catalog
 from ablate.network.modules import ModuleInfo
 from ablate.network.roles import ROLES
-from ablate.style import ACCENT, VACANT
+from ablate.style import ACCENT, VACANT, ramp, text_width
 from ablate.view import svg
 from ablate.view.architecture import network as architecture, roles as marks
+from ablate.view.chart import Scale
 from ablate.view.errors import PictureError
-from ablate.view.scales import Scale
 
 Area = tuple[float, float, float, float]
 CONFIGS = Path(__file__).parent.parent / "data" / "configs"
@@ -284,7 +284,7 @@ def test_no_modules_are_no_drawing() -> None:
 
 
 def test_the_ramp_darkens_evenly_and_never_takes_the_baselines_color() -> None:
-    colors = np.array([svg.ramp(i / 255) for i in range(256)], float)
+    colors = np.array([ramp(i / 255) for i in range(256)], float)
     gray = colors @ [0.299, 0.587, 0.114]
     assert (np.diff(gray) <= 0).all()
     assert gray[0] > 230
@@ -315,8 +315,8 @@ def test_roles_have_marks_that_any_eye_tells_apart() -> None:
 
 def test_larger_is_darker() -> None:
     drawing = architecture.draw_layout(transformer(), "x")
-    assert color(drawing, "x_embedder") == hexadecimal(svg.ramp(0))
-    assert color(drawing, "proj_out") == hexadecimal(svg.ramp(1))
+    assert color(drawing, "x_embedder") == hexadecimal(ramp(0))
+    assert color(drawing, "proj_out") == hexadecimal(ramp(1))
     assert "Parameters by role" in words(parsed(drawing))
 
 
@@ -326,7 +326,7 @@ def test_values_color_modules_and_what_is_not_known_is_vacant() -> None:
     drawing = architecture.draw_drift(modules, title="x", unit="drift", values=values)
     top = 0.25 * (len(modules) - 3)
     for module in modules[:-2]:
-        expected = svg.ramp(Scale(top).at(values[module.number]))
+        expected = ramp(Scale(top).at(values[module.number]))
         assert color(drawing, module.path) == hexadecimal(expected)
     assert color(drawing, "proj_out") == hexadecimal(VACANT)
     written = words(parsed(drawing))
@@ -371,7 +371,7 @@ def test_a_run_over_modules_is_drawn_by_mean_drift_over_seeds(tmp_path: Path) ->
     assert drawing is not None
     change = [sum(20 * n + 10 * s for s in (0, 1)) / 2 for n in numbers]
     for number, moved in zip(numbers, change, strict=True):
-        expected = svg.ramp(Scale(change[-1]).at(moved))
+        expected = ramp(Scale(change[-1]).at(moved))
         assert color(drawing, ROWS[number][0]) == hexadecimal(expected)
     assert color(drawing, ROWS[1][0]) == hexadecimal(VACANT)
     written = " ".join(words(parsed(drawing)))
@@ -404,7 +404,7 @@ def test_drift_colors_blocks_of_two_streams_and_of_one(tmp_path: Path) -> None:
         assert drawing is not None
         assert len(tiles(drawing)) == len(rows)
         for n in edited:
-            expected = svg.ramp(Scale(5 * max(edited)).at(5 * n))
+            expected = ramp(Scale(5 * max(edited)).at(5 * n))
             assert color(drawing, modules[n].path) == hexadecimal(expected)
         assert color(drawing, "x_embedder") == hexadecimal(VACANT)
         assert "patch embedding" in words(parsed(drawing))  # a role of which nothing is known
@@ -419,7 +419,7 @@ def test_a_group_colors_its_modules(tmp_path: Path) -> None:
     drawing = architecture.draw_network(run)
     assert drawing is not None
     assert len({color(drawing, ROWS[n][0]) for n in (2, 3, 4)}) == 1
-    assert color(drawing, ROWS[5][0]) == color(drawing, ROWS[7][0]) == hexadecimal(svg.ramp(1))
+    assert color(drawing, ROWS[5][0]) == color(drawing, ROWS[7][0]) == hexadecimal(ramp(1))
     assert color(drawing, ROWS[6][0]) == hexadecimal(VACANT)
 
 
@@ -457,7 +457,7 @@ def test_a_drawing_is_saved_as_svg_and_png(tmp_path: Path) -> None:
         left, _, _, bottom = tiles(drawing)["proj_out"]
         # Clear of the name in the middle of the tile.
         found = image.convert("RGB").getpixel((round(2 * left + 4), round(2 * bottom - 4)))
-    assert found == svg.ramp(1)
+    assert found == ramp(1)
     assert sorted(p.name for p in paths[0].parent.iterdir()) == ["a.picture.png", "a.picture.svg"]
 
 
@@ -468,14 +468,15 @@ def test_what_cannot_be_drawn_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_type_is_inter_and_not_a_box(tmp_path: Path) -> None:
-    drawn = [svg.text(10, 60, "Hamburg", 48, bold=bold) for bold in (False, True)]
-    pages = [svg.document(400, 80, words, label="x") for words in drawn]
     dark = []
-    for i, page in enumerate(pages):
-        with Image.open(svg.save_drawing(page, tmp_path / str(i))[1]) as image:
+    for bold in (False, True):
+        canvas = svg.Canvas()
+        canvas.text(10, 60, "Hamburg", 48, bold=bold)
+        page = canvas.document(400, 80, label="x")
+        with Image.open(svg.save_drawing(page, tmp_path / str(bold))[1]) as image:
             ink = np.asarray(image.convert("L")) < 128
         columns = np.flatnonzero(ink.any(axis=0))
-        wide = svg.length("Hamburg", 48, bold=bool(i))
+        wide = text_width("Hamburg", 48, bold)
         assert abs((columns[-1] - columns[0]) / 2 - wide) < 0.03 * wide + 6
         dark.append(ink.sum())
     assert dark[1] > 1.2 * dark[0]  # semibold is a face of its own

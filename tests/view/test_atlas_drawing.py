@@ -14,7 +14,7 @@ from PIL import Image
 from studied import Node, make_study, parsed, words
 
 from ablate.store.files import StoreError
-from ablate.view import svg
+from ablate.style import text_width
 from ablate.view.errors import PictureError
 from ablate.view.studies import atlas as atlases
 
@@ -123,7 +123,7 @@ def test_all_that_is_written_lies_on_the_page(tmp_path: Path, grid: tuple[int, i
         boxes = [(x, y, x + side, y + side) for x, y, side, _ in tiles(root)]
         for part in root.iter("text"):
             x, y, size = (float(part.attrib[n]) for n in ("x", "y", "font-size"))
-            half = svg.length(part.text or "", size, "font-weight" in part.attrib) / 2
+            half = text_width(part.text or "", size, "font-weight" in part.attrib) / 2
             anchor = part.attrib.get("text-anchor", "start")
             x -= {"start": 0, "middle": half, "end": 2 * half}[anchor]
             assert x >= 79
@@ -178,7 +178,7 @@ def test_names_never_lie_over_one_another(tmp_path: Path) -> None:
     for part in root.iter("text"):
         if part.attrib.get("paint-order") == "stroke":
             x, y, size = (float(part.attrib[n]) for n in ("x", "y", "font-size"))
-            half = svg.length(part.text or "", size, True) / 2
+            half = text_width(part.text or "", size, True) / 2
             boxes.append((x - half, y - 0.8 * size, x + half, y + 0.2 * size))
     assert len(boxes) > 10
     for i, (a, b, c, d) in enumerate(boxes):

@@ -13,8 +13,7 @@ from PIL import Image
 from studied import CONCEPTS, NAME, Node, make_study, paint, parsed, words
 
 from ablate.store.files import StoreError
-from ablate.style import ACCENT
-from ablate.view import svg
+from ablate.style import ACCENT, elide_path
 from ablate.view.studies import cards as unitcards
 
 Change = Callable[[dict[str, Any]], None]
@@ -237,7 +236,7 @@ def test_ten_cards_are_on_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         Image.new("RGBA", (7, 5)).save(data, "PNG")
         return data.getvalue()
 
-    monkeypatch.setattr(svg, "png", png)
+    monkeypatch.setattr(unitcards, "png", png)
     pages = list(unitcards.sheet(folder))
     assert [(page.mode, page.size) for page in pages] == [("RGB", (7, 5))] * 2
     titles = [[w for w in words(root) if w.startswith("channel ")] for root in seen]
@@ -282,7 +281,7 @@ def test_the_table_lists_units_by_concept_and_what_has_none(study: Path) -> None
 
 def test_paths_in_the_table_can_be_told_apart() -> None:
     paths = [f"1.attentions.{n}.transformer_blocks.0.ff.net.0" for n in range(2)]
-    shown = [svg.path(path, 14, 180, paths) for path in paths]
+    shown = [elide_path(path, 14, 180, paths) for path in paths]
     assert shown == ["1.attentions.0…ff.net.0", "1.attentions.1…ff.net.0"]
 
 

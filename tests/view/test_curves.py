@@ -14,7 +14,7 @@ import pytest
 from fabricated import SVG, Color, box, inside, make_run, marked, parsed, words
 
 from ablate.store.run import Run
-from ablate.view import curves
+from ablate.view import chart, curves
 from ablate.view.errors import PictureError
 
 AMOUNTS = [0.0, 0.25, 0.5, 1.0]
@@ -207,4 +207,4 @@ def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, count: int, found: list[float]) -> None:
-    assert curves.ticks(low, high, count) == found
+    assert chart.round_values(low, high, count) == found

@@ -15,19 +15,22 @@ from pathlib import Path
 from ablate.drift import MeasuredCell, read_cells
 from ablate.network import ModuleInfo
 from ablate.store import Run
-from ablate.view import scales as measuring, svg as drawing
-from ablate.view.architecture import stacks, u_net as shapes
+from ablate.style import ACCENT
 from ablate.view.architecture.blueprint import blueprint
+from ablate.view.architecture.key import Key
+from ablate.view.architecture.stacks import draw_column
 from ablate.view.architecture.tiles import Tiles
-from ablate.view.architecture.u_net import MARGIN
+from ablate.view.architecture.u_net import draw_u
+from ablate.view.chart import Scale
 from ablate.view.errors import PictureError
-from ablate.view.scales import Measure, Scale
+from ablate.view.measures import Measure, choose_measure
+from ablate.view.svg import MARGIN, Canvas
 
 DONE_BY = {"zero": "zeroed", "randomize": "randomized", "shuffle": "shuffled", "scale": "scaled"}
 
 
 def draw_layout(catalog: Sequence[ModuleInfo], title: str) -> str:
-    """The drawing of a network alone, its modules colored by size."""
+    """Draw a network alone, its modules colored by size."""
     return draw_drift(catalog, title=title)
 
 
@@ -43,44 +46,67 @@ def draw_drift(
     keys: Mapping[int, str] | None = None,
     baseline: Path | None = None,
 ) -> str:
-    """The drawing of a network, as SVG.
+    """Draw a network, as SVG. Mappings are by module number.
 
-    `values`, `thumbnails` and `keys` (of cells) go by module number; without `values` colors tell
-    sizes. `unit` says what a value is, `about` stands below the title, `aid` says how to read the
-    colors, `baseline` is the image of the untouched network. Raises `PictureError` for a catalog
-    without modules.
+    Args:
+        catalog: The modules of the network.
+        title: Of the drawing.
+        about: The line below the title.
+        aid: How to read the colors.
+        unit: What a value is.
+        values: Of modules, that colors show; without them colors show sizes.
+        thumbnails: Pictures of modules.
+        keys: Of the cells that are shown.
+        baseline: The image of the network without edits.
+
+    Raises:
+        PictureError: The catalog has no modules.
     """
     if not catalog:
         raise PictureError("there are no modules to draw: the catalog is empty")
     sizes = {module.number: float(module.parameters) for module in catalog}
     if values is None:
-        scale = Scale(max(sizes.values()), max(1.0, min(sizes.values())), logarithmic=True)
+        scale = Scale(max(sizes.values()), max(1.0, min(sizes.values())), "log")
         unit, aid = "parameters", aid or "The darker, the more parameters a module has."
     else:
         scale = Scale(max((v for v in values.values() if math.isfinite(v)), default=1.0) or 1.0)
     plan = blueprint(catalog)
     known = sizes if values is None else values
     tiles = Tiles(scale, known, thumbnails or {}, keys or {}, unit)
-    key = shapes.Key(catalog, tiles, aid, by_size=values is None)
-    top = MARGIN + (156 if baseline else 104)
-    drawn, width, height = (shapes.u if plan.is_u else stacks.column)(plan, tiles, key, top)
-    header = drawing.header(title, about, MARGIN, width - 2 * MARGIN - (150 if baseline else 0))
+    key = Key(catalog, tiles, aid, by_size=values is None)
+    drawn, canvas, room = Canvas(), Canvas(), 150 if baseline else 0
+    draw = draw_u if plan.is_u else draw_column
+    width, height = draw(drawn, plan, tiles, key, MARGIN + (156 if baseline else 104))
     if baseline:
-        header += drawing.marked(baseline, width - MARGIN - 117, MARGIN - 20, 112, 112)
-    return drawing.document(width, height + MARGIN, header, drawn, label=f"{title}: {about or aid}")
+        x, y, side = width - MARGIN - 117, MARGIN - 20, 112
+        canvas.picture(baseline, x, y, side, side)
+        canvas.frame(x - 2, y - 2, side + 4, side + 4, ACCENT, 3)
+        canvas.text(x - 5, y + side + 22, "baseline", 15, ACCENT, bold=True)
+    canvas.add(drawn)
+    return canvas.document(
+        width, height + MARGIN, name=title, about=about, room=width - 2 * MARGIN - room,
+        label=f"{title}: {about or aid}",
+    )  # fmt: skip
 
 
 def draw_network(run: Run, metric: str | None = None, thumbnails: bool = False) -> str | None:
-    """The architecture sheet of a run; None when no cell edits few enough modules to be placed.
+    """Draw the architecture sheet of a run.
 
     A module has the mean drift of the cells that edit it alone, over seeds, prompts and strengths;
-    where there are none, that of its group, if the run edits groups that do not overlap. `metric`:
-    see `measures.choose`. `thumbnails`: each module shows its picture of the first seed.
+    where there are none, that of its group, if the run edits groups that do not overlap.
+
+    Args:
+        run: The run.
+        metric: See `choose_measure`.
+        thumbnails: Whether each module shows its picture of the first seed.
+
+    Returns:
+        The drawing; None when no cell edits few enough modules to be placed.
     """
     catalog, cells = run.catalog(), read_cells(run)
     edited = [cell for cell in cells if not cell.is_baseline]
     placed, by_group = _placed(edited, run.touched(), len(catalog))
-    measure = measuring.choose(cells, metric)
+    measure = choose_measure(cells, metric)
     if not placed or measure is None:
         return None
     values, shown = {}, {}
@@ -109,7 +135,7 @@ def draw_network(run: Run, metric: str | None = None, thumbnails: bool = False) 
 def _placed(
     edited: Sequence[MeasuredCell], touched: Mapping[str, tuple[int, ...]], count: int
 ) -> tuple[dict[int, list[MeasuredCell]], bool]:
-    """By module number, the cells that speak for it; and whether some speak for whole groups."""
+    """By module number, the cells that show its effect; and whether some show that of a group."""
     sets: dict[tuple[int, ...], list[MeasuredCell]] = {}
     for cell in edited:
         numbers = touched.get(cell.variant, ())
@@ -118,7 +144,7 @@ def _placed(
     alone = {numbers[0]: cells for numbers, cells in sets.items() if len(numbers) == 1}
     groups = [numbers for numbers in sets if len(numbers) > 1]
     if sum(map(len, groups)) > len({n for numbers in groups for n in numbers}):
-        # Groups that overlap tell nothing of their members; sweeps of ever more modules start
+        # Groups that overlap say nothing about their members; sweeps of ever more modules start
         # with one alone by chance.
         return (alone if len(alone) > len(groups) else {}), False
     shared = {n: sets[numbers] for numbers in groups for n in numbers if n not in alone}
@@ -126,7 +152,7 @@ def _placed(
 
 
 def _op(edited: Sequence[MeasuredCell]) -> str:
-    """The one operation of a run's cells, as the first of them tells it; empty when several."""
+    """The one operation of the first of a run's cells; empty when there are several."""
     ops = {str(edit.get("op")) for edit in edited[0].record().get("edits", [])}
     return ops.pop() if len(ops) == 1 else ""
 

@@ -1,4 +1,4 @@
-"""Marks of roles: a color and a pattern each, told apart by any eye and on paper without color.
+"""Marks of roles: a color and a pattern each, distinct to any eye and on paper without color.
 
 The colors are those of Okabe and Ito (2008, Color Universal Design), the yellow a little darker to
 be seen on white, without the vermilion, which is too near the color of the baseline.
@@ -7,7 +7,7 @@ be seen on white, without the vermilion, which is too near the color of the base
 from __future__ import annotations
 
 from ablate.style import Color
-from ablate.view import svg
+from ablate.view.svg import Canvas
 
 THICK = 4  # of a mark
 BLUE, ORANGE, GREEN = (0, 114, 178), (230, 159, 0), (0, 158, 115)
@@ -38,11 +38,11 @@ MARKS: dict[str, tuple[Color, tuple[int, ...]]] = {
 }
 
 
-def mark(role: str, x: float, y: float, width: float) -> str:
-    """The mark of a role, its upper left corner at a place; a role without one is as `other`."""
+def draw_mark(canvas: Canvas, role: str, x: float, y: float, width: float) -> None:
+    """Draw the mark of a role, or of `other` for unknown ones; its upper left corner is at x, y."""
     color, pattern = MARKS.get(role, MARKS["other"])
     dashes = " ".join(f"{length * width / 66:.2f}" for length in pattern)
-    return svg.element(
+    canvas.element(
         "path", d=f"M{x:.1f} {y + THICK / 2:.1f}h{width:.1f}", stroke=color, stroke_width=THICK,
         stroke_dasharray=dashes or None, data_role=role,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Activation atlases: what a layer tells apart, as a plane of feature visualizations.
 
 After Carter et al. (2019, Activation Atlas): activations on a plane, the plane in bins, and of each
-bin a picture of what it stands for; bins of fewer activations are drawn smaller. Areas of bins that
+bin a picture of what it represents; bins of fewer activations are drawn smaller. Areas of bins that
 show the same concept carry its name.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 from PIL import Image
 
 from ablate.store import model_name, read_atlas, read_image, read_study
-from ablate.style import ACCENT, HAIRLINE, INK, MUTED, PAGE, VACANT
-from ablate.view import svg as drawing
+from ablate.style import ACCENT, HAIRLINE, INK, MUTED, VACANT, fit, ramp, text_width
+from ablate.view.chart import Labels
 from ablate.view.errors import PictureError
+from ablate.view.svg import MARGIN, Canvas, Point
 
-MARGIN = 80
 HEAD = 128
 BODY = (MARGIN - 10, MARGIN + HEAD - 24)  # upper left corner of what is below the header
 PITCH, BROAD = 66.0, 200.0  # of a bin in an atlas that stands alone
@@ -39,22 +39,41 @@ MOST = 44  # names of concepts
 SMALL = 11.0  # their type at least
 KINDS = {
     "picture": "Tiles: feature visualizations of the mean of a bin's vectors.",
-    "patch": "Tiles: the patch of an image whose vector lies nearest to the middle of its bin.",
+    "patch": "Tiles: the patch of an image whose vector is nearest to the middle of its bin.",
 }
+METHODS = {
+    "pca": "Plane: the first two principal components of the vectors, across and up",
+    "som": "Plane: a self-organizing map (Kohonen 1982); neighbors are alike",
+    "umap": "Plane: UMAP (McInnes et al. 2018); near is alike, far is not to scale",
+}
+EVEN = "; along both axes bins are as wide as to hold about as many vectors"
 DARK, GROWN = 0.5, 2.0  # shares of what was expected, and less or more
 LISTED = 12  # concepts that lost most
 FADED = 0.22
 STRIKE = 1.4  # thickness
 BESIDES = 370.0  # width of each of two atlases at least
-MARK = drawing.ramp(0.78)
-PLAIN = drawing.ramp(0.16)  # tiles of atlases without pictures
-BEFORE, AFTER = drawing.ramp(0.25), drawing.ramp(0.7)  # bars of concepts
+MARK = ramp(0.78)
+PLAIN = ramp(0.16)  # tiles of atlases without pictures
+BEFORE, AFTER = ramp(0.25), ramp(0.7)  # bars of concepts
+EXPECTED = (
+    "Expected: the baseline's, scaled to as many in all; a change counts where it exceeds two"
+    " deviations of chance. Tiles are as large as in the baseline's scale."
+)
 Place = tuple[int, int]  # row, column
 
 
 @dataclass(frozen=True)
 class _Bin:
-    """A bin. `after`: vectors of the variant; None where there is none."""
+    """A bin of an atlas.
+
+    Attributes:
+        row: From the top.
+        column: From the left.
+        count: Vectors of the baseline.
+        concepts: With their lift, the most first.
+        path: Of its picture; None where there is none.
+        after: Vectors of the variant; None where there is no variant.
+    """
 
     row: int
     column: int
@@ -70,10 +89,20 @@ class _Bin:
 
 @dataclass(frozen=True)
 class _Atlas:
-    told: Mapping[str, Any]
+    """An atlas as it is stored: `facts` are what `atlas.json` contains besides the bins."""
+
+    facts: Mapping[str, Any]
     rows: int
     columns: int
     bins: tuple[_Bin, ...]
+
+    @property
+    def variant(self) -> str:
+        return str(self.facts.get("variant") or "")
+
+    @property
+    def module(self) -> str:
+        return str(self.facts.get("module") or "")
 
     @property
     def most(self) -> int:
@@ -90,45 +119,50 @@ class _Atlas:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where the bins of an atlas are drawn."""
+    """Where the bins of an atlas are drawn; `pitch` is the side of a bin."""
 
     left: float
     top: float
     pitch: float
 
-    def corner(self, b: _Bin, side: float) -> tuple[float, float]:
+    def corner(self, b: _Bin, side: float) -> Point:
         """Of a tile in the middle of its bin."""
         edge = (self.pitch - side) / 2
         return self.left + b.column * self.pitch + edge, self.top + b.row * self.pitch + edge
 
 
 def svg(folder: Path, picture: str = "picture") -> str:
-    """The atlas of a study. `picture`: of each bin its feature visualization (`picture`) or the
-    patch of an image that lies nearest to its middle (`patch`).
+    """Draw the atlas of a study.
 
-    Raises `PictureError` where the folder has no atlas, or for another kind of picture.
+    Args:
+        folder: Of the study.
+        picture: Of each bin its feature visualization (`picture`), or the patch of an image that is
+            nearest to its middle (`patch`).
+
+    Raises:
+        PictureError: The folder has no atlas, or there is no such kind of picture.
     """
     atlas = _read(folder, picture)
     pitch = min(max(NARROW / max(atlas.rows, atlas.columns), PITCH), BROAD)
     width, height = atlas.columns * pitch, atlas.rows * pitch
     left, top = float(MARGIN), float(MARGIN + HEAD)
-    stock, at = _Stock(atlas.bins, pitch), _Frame(left, top, pitch)
-    drawn = [_tile(atlas, b, stock, at, b.count) for b in atlas.bins]
-    names = _names(atlas, at, 1)
+    canvas, stock, at = Canvas(), _Stock(atlas.bins, pitch), _Frame(left, top, pitch)
+    stock.define(canvas)
+    for b in atlas.bins:
+        _draw_tile(canvas, atlas, b, stock, at, b.count)
+    named = _draw_names(canvas, atlas, at, 1)
     beside = width < BESIDE
     room = COLUMN if beside else max(width, LINE)
     x, y = (left + width + 60, top) if beside else (left, top + height + 34)
-    legend, y = _scale(atlas, x, y, room)
-    told = _facts(atlas)
-    notes = [*_tiles(atlas, picture), *_named(names), _method(atlas)]
-    notes += told if beside else [" · ".join(told)]
-    foot, y = _notes(notes, x, y + 34, room)
-    study, about = read_study(folder), f"Activation atlas of {atlas.told.get('module', '')}"
+    y = _draw_sizes(canvas, atlas, x, y, room)
+    facts = _facts(atlas)
+    notes = [*_notes(atlas, picture, named), *(facts if beside else [" · ".join(facts)])]
+    y = _write(canvas, notes, x, y + 34, room)
+    name, about = read_study(folder).name, f"Activation atlas of {atlas.module}"
     full = width + 60 + COLUMN if beside else room
-    return drawing.document(
-        full + 2 * MARGIN, max(top + height, y - 20) + MARGIN - 10, stock.defined(),
-        drawing.header(study.name, about, MARGIN, full), *drawn, names, legend, foot,
-        label=f"{about} of {study.name}",
+    return canvas.document(
+        full + 2 * MARGIN, max(top + height, y - 20) + MARGIN - 10, name=name, about=about,
+        label=f"{about} of {name}",
     )  # fmt: skip
 
 
@@ -136,8 +170,8 @@ def _read(folder: Path, picture: str) -> _Atlas:
     if picture not in KINDS:
         known = " and ".join(KINDS)
         raise PictureError(f"tiles show no `{picture}`; choose one of {known}")
-    told = read_atlas(folder)
-    if told is None:
+    facts = read_atlas(folder)
+    if facts is None:
         raise PictureError(f"{folder} has no atlas.json to draw from")
     bins = tuple(
         _Bin(
@@ -146,85 +180,74 @@ def _read(folder: Path, picture: str) -> _Atlas:
             read_image(folder, b.get(picture)),
             b.get("variant"),
         )
-        for b in told["bins"]
+        for b in facts["bins"]
     )  # fmt: skip
-    return _Atlas(told, told["rows"], told["columns"], bins)
+    return _Atlas(facts, facts["rows"], facts["columns"], bins)
 
 
 def _facts(atlas: _Atlas) -> list[str]:
-    found = [model_name(atlas.told.get("model")), str(atlas.told.get("component") or "")]
-    found += [str(atlas.told.get("module") or ""), _counted(atlas.told["vectors"], "vector")]
     filled = sum(b.count > 0 for b in atlas.bins)
-    found.append(f"{atlas.rows} × {atlas.columns} bins, {filled:,} of them filled")
-    return [fact for fact in found if fact]
+    facts = [
+        model_name(atlas.facts.get("model")),
+        str(atlas.facts.get("component") or ""),
+        atlas.module,
+        _counted(atlas.facts["vectors"], "vector"),
+        f"{atlas.rows} × {atlas.columns} bins, {filled:,} of them filled",
+    ]
+    return [fact for fact in facts if fact]
 
 
-def _tiles(atlas: _Atlas, picture: str) -> list[str]:
-    """What the tiles are, of those that there are."""
+def _notes(atlas: _Atlas, picture: str, named: bool) -> list[str]:
+    """What the tiles and names are, of those that there are, and the plane."""
     seen = [b.path is not None for b in atlas.bins if b.count]
-    if not any(seen):
-        return ["Tiles: bins, as large as they hold vectors; there are no pictures of them."]
-    return [KINDS[picture], *(["Empty tiles: bins without a picture."] * (not all(seen)))]
+    notes = ["Tiles: bins, as large as they hold vectors; there are no pictures of them."]
+    if any(seen):
+        notes = [KINDS[picture], *(["Empty tiles: bins without a picture."] * (not all(seen)))]
+    if named:
+        notes.append("Names: the concept of most lift, in areas of bins that share it.")
+    method = str(atlas.facts.get("method", ""))
+    even = atlas.facts.get("spread") == "even" and method != "som"
+    return [*notes, f"{METHODS.get(method, f'Plane: {method}')}{EVEN * even}."]
 
 
-def _named(names: str) -> list[str]:
-    return ["Names: the concept of most lift, in areas of bins that share it."] * bool(names)
-
-
-def _notes(notes: Sequence[str], x: float, y: float, room: float) -> tuple[str, float]:
-    """Paragraphs, the first baseline at `y`; and where the next would be."""
-    drawn = []
+def _write(canvas: Canvas, notes: Sequence[str], x: float, y: float, room: float) -> float:
+    """Write paragraphs, the first baseline at `y`; return where the next would be."""
     for note in notes:
-        part, y = drawing.paragraph(x, y, note, 16, room)
-        drawn.append(part)
-        y += 2
-    return "".join(drawn), y
+        y = canvas.paragraph(x, y, note, 16, room) + 2
+    return y
 
 
 def _counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
-def _method(atlas: _Atlas) -> str:
-    by = str(atlas.told.get("method", ""))
-    even = atlas.told.get("spread") == "even" and by != "som"
-    told = {
-        "pca": "Plane: the first two principal components of the vectors, across and up",
-        "som": "Plane: a self-organizing map (Kohonen 1982); neighbors are alike",
-        "umap": "Plane: UMAP (McInnes et al. 2018); near is alike, far is not to scale",
-    }.get(by, f"Plane: {by}")
-    evened = "; along both axes bins are as wide as to hold about as many vectors" if even else ""
-    return f"{told}{evened}."
-
-
 class _Stock:
     """Pictures of bins, each embedded once however often it is drawn, and small in all."""
 
     def __init__(self, bins: Sequence[_Bin], side: float) -> None:
-        self.names: dict[Path, str] = {}
         paths = dict.fromkeys(b.path for b in bins if b.path is not None and b.count)
         for most, quality in QUALITIES:
-            data = [_packed(path, min(most, round(1.7 * side)), quality) for path in paths]
-            if sum(map(len, data)) <= BUDGET:
+            self.data = [_packed(path, min(most, round(1.7 * side)), quality) for path in paths]
+            if sum(map(len, self.data)) <= BUDGET:
                 break
-        self.data = data
         self.names = {path: f"bin{i}" for i, path in enumerate(paths)}
 
-    def defined(self) -> str:
-        """The pictures, each a unit square."""
-        return drawing.element("defs", *(
-            drawing.element(
-                "image", id=f"bin{i}", width=1, height=1, preserveAspectRatio="none",
-                href=f"data:image/webp;base64,{base64.b64encode(data).decode()}",
-            )
-            for i, data in enumerate(self.data)
-        ))  # fmt: skip
+    def define(self, canvas: Canvas) -> None:
+        """Embed the pictures, each a unit square."""
+        with canvas.group(tag="defs"):
+            for name, data in zip(self.names.values(), self.data, strict=True):
+                canvas.element(
+                    "image", id=name, width=1, height=1, preserveAspectRatio="none",
+                    href=f"data:image/webp;base64,{base64.b64encode(data).decode()}",
+                )  # fmt: skip
 
-    def drawn(self, path: Path, x: float, y: float, side: float, opacity: float | None) -> str:
-        """A picture at a place."""
-        return drawing.element(
+    def draw(
+        self, canvas: Canvas, path: Path, at: Point, side: float, opacity: float | None
+    ) -> None:
+        """Draw a picture at a place."""
+        canvas.element(
             "use", href=f"#{self.names[path]}", opacity=opacity,
-            transform=f"translate({x:.1f} {y:.1f}) scale({side:.2f})",
+            transform=f"translate({at[0]:.1f} {at[1]:.1f}) scale({side:.2f})",
         )  # fmt: skip
 
 
@@ -239,56 +262,62 @@ def _packed(path: Path, side: int, quality: int) -> bytes:
     return data.getvalue()
 
 
-def _tile(
-    atlas: _Atlas, b: _Bin, stock: _Stock, at: _Frame, count: float, opacity: float | None = None
-) -> str:
-    """A bin, as large as `count` tells."""
+def _draw_tile(
+    canvas: Canvas,
+    atlas: _Atlas,
+    b: _Bin,
+    stock: _Stock,
+    at: _Frame,
+    count: float,
+    opacity: float | None = None,
+) -> None:
+    """Draw a bin, as large as for that count of vectors."""
     side = atlas.side(count) * at.pitch
     if not side:
-        return ""
-    x, y = at.corner(b, side)
-    told = _counted(b.count, "vector")
+        return
+    place = at.corner(b, side)
+    facts = _counted(b.count, "vector")
     if b.after is not None:
-        told += f", {b.after:,} with {atlas.told.get('variant')}"
-    told += "".join(f"\n{concept} × {lift:.1f}" for concept, lift in b.concepts)
-    if b.path is not None:
-        inside = stock.drawn(b.path, x, y, side, opacity)
-    elif stock.data:
-        inside = drawing.rect(x, y, side, side, VACANT, stroke=HAIRLINE, opacity=opacity)
-    else:
-        inside = drawing.rect(x, y, side, side, PLAIN, opacity=opacity)
-    return drawing.element("g", drawing.tooltip(told), inside)
+        facts += f", {b.after:,} with {atlas.facts.get('variant')}"
+    facts += "".join(f"\n{concept} × {lift:.1f}" for concept, lift in b.concepts)
+    with canvas.group(facts):
+        if b.path is not None:
+            stock.draw(canvas, b.path, place, side, opacity)
+        elif stock.data:
+            canvas.rect(*place, side, side, VACANT, stroke=HAIRLINE, opacity=opacity)
+        else:
+            canvas.rect(*place, side, side, PLAIN, opacity=opacity)
 
 
-def _scale(atlas: _Atlas, x: float, y: float, room: float) -> tuple[str, float]:
-    """What the sizes of tiles mean, each in its bin; and where what follows may begin."""
+def _draw_sizes(canvas: Canvas, atlas: _Atlas, x: float, y: float, room: float) -> float:
+    """Draw what the sizes of tiles mean, each in its bin; return where they end."""
     counts = [b.count for b in atlas.bins if b.count]
     if not counts:
-        return "", y
+        return y
     least = max(1, math.ceil(SMALLEST**2 * atlas.most), min(counts))
     keys = {atlas.most: "≥ " * (max(counts) > atlas.most)}
     if least < atlas.most:
         keys = {least: "≤ " * (min(counts) < least), **keys}
         keys.setdefault(max(round(atlas.most / 3), least), "")
-    words = {count: f"{keys[count]}{count:,}" for count in sorted(keys)}
+    labels = {count: f"{keys[count]}{count:,}" for count in sorted(keys)}
     title, step = "Vectors in a bin", KEY + 42
-    start = drawing.length(title, 16) + 26
-    wide = sum(step + drawing.length(told, 16) for told in words.values())
-    drawn = [drawing.text(x, y + (KEY / 2 + 5 if start + wide <= room else 16), title, 16, MUTED)]
-    at, y = (x + start, y) if start + wide <= room else (x, y + 34)
-    for count, told in words.items():
+    start = text_width(title, 16) + 26
+    in_line = start + sum(step + text_width(label, 16) for label in labels.values()) <= room
+    canvas.text(x, y + (KEY / 2 + 5 if in_line else 16), title, 16, MUTED)
+    at, y = (x + start, y) if in_line else (x, y + 34)
+    for count, label in labels.items():
         side, edge = atlas.side(count) * KEY, (1 - atlas.side(count)) * KEY / 2
-        drawn.append(drawing.rect(at, y, KEY, KEY, stroke=HAIRLINE))
-        drawn.append(drawing.rect(at + edge, y + edge, side, side, PLAIN))
-        drawn.append(drawing.text(at + KEY + 10, y + KEY / 2 + 5, told, 16, MUTED))
-        at += step + drawing.length(told, 16)
-    return "".join(drawn), y + KEY
+        canvas.rect(at, y, KEY, KEY, stroke=HAIRLINE)
+        canvas.rect(at + edge, y + edge, side, side, PLAIN)
+        canvas.text(at + KEY + 10, y + KEY / 2 + 5, label, 16, MUTED)
+        at += step + text_width(label, 16)
+    return y + KEY
 
 
 def _areas(bins: Sequence[_Bin]) -> Iterator[tuple[str, list[Place]]]:
     """Bins that touch and share their first concept, the largest areas first."""
     left = {(b.row, b.column): b.concept for b in bins if b.count and b.concept}
-    found = []
+    areas = []
     while left:
         start, concept = next(iter(left.items()))
         area, reached = [], [start]
@@ -301,61 +330,59 @@ def _areas(bins: Sequence[_Bin]) -> Iterator[tuple[str, list[Place]]]:
                 if left.get(near) == concept:
                     del left[near]
                     reached.append(near)
-        found.append((concept, sorted(area)))
-    yield from sorted(found, key=lambda one: (-len(one[1]), one[1]))
+        areas.append((concept, sorted(area)))
+    yield from sorted(areas, key=lambda one: (-len(one[1]), one[1]))
 
 
-def _names(atlas: _Atlas, at: _Frame, zoom: float) -> str:
-    """Names of concepts on their areas, none over another."""
-    taken: list[tuple[float, float, float, float]] = []
-    drawn: list[str] = []
-    seen: set[str] = set()
+def _draw_names(canvas: Canvas, atlas: _Atlas, at: _Frame, zoom: float) -> bool:
+    """Write names of concepts on their areas, none over another; return whether there are any."""
+    labels, seen = Labels(), set()
     width, least = atlas.columns * at.pitch, 2 if at.pitch < LARGE else 1
     for concept, area in _areas(atlas.bins):
         small = len(area) < 3 and concept in seen
-        if len(drawn) == MOST or small or len(area) < least:
+        if len(labels.taken) == MOST or small or len(area) < least:
             continue
         size = min(17 + 3.4 * math.sqrt(len(area)), 44) * zoom
         shown, size = _fitted(concept, size, width - 10)
-        half, tall = drawing.length(shown, size, True) / 2 + 5, 0.62 * size
+        half = text_width(shown, size, True) / 2 + 5
         middle = [sum(place[i] for place in area) / len(area) for i in (0, 1)]
-        for row, column in sorted(area, key=lambda place: math.dist(place, middle)):
-            x, y = at.left + (column + 0.5) * at.pitch, at.top + (row + 0.5) * at.pitch
-            x = min(max(x, at.left + half), at.left + width - half)
-            box = x - half, y - tall, x + half, y + tall
-            if all(
-                box[0] >= c or a >= box[2] or box[1] >= d or b >= box[3] for a, b, c, d in taken
-            ):
-                taken.append(box)
-                seen.add(concept)
-                drawn.append(drawing.text(
-                    x, y + 0.36 * size, shown, size, INK, bold=True, anchor="middle",
-                    stroke=PAGE, stroke_width=0.26 * size, stroke_linejoin="round",
-                    paint_order="stroke", pointer_events="none",
-                ))  # fmt: skip
-                break
-    return "".join(drawn)
+        area.sort(key=lambda place: math.dist(place, middle))
+        across = (min(max((column + 0.5) * at.pitch, half), width - half) for _, column in area)
+        down = ((row + 0.5) * at.pitch for row, _ in area)
+        spots = [(at.left + x, at.top + y) for x, y in zip(across, down, strict=True)]
+        spot = labels.place(spots, (half, 0.62 * size))
+        if spot:
+            seen.add(concept)
+            canvas.text(
+                spot[0], spot[1] + 0.36 * size, shown, size, bold=True, anchor="middle",
+                halo=0.26 * size, stroke_linejoin="round", pointer_events="none",
+            )  # fmt: skip
+    return bool(seen)
 
 
 def _fitted(words: str, size: float, width: float) -> tuple[str, float]:
-    """Bold type no wider than that: smaller where it has to be, and elided where that is not
-    enough."""
-    long = drawing.length(words, size, True)
-    size = max(min(size, size * width / max(long, 1)), SMALL)
-    while len(words) > 1 and drawing.length(words, size, True) > width:
+    """Bold type no wider than that: smaller where necessary, and elided where that is too wide."""
+    size = max(min(size, size * width / max(text_width(words, size, True), 1)), SMALL)
+    while len(words) > 1 and text_width(words, size, True) > width:
         words = words.removesuffix("…")[:-1].rstrip() + "…"
     return words, size
 
 
-def compared(folder: Path) -> str:
-    """The baseline's atlas beside a variant's: which bins went dark, and which grew.
+# ------------------------------------------------------------ two beside one another
 
-    Counts are compared as shares of all vectors. Raises `PictureError` where there is no variant.
+
+def compared(folder: Path) -> str:
+    """Draw the baseline's atlas beside a variant's: which bins went dark, and which grew.
+
+    Counts are compared as shares of all vectors.
+
+    Raises:
+        PictureError: There is no variant.
     """
     atlas = _read(folder, "picture")
     picture = "picture" if any(b.path for b in atlas.bins) else "patch"
     atlas = _read(folder, picture)
-    variant = str(atlas.told.get("variant") or "")
+    variant = atlas.variant
     if not variant or all(b.after is None for b in atlas.bins):
         raise PictureError(f"the atlas of {folder} is of no variant beside the baseline")
     pitch = min(max(800 / max(atlas.rows, atlas.columns), 34), LARGE)
@@ -363,61 +390,52 @@ def compared(folder: Path) -> str:
     left, right, top = float(MARGIN), MARGIN + wide + gap, float(MARGIN + HEAD + 34)
     room = max(2 * wide + gap, LINE)
     stock, at, to = _Stock(atlas.bins, pitch), _Frame(left, top, pitch), _Frame(right, top, pitch)
-    total = (
-        int(atlas.told["vectors"]),
-        int(atlas.told.get("variant_vectors") or sum(b.after or 0 for b in atlas.bins)),
-    )  # those outside of the grid are among them
-    share = total[0] / max(total[1], 1)  # what a vector of the variant counts
-    drawn = [_tile(atlas, b, stock, at, b.count) for b in atlas.bins]
-    names = _names(atlas, at, 0.72)
+    vectors = int(atlas.facts["vectors"])  # those outside of the grid are among them
+    changed = int(atlas.facts.get("variant_vectors") or sum(b.after or 0 for b in atlas.bins))
+    share = vectors / max(changed, 1)  # what a vector of the variant counts
+    canvas, marks = Canvas(), Canvas()
+    stock.define(canvas)
+    bottom = _draw_losses(canvas, atlas, left, top + atlas.rows * pitch + 30, room)
+    for b in atlas.bins:
+        _draw_tile(canvas, atlas, b, stock, at, b.count)
     dark = grown = 0
-    marks = []
     for b in atlas.bins:
         after = (b.after or 0) * share
         change = _change(b.count, after)
         went = change < 0
         size = b.count if went else after
-        drawn.append(_tile(atlas, b, stock, to, size, FADED * went or None))
+        _draw_tile(canvas, atlas, b, stock, to, size, FADED * went or None)
         if change:
-            marks.append(_mark(atlas, b, to, after, went))
+            side = atlas.side(size) * pitch
+            _mark(marks, *to.corner(b, side), side, went)
         dark, grown = dark + went, grown + (change > 0)
     for x, words, color in ((left, "baseline", ACCENT), (right, variant, INK)):
-        (shown,) = drawing.fit(words, 19, wide) or [""]
-        drawn.append(drawing.text(x, top - 22, shown, 20, color, bold=True))
-    listed, bottom = _dark(atlas, left, top + atlas.rows * pitch + 30, room)
-    notes = [*atlas.told.get("notes", []), _changes(dark, grown)]
-    notes += [*_tiles(atlas, picture), *_named(names), _method(atlas)]
-    notes.append(f"Vectors: {total[0]:,} of the baseline, {total[1]:,} of the variant.")
-    foot, bottom = _notes([*notes, " · ".join(_facts(atlas))], left, bottom, room)
-    study, about = (
-        read_study(folder),
-        f"What {variant} does to {atlas.told.get('module', '')}",
-    )
-    return drawing.document(
-        room + 2 * MARGIN, bottom + MARGIN - 25, stock.defined(),
-        drawing.header(study.name, about, MARGIN, room), listed, *drawn, names, *marks, foot,
-        label=f"{about}, of {study.name}",
+        canvas.text(x, top - 22, fit(words, 19, wide), 20, color, bold=True)
+    named = _draw_names(canvas, atlas, at, 0.72)
+    canvas.add(marks)
+    counts = f"Vectors: {vectors:,} of the baseline, {changed:,} of the variant."
+    notes = [*atlas.facts.get("notes", []), _changes(dark, grown), *_notes(atlas, picture, named)]
+    bottom = _write(canvas, [*notes, counts, " · ".join(_facts(atlas))], left, bottom, room)
+    name, about = read_study(folder).name, f"What {variant} does to {atlas.module}"
+    return canvas.document(
+        room + 2 * MARGIN, bottom + MARGIN - 25, name=name, about=about,
+        label=f"{about}, of {name}",
     )  # fmt: skip
 
 
 def _changes(dark: int, grown: int) -> str:
     """What is marked in a comparison, of what there is."""
-    told = []
+    changes = []
     if dark:
-        told.append(
+        changes.append(
             f"Faded and struck: {_counted(dark, 'bin')} that went dark, with less than half of the"
             " vectors expected."
         )
     if grown:
-        told.append(f"Framed: {_counted(grown, 'bin')} that grew to twice as many or more.")
-    if not told:
-        told.append(
-            "No bin went dark, to less than half of the vectors expected, nor grew twofold."
-        )
-    return " ".join([
-        *told, "Expected: the baseline's, scaled to as many in all; a change counts where it"
-        " exceeds two deviations of chance. Tiles are as large as in the baseline's scale.",
-    ])  # fmt: skip
+        changes.append(f"Framed: {_counted(grown, 'bin')} that grew to twice as many or more.")
+    if not changes:
+        changes = ["No bin went dark, to less than half of the vectors expected, nor grew twofold."]
+    return " ".join([*changes, EXPECTED])
 
 
 def _change(before: int, after: float) -> int:
@@ -428,65 +446,49 @@ def _change(before: int, after: float) -> int:
     return int(after > GROWN * before and after - before > chance)
 
 
-def _mark(atlas: _Atlas, b: _Bin, at: _Frame, after: float, dark: bool) -> str:
-    side = atlas.side(b.count if dark else after) * at.pitch
-    x, y = at.corner(b, side)
+def _mark(canvas: Canvas, x: float, y: float, side: float, dark: bool) -> None:
+    """Strike a tile that went dark, and frame one that grew."""
     if dark:
-        inner = STRIKE / 2  # so that its ends lie within the tile
-        ends = (x + inner, y + side - inner), (x + side - inner, y + inner)
-        return drawing.line(ends, INK, STRIKE)
-    return drawing.rect(x, y, side, side, stroke=MARK, stroke_width=3)
+        inner = STRIKE / 2  # so that its ends are within the tile
+        ends = [(x + inner, y + side - inner), (x + side - inner, y + inner)]
+        canvas.line(ends, INK, STRIKE)
+    else:
+        canvas.rect(x, y, side, side, stroke=MARK, stroke_width=3)
 
 
-def _dark(atlas: _Atlas, x: float, y: float, width: float) -> tuple[str, float]:
-    """The concepts that lost most, before and after, as bars; and where what follows begins."""
-    lost = [
-        (str(d["concept"]), float(d["before"]), float(d["after"]))
-        for d in atlas.told.get("dark", [])
-    ]
+def _draw_losses(canvas: Canvas, atlas: _Atlas, x: float, y: float, width: float) -> float:
+    """Draw the concepts that lost most, before and after, as bars; return where they end."""
+    lost = [(str(d["concept"]), float(d["before"]), float(d["after"]))
+            for d in atlas.facts.get("dark", [])]  # fmt: skip
     if not lost:
-        return "", y + 20
-    shares = all(0 <= v <= 1 for _, *both in lost for v in both)
-    lost, left_out = lost[:LISTED], len(lost) - LISTED
+        return y + 20
+    form = "{:,.4g}"
+    if all(0 <= value <= 1 for _, *both in lost for value in both):
+        lost, form = [(c, 100 * before, 100 * after) for c, before, after in lost], "{:.3g} %"
     title = "Concepts that lost most of the vectors in their own bins"
-    drawn = [drawing.text(x, y + 18, title, 18, bold=True)]
-    at = x + drawing.length(title, 18, True) + 26
-    for words, color in (("baseline", BEFORE), (str(atlas.told["variant"]), AFTER)):
-        drawn.append(drawing.rect(at, y + 7, 12, 12, color))
-        (words,) = drawing.fit(words, 15, min(500, x + width - at - 19)) or [""]
-        drawn.append(drawing.text(at + 19, y + 18, words, 15, MUTED))
-        at += 19 + drawing.length(words, 15) + 22
+    canvas.text(x, y + 18, title, 18, bold=True)
+    at = x + text_width(title, 18, True) + 26
+    for words, color in (("baseline", BEFORE), (atlas.variant, AFTER)):
+        canvas.rect(at, y + 7, 12, 12, color)
+        words = fit(words, 15, min(500, x + width - at - 19))
+        canvas.text(at + 19, y + 18, words, 15, MUTED)
+        at += 19 + text_width(words, 15) + 22
     y += 52
-    top = max(max(before, after) for _, before, after in lost) or 1
-    across = 3 if len(lost) > 4 and width > 1200 else 2
-    cell = (width - (across - 1) * 50) / across
-    rows = math.ceil(len(lost) / across)
-    for i, one in enumerate(lost):
+    shown = lost[:LISTED]
+    top = max(max(before, after) for _, before, after in shown) or 1
+    across = 3 if len(shown) > 4 and width > 1200 else 2
+    cell, rows = (width - (across - 1) * 50) / across, math.ceil(len(shown) / across)
+    named = 130.0
+    longest = cell - named - 150
+    for i, (concept, before, after) in enumerate(shown):
         at, line = x + i // rows * (cell + 50), y + i % rows * 34
-        drawn.append(_loss(one, top, shares, at, line, cell))
+        canvas.text(at, line + 5, fit(concept, 15, named - 10), 15, bold=True)
+        canvas.rect(at + named, line - 8, max(longest * before / top, 1), 7, BEFORE)
+        canvas.rect(at + named, line + 1, max(longest * after / top, 1), 7, AFTER)
+        words = f"{form.format(before)} → {form.format(after)}"
+        canvas.text(at + cell, line + 5, words, 15, MUTED, anchor="end")
     y += rows * 34
-    if left_out > 0:
-        drawn.append(drawing.text(x, y, f"and {left_out} more", 15, MUTED))
+    if len(lost) > LISTED:
+        canvas.text(x, y, f"and {len(lost) - LISTED} more", 15, MUTED)
         y += 24
-    return "".join(drawn), y + 24
-
-
-def _loss(
-    lost: tuple[str, float, float], top: float, shares: bool, x: float, y: float, width: float
-) -> str:
-    """A concept before and after: two bars with their figures."""
-    concept, before, after = lost
-
-    def figure(value: float) -> str:
-        return f"{100 * value:.3g} %" if shares else f"{value:,.4g}"
-
-    named, room = 130.0, width - 130 - 150
-    (word,) = drawing.fit(concept, 15, named - 10) or [""]
-    return (
-        drawing.text(x, y + 5, word, 15, bold=True)
-        + drawing.rect(x + named, y - 8, max(room * before / top, 1), 7, BEFORE)
-        + drawing.rect(x + named, y + 1, max(room * after / top, 1), 7, AFTER)
-        + drawing.text(
-            x + width, y + 5, f"{figure(before)} → {figure(after)}", 15, MUTED, anchor="end"
-        )
-    )
+    return y + 24

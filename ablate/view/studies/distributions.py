@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from ablate.store import Study, footer, read_study, shortened
-from ablate.style import HAIRLINE, INK, MUTED, PAGE, Color
-from ablate.view import svg as drawing
+from ablate.style import HAIRLINE, INK, MUTED, PAGE, Color, elide, elide_path, ramp, text_width
+from ablate.view.chart import Axis, Scale
 from ablate.view.errors import PictureError
+from ablate.view.svg import MARGIN, Canvas, Point
 
-MARGIN = 80
 HEAD = 178
 BODY = (MARGIN - 10, MARGIN + HEAD - 84)  # upper left corner of what is below the header
 WIDE = 760  # of the axis from 0 to 1
@@ -30,22 +30,45 @@ BINS = 100  # of the axis
 SMOOTH = 1.6  # deviation of the kernel, in bins
 FEW = 20  # units at least that have a density
 DOTTED = 160  # units at most that are drawn one by one
-SHARE = 95  # per cent of units by chance lie below what counts as beyond chance
+SHARE = 95  # per cent of units by chance are below what counts as beyond chance
 NAMED = 3  # concepts written at the end of a row
 CONCEPTS = "concepts of the most selective units"
 NONE = "no unit tells concepts apart"
 ABOUT = "How much more each unit answers to one concept than to the others, by layer."
-FILL, LINE = drawing.ramp(0.5), drawing.ramp(0.72)
+FILL, LINE = ramp(0.5), ramp(0.72)
+COLUMNS = ("component", "module", "stage", "selectivity", "chance", "concept")  # of the table
+NOTES = [
+    "Class selectivity of a unit: (μ of its best concept − mean μ of the others) / their sum;"
+    " 0: all concepts alike, 1: one concept alone (Leavitt & Morcos 2020).",
+]
+BY_CHANCE = [
+    "Filled: density of a layer's units. Gray: the same with the samples' labels shuffled."
+    " Each to its own peak. Vertical bar: median. Dots: single units.",
+    f"Beyond chance: share of units above the {SHARE}th percentile by chance of their layer;"
+    f" without any selectivity it would be {100 - SHARE} %.",
+]
+NO_CHANCE = [
+    "Filled: density of a layer's units, to its own peak. Vertical bar: median. Dots: single"
+    " units.",
+    "By chance cannot be told with one sample a concept: shuffled labels deal out the same means.",
+]
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """The units of a layer, (units,): selectivity and the same by chance, in 0 to 1; `chance` is
-    empty where it cannot be told."""
+    """The units of a layer.
+
+    Attributes:
+        path: Of the module.
+        stage: Of the network.
+        values: Selectivity, 0 ... 1, shape (units,).
+        chance: The same by chance; empty where it is not known.
+        concepts: That each unit answers to most.
+    """
 
     path: str
     stage: str
-    own: np.ndarray
+    values: np.ndarray
     chance: np.ndarray
     concepts: tuple[str, ...]
 
@@ -54,23 +77,26 @@ class _Layer:
         """The share of units above what 95 % of them stay below by chance."""
         if not len(self.chance):
             return "–"
-        return f"{100 * np.mean(self.own > np.percentile(self.chance, SHARE)):.0f} %"
+        return f"{100 * np.mean(self.values > np.percentile(self.chance, SHARE)):.0f} %"
 
     def best(self) -> list[tuple[str, float]]:
-        """The concepts of the most selective units, each once; of units that answer to all alike,
-        or to nothing, none."""
-        found: dict[str, float] = {}
-        for i in np.argsort(-self.own, kind="stable").tolist():
-            if len(found) == NAMED or not self.own[i]:
+        """The concepts of the most selective units, each once, with their selectivity.
+
+        None of units that answer to all concepts alike, or to nothing.
+        """
+        best: dict[str, float] = {}
+        for i in np.argsort(-self.values, kind="stable").tolist():
+            if len(best) == NAMED or not self.values[i]:
                 break
-            found.setdefault(self.concepts[i], float(self.own[i]))
-        return list(found.items())
+            best.setdefault(self.concepts[i], float(self.values[i]))
+        return list(best.items())
 
 
 def svg(folder: Path) -> str:
-    """The distribution of class selectivity by layer of a study.
+    """Draw the distribution of class selectivity by layer of a study.
 
-    Raises `PictureError` where the folder is no study or has no units.
+    Raises:
+        PictureError: The folder is no study or has no units.
     """
     study = read_study(folder)
     layers = list(_layers(folder / "units.csv"))
@@ -79,16 +105,15 @@ def svg(folder: Path) -> str:
     return _draw(study, layers)
 
 
-def _layers(path: Path) -> Iterable[_Layer]:
-    wanted = ("component", "module", "stage", "selectivity", "chance", "concept")
+def _layers(path: Path) -> Iterator[_Layer]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             head = next(rows, [])
-            lacking = [name for name in wanted if name not in head]
+            lacking = [name for name in COLUMNS if name not in head]
             if lacking:
                 raise PictureError(f"{path} has no column `{lacking[0]}`")
-            at = [head.index(name) for name in wanted]
+            at = [head.index(name) for name in COLUMNS]
             table: list[tuple[Any, ...]] = []
             for row in filter(None, rows):
                 if len(row) <= max(at):
@@ -96,49 +121,53 @@ def _layers(path: Path) -> Iterable[_Layer]:
                         f"{path}: line {rows.line_num} has {len(row)} values for the"
                         f" {len(head)} columns"
                     )
-                figures = (_figure(row[i], path, rows.line_num) for i in at[3:5])
+                figures = (_number(row[i], path, rows.line_num) for i in at[3:5])
                 table.append((*(row[i] for i in at[:3]), *figures, row[at[5]]))
     except FileNotFoundError:
         raise PictureError(f"{path.parent} has no units.csv to draw from") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PictureError(f"{path} cannot be read as a table: {error}") from error
     several = len({row[0] for row in table}) > 1
-    for (component, module, stage), own in groupby(table, key=lambda row: row[:3]):
-        found = [row for row in own if math.isfinite(row[3])]
-        if found:
-            chance = np.array([row[4] for row in found])
+    for (component, module, stage), units in groupby(table, key=lambda row: row[:3]):
+        finite = [row for row in units if math.isfinite(row[3])]
+        if finite:
+            chance = np.array([row[4] for row in finite])
             yield _Layer(
                 f"{component}.{module}" if several else module,
                 stage,
-                np.array([row[3] for row in found]).clip(0, 1),
+                np.array([row[3] for row in finite]).clip(0, 1),
                 chance[:0] if np.isnan(chance).all() else np.nan_to_num(chance).clip(0, 1),
-                tuple(row[5] for row in found),
+                tuple(row[5] for row in finite),
             )
 
 
-def _figure(written: str, path: Path, line: int) -> float:
+def _number(text: str, path: Path, line: int) -> float:
     """A number of the table; NaN where there is none."""
     try:
-        return float(written or "nan")
+        return float(text or "nan")
     except ValueError:
-        raise PictureError(f"{path}: line {line}: `{written[:60]}` is no number") from None
+        raise PictureError(f"{path}: line {line}: `{text[:60]}` is no number") from None
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where rows and columns lie. `pitch`: height of a row; `size`: of its type."""
+    """The canvas, and where rows and columns are on it.
 
-    x: float
+    Attributes:
+        axis: Of the selectivity.
+        pitch: Height of a row.
+        size: Of its type.
+    """
+
+    canvas: Canvas
+    axis: Axis
     pitch: float
     size: float
-
-    def at(self, value: float) -> float:
-        return self.x + WIDE * value
 
     @property
     def columns(self) -> tuple[float, float, float, float]:
         """Right ends of three columns of figures, and the left end of the concepts."""
-        right = self.x + WIDE
+        right = self.axis.end
         return right + 90, right + 178, right + 286, right + 322
 
 
@@ -146,189 +175,141 @@ def _draw(study: Study, layers: Sequence[_Layer]) -> str:
     pitch = float(np.clip(1500 / len(layers), 30, 92))
     size = 15.0 if pitch < 40 else 16.0
     groups = [list(group) for _, group in groupby(layers, key=lambda layer: layer.stage)]
-    named = [shortened([layer.path for layer in group]) for group in groups]
-    labels = [label for _, found in named for label in found]
-    side = min(max(200, *(drawing.length(label, size) + 26 for label in labels)), 430)
-    grid = _Grid(MARGIN + side, pitch, size)
-    heads = drawing.length(CONCEPTS, 15)
-    edge = grid.columns[3] + max(heads, *(_concepts(grid, layer, 0)[1] for layer in layers))
+    names = [shortened([layer.path for layer in group]) for group in groups]
+    labels = [label for _, short in names for label in short]
+    side = min(max(200, *(text_width(label, size) + 26 for label in labels)), 430)
+    axis = Axis(Scale(1, 0, "linear"), MARGIN + side, MARGIN + side + WIDE)
+    grid, measuring = (_Grid(Canvas(), axis, pitch, size) for _ in range(2))
+    widths = (_concepts(measuring, layer, 0) for layer in layers)
+    edge = grid.columns[3] + max(text_width(CONCEPTS, 15), *widths)
     y = float(MARGIN + HEAD)
-    rows, top = [], y - 26
-    for group, (common, found) in zip(groups, named, strict=True):
+    top = y - 26
+    for group, (common, short) in zip(groups, names, strict=True):
         head = " · ".join(part for part in (group[0].stage, common) if part)
         if head:
             y += 22 if group is not groups[0] else 12
-            rows.append(drawing.text(
-                MARGIN, y, head, size, bold=True, stroke=PAGE, stroke_width=5, paint_order="stroke"
-            ))  # fmt: skip
-            start = max(MARGIN + drawing.length(head, size, True) + 14, grid.x)
-            rows.append(drawing.line([(start, y - 5), (edge, y - 5)], HAIRLINE))
+            grid.canvas.text(MARGIN, y, head, size, bold=True, halo=5)
+            start = max(MARGIN + text_width(head, size, True) + 14, axis.start)
+            grid.canvas.line([(start, y - 5), (edge, y - 5)], HAIRLINE)
             y += 16
-        for layer, label in zip(group, found, strict=True):
-            rows.append(_row(grid, layer, label, side - 22, y))
+        for layer, label in zip(group, short, strict=True):
+            _row(grid, layer, label, side - 22, y)
             y += pitch
         y += 8
-    width = max(edge + MARGIN, 1300)
-    notes = [
-        "Class selectivity of a unit: (μ of its best concept − mean μ of the others) / their sum;"
-        " 0: all concepts alike, 1: one concept alone (Leavitt & Morcos 2020).",
-        "Filled: density of a layer's units. Gray: the same with the samples' labels shuffled."
-        " Each to its own peak. Vertical bar: median. Dots: single units.",
-        f"Beyond chance: share of units above the {SHARE}th percentile by chance of their layer;"
-        f" without any selectivity it would be {100 - SHARE} %.",
-    ]
-    if not any(len(layer.chance) for layer in layers):
-        notes[1:] = [
-            "Filled: density of a layer's units, to its own peak. Vertical bar: median. Dots:"
-            " single units.",
-            "By chance cannot be told with one sample a concept: shuffled labels deal out the same"
-            " means.",
-        ]
-    lines = footer(study.facts, notes)
-    foot = "".join(
-        drawing.text(MARGIN, y + 72 + 24 * i, line, 15, MUTED) for i, line in enumerate(lines)
-    )
-    height = y + 72 + 24 * len(lines) + MARGIN - 30
-    return drawing.document(
-        width, height,
-        drawing.header(study.name, study.about or ABOUT, MARGIN, width - 2 * MARGIN),
-        _axis(grid, top, y), *rows, _heads(grid, top), foot,
-        label=f"Class selectivity by layer of {study.name}",
+    canvas, ticks = Canvas(), [(i / 5, f"{i / 5:g}") for i in range(6)]
+    axis.draw_ticks(canvas, ticks, (top, y), (top - 8, y + 20), 15)
+    canvas.add(grid.canvas)
+    _heads(canvas, grid, top)
+    notes = NOTES + (BY_CHANCE if any(len(layer.chance) for layer in layers) else NO_CHANCE)
+    bottom = canvas.lines(MARGIN, y + 72, footer(study.facts, notes), 15, 24)
+    return canvas.document(
+        max(edge + MARGIN, 1300), bottom + MARGIN - 30, name=study.name,
+        about=study.about or ABOUT, label=f"Class selectivity by layer of {study.name}",
     )  # fmt: skip
 
 
-def _axis(grid: _Grid, top: float, bottom: float) -> str:
-    drawn = []
-    for i in range(6):
-        x = grid.at(i / 5)
-        drawn.append(drawing.line([(x, top), (x, bottom)], HAIRLINE))
-        for y in (top - 8, bottom + 20):
-            drawn.append(drawing.text(x, y, f"{i / 5:g}", 15, MUTED, anchor="middle"))
-    return "".join(drawn)
-
-
-def _heads(grid: _Grid, top: float) -> str:
+def _heads(canvas: Canvas, grid: _Grid, top: float) -> None:
     one, two, three, four = grid.columns
-    y = top - 34
-    drawn = drawing.text(grid.x, y, "Class selectivity", 17, bold=True)
-    for x, words in ((one, "units"), (two, "median"), (three, "beyond")):
-        drawn += drawing.text(x, top - (25 if x == three else 8), words, 15, MUTED, anchor="end")
-    drawn += drawing.text(three, top - 8, "chance", 15, MUTED, anchor="end")
-    return drawn + drawing.text(four, top - 8, CONCEPTS, 15, MUTED)
+    canvas.text(grid.axis.start, top - 34, "Class selectivity", 17, bold=True)
+    for x, y, words in (
+        (one, top - 8, "units"),
+        (two, top - 8, "median"),
+        (three, top - 25, "beyond"),
+        (three, top - 8, "chance"),
+    ):
+        canvas.text(x, y, words, 15, MUTED, anchor="end")
+    canvas.text(four, top - 8, CONCEPTS, 15, MUTED)
 
 
-def _concepts(grid: _Grid, layer: _Layer, y: float) -> tuple[str, float]:
-    """The concepts of a layer's most selective units; and how wide they are."""
+def _concepts(grid: _Grid, layer: _Layer, y: float) -> float:
+    """Write the concepts of a layer's most selective units; return how wide they are."""
     start = x = grid.columns[3]
     best = layer.best()
     if not best:
-        return drawing.text(x, y, NONE, grid.size, MUTED), drawing.length(NONE, grid.size)
-    drawn = ""
+        grid.canvas.text(x, y, NONE, grid.size, MUTED)
+        return text_width(NONE, grid.size)
     for word, value in best:
-        shown = drawing.starting(word, grid.size, 150)
-        drawn += drawing.text(x, y, shown, grid.size)
-        x += drawing.length(shown, grid.size) + 6
-        drawn += drawing.text(x, y, f"{value:.2f}", 0.86 * grid.size, MUTED)
-        x += drawing.length(f"{value:.2f}", 0.86 * grid.size) + 16
-    return drawn, x - 16 - start
+        for words, size, color, gap in (
+            (elide(word, grid.size, 150), grid.size, INK, 6),
+            (f"{value:.2f}", 0.86 * grid.size, MUTED, 16),
+        ):
+            grid.canvas.text(x, y, words, size, color)
+            x += text_width(words, size) + gap
+    return x - 16 - start
 
 
-def _row(grid: _Grid, layer: _Layer, label: str, room: float, y: float) -> str:
-    """A layer whose row begins at `y`."""
-    count = len(layer.own)
+def _row(grid: _Grid, layer: _Layer, label: str, room: float, y: float) -> None:
+    """Draw a layer whose row begins at `y`."""
+    canvas, axis, count = grid.canvas, grid.axis, len(layer.values)
     dotted = FEW <= count <= DOTTED
     strip = min(14.0, 0.26 * grid.pitch) if dotted else 0.0
     base = y + grid.pitch - 5 - strip
     tall = base - y - 2
     middle = base - 1 - 0.2 * grid.size if grid.pitch < 40 else base - 0.3 * tall
-    median, chanced = float(np.median(layer.own)), len(layer.chance) > 0
-    told = f"{layer.path}\n{count:,} units, median {median:.3f}"
+    median, chanced = float(np.median(layer.values)), len(layer.chance) > 0
+    facts = f"{layer.path}\n{count:,} units, median {median:.3f}"
     if chanced:
-        by_chance = float(np.median(layer.chance))
-        told += f", by chance {by_chance:.3f}\n{layer.beyond} beyond chance"
-    drawn = [drawing.tooltip(told), drawing.rect(MARGIN, y, WIDE, grid.pitch, PAGE, opacity=0)]
-    if count >= FEW:
-        own = _density(layer.own)
-        ridge = _ridge(grid, own / own.max() * tall, base, FILL, LINE)
-        if chanced:
-            chance = _density(layer.chance)
-            chance = chance / chance.max() * tall
-            drawn.append(_ridge(grid, chance, base, HAIRLINE, None))
-            ridge += _outline(grid, chance, base)
-        drawn.append(ridge)
-        drawn.append(drawing.line([(grid.x, base), (grid.x + WIDE, base)], HAIRLINE))
+        facts += f", by chance {float(np.median(layer.chance)):.3f}\n{layer.beyond} beyond chance"
+    with canvas.group(facts):
+        canvas.rect(MARGIN, y, WIDE, grid.pitch, PAGE, opacity=0)
+        if count >= FEW:
+            points = _density(grid, layer.values, base, tall)
+            if chanced:
+                by_chance = _density(grid, layer.chance, base, tall)
+                _ridge(canvas, by_chance, base, HAIRLINE)
+            _ridge(canvas, points, base, FILL, 0.8)
+            canvas.line(points, LINE, 1.2)
+            if chanced:
+                canvas.line(by_chance, MUTED, 1, stroke_dasharray="2 3", opacity=0.8)
+        canvas.line([(axis.start, base), (axis.end, base)], HAIRLINE)
         if dotted:
-            drawn.append(_dots(grid, layer.own, base + 2, strip, 4, LINE))
-    else:
-        size = min(9.0, tall / 3)
-        drawn.append(drawing.line([(grid.x, base), (grid.x + WIDE, base)], HAIRLINE))
-        for values, tone in ((layer.chance, HAIRLINE), (layer.own, LINE)):
-            drawn.append(_dots(grid, values, base - 0.8 * tall, 0.75 * tall, size, tone))
-    x = grid.at(median)
-    drawn.append(drawing.line([(x, base - 0.55 * tall), (x, base + strip)], PAGE, 4.5))
-    drawn.append(drawing.line([(x, base - 0.55 * tall), (x, base + strip)], INK, 2.2))
-    one, two, three, _ = grid.columns
-    drawn.append(drawing.text(MARGIN, middle, drawing.path(label, grid.size, room), grid.size))
-    for at, words in (
-        (one, f"{count:,}"),
-        (two, f"{median:.2f}"),
-        (three, layer.beyond),
-    ):
-        drawn.append(drawing.text(at, middle, words, grid.size, MUTED, anchor="end"))
-    drawn.append(_concepts(grid, layer, middle)[0])
-    return drawing.element("g", *drawn)
+            _dots(grid, layer.values, base + 2, strip, 4, LINE)
+        if count < FEW:
+            size = min(9.0, tall / 3)
+            for values, tone in ((layer.chance, HAIRLINE), (layer.values, LINE)):
+                _dots(grid, values, base - 0.8 * tall, 0.75 * tall, size, tone)
+        bar = [(axis.at(median), base - 0.55 * tall), (axis.at(median), base + strip)]
+        canvas.line(bar, PAGE, 4.5)
+        canvas.line(bar, INK, 2.2)
+        canvas.text(MARGIN, middle, elide_path(label, grid.size, room), grid.size)
+        figures = (f"{count:,}", f"{median:.2f}", layer.beyond)
+        for x, words in zip(grid.columns, figures, strict=False):
+            canvas.text(x, middle, words, grid.size, MUTED, anchor="end")
+        _concepts(grid, layer, middle)
 
 
-def _density(values: np.ndarray) -> np.ndarray:
-    """The smoothed share of values at BINS + 1 places from 0 to 1, mirrored at both ends; a peak
-    at the one value where all are alike."""
-    found = np.histogram(values, BINS + 1, (-0.5 / BINS, 1 + 0.5 / BINS))[0] / len(values)
-    if np.ptp(values) < 1e-9:
-        return found
-    reach = np.arange(-6, 7)
-    kernel = np.exp(-((reach / SMOOTH) ** 2) / 2)
-    smooth: np.ndarray = np.convolve(np.pad(found, 6, "symmetric"), kernel / kernel.sum(), "valid")
-    return smooth
+def _density(grid: _Grid, values: np.ndarray, base: float, tall: float) -> list[Point]:
+    """The outline of the smoothed distribution of values, its peak `tall`, as far as it is seen.
 
-
-def _points(grid: _Grid, heights: np.ndarray, base: float) -> list[tuple[float, float]]:
-    """The outline of a density, as far as it can be seen."""
+    Mirrored at both ends of the axis; a peak at the one value where all are alike.
+    """
+    density = np.histogram(values, BINS + 1, (-0.5 / BINS, 1 + 0.5 / BINS))[0] / len(values)
+    if np.ptp(values) >= 1e-9:
+        kernel = np.exp(-((np.arange(-6, 7) / SMOOTH) ** 2) / 2)
+        padded = np.pad(density, 6, "symmetric")
+        density = np.convolve(padded, kernel / kernel.sum(), "valid")
+    heights = density / density.max() * tall
     seen = np.flatnonzero(heights > 0.15)
     first, last = max(0, seen[0] - 1), min(BINS, seen[-1] + 1)
-    return [(grid.at(i / BINS), base - float(heights[i])) for i in range(first, last + 1)]
+    return [(grid.axis.at(i / BINS), base - float(heights[i])) for i in range(first, last + 1)]
 
 
 def _ridge(
-    grid: _Grid,
-    heights: np.ndarray,
-    base: float,
-    fill: Color,
-    line: Color | None,
-) -> str:
-    points = _points(grid, heights, base)
-    closed = [(points[0][0], base), *points, (points[-1][0], base)]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in closed) + "Z"
-    drawn = drawing.element("path", d=path, fill=fill, opacity=None if line is None else 0.8)
-    return drawn + (drawing.line(points, line, 1.2) if line else "")
-
-
-def _outline(grid: _Grid, heights: np.ndarray, base: float) -> str:
-    points = _points(grid, heights, base)
-    return drawing.line(points, MUTED, 1, stroke_dasharray="2 3", opacity=0.8)
+    canvas: Canvas, points: Sequence[Point], base: float, fill: Color, opacity: float | None = None
+) -> None:
+    canvas.area([(points[0][0], base), *points, (points[-1][0], base)], fill, opacity)
 
 
 def _dots(
     grid: _Grid, values: np.ndarray, top: float, tall: float, size: float, color: Color
-) -> str:
+) -> None:
     """Each unit as a dot, at heights that spread them; one path of points with round ends."""
     if not len(values):
-        return ""
+        return
     golden = np.arange(len(values)) * 0.618034 % 1
     heights = top + size / 2 + golden * max(tall - size, 0)
-    path = "".join(
-        f"M{grid.at(x):.1f} {y:.1f}h0" for x, y in zip(values.tolist(), heights, strict=True)
-    )
-    return drawing.element(
-        "path", d=path, stroke=color, stroke_width=size, stroke_linecap="round",
-        opacity=0.5 if color == LINE else None,
+    places = zip(values.tolist(), heights, strict=True)
+    grid.canvas.element(
+        "path", d="".join(f"M{grid.axis.at(x):.1f} {y:.1f}h0" for x, y in places), stroke=color,
+        stroke_width=size, stroke_linecap="round", opacity=0.5 if color == LINE else None,
     )  # fmt: skip
