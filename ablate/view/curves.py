@@ -21,7 +21,7 @@ from ablate.view.measures import Measure, caption, choose_measure, strengths
 from ablate.view.svg import MARGIN, Canvas, Point
 
 HEAD = 150
-PLOT = (1120, 560)  # width and height of a plot that stands alone
+PLOT = (1120, 560)  # width and height of a single plot
 SMALL = (420, 250)  # of one among many
 BETWEEN = (90, 110)  # small plots, across and down
 SIDE = 76.0  # of the pictures below a plot

@@ -327,14 +327,14 @@ def _label_concepts(
     for cell in cells:
         if cell.concepts:
             named.setdefault(cell.concepts[0][0], []).append(places[cell.key])
-    for word, own in sorted(named.items(), key=lambda item: (-len(item[1]), item[0]))[:WORDS]:
-        size = 18.0 + 4 * math.log10(len(own))
+    for word, shown in sorted(named.items(), key=lambda item: (-len(item[1]), item[0]))[:WORDS]:
+        size = 18.0 + 4 * math.log10(len(shown))
         half, tall = text_width(word, size, True) / 2 + size / 2, 0.8 * size
-        middle = np.median(own, axis=0)
+        middle = np.median(shown, axis=0)
         # Beside one of its pictures, where nothing is hidden, as near to the middle as can be.
         spots = [
             (x + dx * (side / 2 + half + 6), y + dy * (side / 2 + tall + 6))
-            for x, y in own
+            for x, y in shown
             for dx, dy in ((0, -1), (0, 1), (1, 0), (-1, 0), (0.6, -1), (-0.6, -1), (1, -1))
         ]
         spots.sort(key=lambda spot: math.dist(spot, middle))

@@ -215,7 +215,7 @@ class Canvas:
         )  # fmt: skip
 
     def nan_tile(self, x: float, y: float, width: float, height: float) -> None:
-        """The stand-in for an image in which NaN or infinity arose."""
+        """A dark tile in place of an image in which NaN or infinity arose."""
         self.rect(x, y, width, height, DARK)
         middle = x + width / 2, y + height / 2 + 4
         self.text(*middle, "NaN", 11, PAGE, bold=True, anchor="middle")
@@ -223,7 +223,7 @@ class Canvas:
     def cell(
         self, image: Path | None, x: float, y: float, side: float, baseline: float = 0
     ) -> None:
-        """A framed picture of a cell, or a stand-in where it is None, as NaN arose in it.
+        """A framed picture of a cell, or a dark tile where it is None, as NaN arose in it.
 
         Args:
             baseline: Thickness of the baseline's frame; 0 for any other cell.

@@ -1,7 +1,7 @@
 """The plan of a network, read off the paths of its modules: blocks, their rows, their columns.
 
 A row is a submodule with its modules in forward order (`resnets.0`, a transformer block). Rows of
-one family share columns, so that equal modules of different rows stand below one another. In a
+one family share columns, so that equal modules of different rows are below one another. In a
 network that is no U, equal blocks are a stack; image and text go through it beside one another, as
 two streams, or as one.
 """
@@ -17,9 +17,14 @@ from ablate.network import ModuleInfo
 
 @dataclass(frozen=True)
 class Row:
-    """A submodule. `modules`: by column, the names relative to the submodule."""
+    """A submodule.
 
-    name: str  # relative to its block, empty for the modules of the block itself
+    Attributes:
+        name: Relative to its block; empty for modules of the block itself.
+        modules: By column, their names relative to the submodule.
+    """
+
+    name: str
     modules: Mapping[str, ModuleInfo]
 
     @property
@@ -61,7 +66,12 @@ LANES = {  # what roles of modules before all blocks work on
 
 @dataclass(frozen=True)
 class Stack:
-    """A run of like blocks. `side`: `image` or `text` where they work on it alone, else empty."""
+    """A run of like blocks.
+
+    Attributes:
+        blocks: In forward order.
+        side: `image` or `text` where they work on it alone, else empty.
+    """
 
     blocks: tuple[Block, ...]
     side: str = ""
@@ -82,8 +92,7 @@ class Stack:
         return any(module.role in roles for module in self.modules)
 
     def streams(self) -> list[tuple[Column, ...]]:
-        """The columns, those of the image before those of the text where blocks have two streams
-        with modules of their own."""
+        """The columns, of the image and of the text where blocks have two streams of modules."""
         if self.blocks[0].stage == "double":
             image = columns(self.rows, lambda name: not TEXT_STREAM.search(name))
             text = columns(self.rows, lambda name: bool(TEXT_STREAM.search(name)))
@@ -104,26 +113,26 @@ class Blueprint:
     exit: tuple[Block, ...]
 
     def lane(self, name: str) -> tuple[Block, ...]:
-        """The blocks of the entry that work on the `image`, the `text` or the `conditioning`:
-        time, guidance, pooled text."""
-        own = [block for block in self.entry if self._lane(block) == name]
-        return tuple(sorted(own, key=lambda block: not block.name))
+        """The blocks of the entry that work on the `image`, the `text` or the `conditioning`.
 
-    @staticmethod
-    def _lane(block: Block) -> str:
-        # A network's own parameters are tokens that join those of the text.
-        return _lane(block.modules) or ("image" if block.name else "text")
+        Conditioning is time, guidance and pooled text.
+        """
+        # Parameters of the network itself are tokens that join those of the text.
+        blocks = [
+            block for block in self.entry
+            if name == (_lane(block.modules) or ("image" if block.name else "text"))
+        ]  # fmt: skip
+        return tuple(sorted(blocks, key=lambda block: not block.name))
 
     def bands(self) -> list[list[Stack]]:
-        """Stacks from input to output; those of image and of text alone, before the two meet, are
-        beside one another."""
-        found: list[list[Stack]] = []
+        """Stacks from input to output; those of image and text alone are beside one another."""
+        bands: list[list[Stack]] = []
         for stack in self.stacks:
-            if stack.side and found and found[-1][0].side:
-                found[-1].append(stack)
+            if stack.side and bands and bands[-1][0].side:
+                bands[-1].append(stack)
             else:
-                found.append([stack])
-        return found
+                bands.append([stack])
+        return bands
 
     @property
     def is_u(self) -> bool:
@@ -158,21 +167,18 @@ class Blueprint:
 
 
 def _number(row: str) -> tuple[bool, str]:
-    """Which layer of its block a row belongs to; samplers are layers of their own."""
-    found = re.match(r"(resnets|attentions)\.(\d+)", row)
-    return (True, found[2]) if found else (False, row)
+    """Which layer of its block a row belongs to; each sampler is a layer."""
+    match = re.match(r"(resnets|attentions)\.(\d+)", row)
+    return (True, match[2]) if match else (False, row)
 
 
 def blueprint(catalog: Sequence[ModuleInfo]) -> Blueprint:
     """The plan of the network whose modules these are."""
-    found: dict[str, list[ModuleInfo]] = {}
-    for name, module in _homes(catalog):
-        found.setdefault(name, []).append(module)
-    blocks = [_block(name, modules) for name, modules in found.items()]
+    blocks = [_block(name, modules) for name, modules in _blocks(catalog).items()]
     stage = {s: tuple(b for b in blocks if b.stage == s) for s in ("down", "mid", "up", "out")}
     known = {*stage, *STACKED}
     entry = tuple(b for b in blocks if b.stage not in known)
-    if not (stage["down"] and stage["up"]):  # half a U stands in line
+    if not (stage["down"] and stage["up"]):  # half a U is a line
         entry += stage["down"] + stage["mid"] + stage["up"]
     stacks = _stacks([b for b in blocks if b.stage in STACKED])
     return Blueprint(entry, stage["down"], stage["mid"], stage["up"], stacks, stage["out"])
@@ -198,25 +204,29 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _homes(catalog: Sequence[ModuleInfo]) -> list[tuple[str, ModuleInfo]]:
-    """Each module after the block that it is drawn in. All parts of a middle are one block, and so
-    is what a module before or after all blocks holds, but for what works on something else."""
+def _blocks(catalog: Sequence[ModuleInfo]) -> dict[str, list[ModuleInfo]]:
+    """The modules by the block that they are drawn in.
+
+    All parts of a middle are one block, and so are those of a module before or after all blocks,
+    except for a part that works on something else.
+    """
     whole, parts = _grouped(catalog, _home), _grouped(catalog, _child)
-    found = []
-    for module in catalog:
+
+    def block(module: ModuleInfo) -> str:
         home, child = _home(module), _child(module)
         lane = _lane(parts[child]) if module.stage == "in" and home else ""
-        found.append((child if lane and lane != _lane(whole[home]) else home, module))
-    return found
+        return child if lane and lane != _lane(whole[home]) else home
+
+    return _grouped(catalog, block)
 
 
 def _grouped(
     catalog: Sequence[ModuleInfo], name: Callable[[ModuleInfo], str]
 ) -> dict[str, list[ModuleInfo]]:
-    found: dict[str, list[ModuleInfo]] = {}
+    groups: dict[str, list[ModuleInfo]] = {}
     for module in catalog:
-        found.setdefault(name(module), []).append(module)
-    return found
+        groups.setdefault(name(module), []).append(module)
+    return groups
 
 
 def _home(module: ModuleInfo) -> str:
@@ -232,7 +242,7 @@ def _child(module: ModuleInfo) -> str:
 
 
 def _lane(modules: Iterable[ModuleInfo]) -> str:
-    """What modules before all blocks work on, as the first that tells says; empty when none."""
+    """What modules before all blocks work on, by the first that shows it; empty when none does."""
     for module in modules:
         lane = LANES.get(module.role) or ("text" if OF_TEXT.search(module.path) else "")
         if lane:
@@ -248,12 +258,12 @@ def _block(name: str, modules: Sequence[ModuleInfo]) -> Block:
         row, column = ("", path) if stage in STACKED else _place(path)
         rows.setdefault(row, []).append((column, module))
     for parent in [p for p in rows if any(r.startswith(f"{p}.") for r in rows)]:
-        # What stands before and after inner blocks joins the first and the last of them.
+        # What comes before and after inner blocks joins the first and the last of them.
         inner = [r for r in rows if r.startswith(f"{parent}.")]
         opening = min(module.number for _, module in rows[inner[0]])
-        own = rows.pop(parent)
-        rows[inner[0]][:0] = [item for item in own if item[1].number < opening]
-        rows[inner[-1]] += [item for item in own if item[1].number > opening]
+        outer = rows.pop(parent)
+        rows[inner[0]][:0] = [item for item in outer if item[1].number < opening]
+        rows[inner[-1]] += [item for item in outer if item[1].number > opening]
     sorts = stage in ("down", "mid", "up") and not any(r.startswith("resnets_in") for r in rows)
     ordered = sorted(rows, key=_order) if sorts else rows
     return Block(name, stage, tuple(Row(r, dict(rows[r])) for r in ordered))
@@ -262,14 +272,16 @@ def _block(name: str, modules: Sequence[ModuleInfo]) -> Block:
 def _place(path: str) -> tuple[str, str]:
     """Row and column of a module whose path within its block is given."""
     # A ResNet of Kandinsky 3 is a row with all its blocks.
-    found = re.match(r"resnets_\w+\.\d+\.|(?:[a-z_]+s\.\d+\.)+", path)
-    row = found[0].rstrip(".") if found else ""
-    return row, path[len(found[0]) if found else 0 :]
+    match = re.match(r"resnets_\w+\.\d+\.|(?:[a-z_]+s\.\d+\.)+", path)
+    row = match[0] if match else ""
+    return row.rstrip("."), path[len(row) :]
 
 
 def _order(row: str) -> tuple[float, int]:
-    """Forward order in a block of a U, which registration does not keep: each ResNet comes before
-    its attention, samplers last."""
+    """Forward order in a block of a U, which registration does not keep.
+
+    Each ResNet comes before its attention, samplers last.
+    """
     numbers = [int(n) for n in re.findall(r"\d+", row)]
     if "samplers" in row or not numbers:
         return float("inf"), 0
@@ -280,8 +292,10 @@ def _order(row: str) -> tuple[float, int]:
 class Column:
     """A column of a family of rows.
 
-    `name`: of its modules, relative to the row. `group`: the part of the row that it belongs to
-    (`attn1`), empty where the row has no such part; a norm belongs to the part that it precedes.
+    Attributes:
+        name: Of its modules, relative to the row.
+        group: The part of the row that it belongs to (`attn1`), empty where the row has no such
+            part; a norm belongs to the part that it precedes.
     """
 
     name: str
@@ -296,8 +310,7 @@ class Column:
 def columns(
     rows: Iterable[Row], wanted: Callable[[str], bool] = lambda name: True
 ) -> tuple[Column, ...]:
-    """The columns of rows of one family: all names, or those wanted, each after what it follows in
-    its own row."""
+    """The columns of rows of one family: all names, or those wanted, in the order of the rows."""
     merged: list[str] = []
     for row in rows:
         at = 0
@@ -307,30 +320,30 @@ def columns(
             else:
                 merged.insert(at, name)
                 at += 1
-    found: list[Column] = []
+    ordered: list[Column] = []
     for name in reversed(merged):
-        follows = found[-1].group if found else ""
+        following = ordered[-1].group if ordered else ""
         is_norm = not _part(name) and leaf(name).startswith("norm")
-        found.append(Column(name, follows if is_norm else _part(name)))
-    return tuple(reversed(found))
+        ordered.append(Column(name, following if is_norm else _part(name)))
+    return tuple(reversed(ordered))
 
 
 INNER = re.compile(r"\.(net\.\d+(\.proj)?|\w*[a-z]\w*(\.\d+)?)$")  # a leaf within a part of a row
 
 
 def leaf(name: str) -> str:
-    """The short name of a module: what tells it apart within its part of the row."""
+    """The short name of a module, unique within its part of the row."""
     name = re.sub(r"\.linear$", "", name)  # of an adaptive norm
     name = re.sub(r"\.net\.(\d+)(\.proj)?$", r".\1", name)
     name = re.sub(r"\.0$", "", name) if "to_out" in name else name
-    found = re.search(r"(\w+\.)?\d+$|[^.]+$", name)
-    return found[0] if found else "own"
+    match = re.search(r"(\w+\.)?\d+$|[^.]+$", name)
+    return match[0] if match else "own"
 
 
 def _part(name: str) -> str:
     """`attn1` of `attn1.to_q`, `timestep_embedder` of `emb.timestep_embedder.linear_1`."""
     name = re.sub(r"\.linear$", "", name)
-    if found := re.match(r"resnet_blocks\.\d+", name):
-        return found[0]
+    if match := re.match(r"resnet_blocks\.\d+", name):
+        return match[0]
     outer = INNER.sub("", name)
     return outer.rpartition(".")[2] if outer != name else ""

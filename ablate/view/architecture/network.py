@@ -110,10 +110,12 @@ def draw_network(run: Run, metric: str | None = None, thumbnails: bool = False) 
     if not placed or measure is None:
         return None
     values, shown = {}, {}
-    for number, own in placed.items():
-        known = [value for cell in own if (value := measure.of(cell)) is not None]
+    for number, group in placed.items():
+        known = [value for cell in group if (value := measure.of(cell)) is not None]
         values[number] = sum(known) / len(known) if known else math.nan
-        first = [cell for cell in own if (cell.seed, cell.prompt) == (own[0].seed, own[0].prompt)]
+        first = [
+            cell for cell in group if (cell.seed, cell.prompt) == (group[0].seed, group[0].prompt)
+        ]
         shown[number] = max(first, key=lambda cell: measure.of(cell) or 0.0)
     manifest = run.manifest()
     base = run.path(next(iter(placed.values()))[0].baseline)
@@ -158,10 +160,10 @@ def _op(edited: Sequence[MeasuredCell]) -> str:
 
 
 def _about(model: str, placed: Sequence[Sequence[MeasuredCell]], measure: Measure) -> str:
-    prompts = {cell.prompt for own in placed for cell in own}
+    prompts = {cell.prompt for group in placed for cell in group}
     over = []
     for name in placed[0][0].axes:
-        count = max(len({repr(cell.axes[name]) for cell in own}) for own in placed)
+        count = max(len({repr(cell.axes[name]) for cell in group}) for group in placed)
         if count > 1:
             plural = f"{name}s" if name in ("seed", "prompt") else f"values of {name}"
             over.append(f"{count} {plural}")

@@ -25,7 +25,7 @@ from ablate.view.svg import MARGIN, Canvas, Point
 
 HEAD = 128
 BODY = (MARGIN - 10, MARGIN + HEAD - 24)  # upper left corner of what is below the header
-PITCH, BROAD = 66.0, 200.0  # of a bin in an atlas that stands alone
+PITCH, BROAD = 66.0, 200.0  # of a bin in a single atlas
 NARROW = 1500  # longer side that fewer bins fill too, as far as they may
 BESIDE = 620  # width up to which an atlas has its notes to its right
 COLUMN, LINE = 520.0, 800.0  # widths of notes: to its right, and below it at least
@@ -206,8 +206,9 @@ def _notes(atlas: _Atlas, picture: str, named: bool) -> list[str]:
     if named:
         notes.append("Names: the concept of most lift, in areas of bins that share it.")
     method = str(atlas.facts.get("method", ""))
+    plane = METHODS.get(method, f"Plane: {method}")
     even = atlas.facts.get("spread") == "even" and method != "som"
-    return [*notes, f"{METHODS.get(method, f'Plane: {method}')}{EVEN * even}."]
+    return [*notes, f"{plane}{EVEN * even}."]
 
 
 def _write(canvas: Canvas, notes: Sequence[str], x: float, y: float, room: float) -> float:

@@ -176,8 +176,8 @@ def search(folder: Path) -> str | None:
         canvas.line([(MARGIN, y - 25), (MARGIN + WIDE, y - 25)], HAIRLINE)
         canvas.text(MARGIN, y, elide(row["concept"], 16, SIDE_OF_TABLE - 14), 16, bold=True)
         for i, unit in enumerate(row["units"][:COLUMNS]):
-            own = names[str(unit["module"])]
-            _unit_in_table(canvas, unit, own, short, top, left + i * cell, y, cell - 24)
+            label = names[str(unit["module"])]
+            _unit_in_table(canvas, unit, label, short, top, left + i * cell, y, cell - 24)
     y += 52
     if none:
         canvas.text(MARGIN, y, "No unit stands for", 15, bold=True)
@@ -259,11 +259,11 @@ def _bars(canvas: Canvas, card: Card, x: float, y: float) -> float:
     first, y = y + 14, y + 30
     for i, (concept, value) in enumerate(both):
         y += 8 if i == len(above) and above else 0
-        own = concept == card["concept"]
-        canvas.text(x, y, elide(concept, 14, named - 8), 14, bold=own)
+        is_first = concept == card["concept"]
+        canvas.text(x, y, elide(concept, 14, named - 8), 14, bold=is_first)
         reach = abs(value) / ((high - low) or 1) * room
         start = zero if value >= 0 else zero - reach
-        canvas.rect(start, y - 11, max(reach, 1), 13, STRONG if own else LIGHT)
+        canvas.rect(start, y - 11, max(reach, 1), 13, STRONG if is_first else LIGHT)
         at, anchor = (start + reach + 6, None) if value >= 0 else (start - 6, "end")
         canvas.text(at, y, f"{value:.1f}".replace("-", "−"), 13, MUTED, anchor=anchor)
         y += 22
@@ -272,7 +272,7 @@ def _bars(canvas: Canvas, card: Card, x: float, y: float) -> float:
 
 
 def _tile(canvas: Canvas, path: Path | None, x: float, y: float, side: float) -> None:
-    """Draw a picture in a square, or a stand-in for a missing one."""
+    """Draw a picture in a square, or a vacant one where it is missing."""
     if path is None:
         canvas.rect(x, y, side, side, VACANT)
         canvas.text(x + side / 2, y + side / 2 + 4, "not there", 12, MUTED, anchor="middle")
@@ -370,8 +370,8 @@ def _examples(
 
 def _ordered(examples: Sequence[Mapping[str, Any]], concept: str) -> list[Mapping[str, Any]]:
     """Examples, those of a concept first."""
-    own = re.compile(rf"\b{re.escape(concept)}\b", re.IGNORECASE)
-    return sorted(examples, key=lambda e: not own.search(str(e["prompt"])))
+    pattern = re.compile(rf"\b{re.escape(concept)}\b", re.IGNORECASE)
+    return sorted(examples, key=lambda e: not pattern.search(str(e["prompt"])))
 
 
 def _example(

@@ -7,7 +7,6 @@ samples are shuffled, which is what no selectivity at all looks like with so man
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.store import Study, footer, read_study, shortened
+from ablate.store import Study, footer, read_study, read_table, shortened
 from ablate.style import HAIRLINE, INK, MUTED, PAGE, Color, elide, elide_path, ramp, text_width
 from ablate.view.chart import Axis, Scale
 from ablate.view.errors import PictureError
@@ -107,26 +106,17 @@ def svg(folder: Path) -> str:
 
 def _layers(path: Path) -> Iterator[_Layer]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            head = next(rows, [])
-            lacking = [name for name in COLUMNS if name not in head]
-            if lacking:
-                raise PictureError(f"{path} has no column `{lacking[0]}`")
-            at = [head.index(name) for name in COLUMNS]
-            table: list[tuple[Any, ...]] = []
-            for row in filter(None, rows):
-                if len(row) <= max(at):
-                    raise PictureError(
-                        f"{path}: line {rows.line_num} has {len(row)} values for the"
-                        f" {len(head)} columns"
-                    )
-                figures = (_number(row[i], path, rows.line_num) for i in at[3:5])
-                table.append((*(row[i] for i in at[:3]), *figures, row[at[5]]))
+        header, rows = read_table(path)
     except FileNotFoundError:
         raise PictureError(f"{path.parent} has no units.csv to draw from") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PictureError(f"{path} cannot be read as a table: {error}") from error
+    lacking = [name for name in COLUMNS if name not in header]
+    if lacking:
+        raise PictureError(f"{path} has no column `{lacking[0]}`")
+    at = [header.index(name) for name in COLUMNS]
+    table: list[tuple[Any, ...]] = []
+    for line, row in enumerate(rows, 2):
+        figures = (_number(row[i], path, line) for i in at[3:5])
+        table.append((*(row[i] for i in at[:3]), *figures, row[at[5]]))
     several = len({row[0] for row in table}) > 1
     for (component, module, stage), units in groupby(table, key=lambda row: row[:3]):
         finite = [row for row in units if math.isfinite(row[3])]

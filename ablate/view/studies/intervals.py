@@ -35,7 +35,7 @@ class Effect:
 
     Attributes:
         concept: What the pictures should show.
-        own: Whether it is the concept that the units answer to.
+        answered: Whether it is the concept that the units answer to.
         units: How many are edited.
         factor: What they are multiplied by.
         before: The concept's probability without the edit, 0 ... 1.
@@ -46,7 +46,7 @@ class Effect:
     """
 
     concept: str
-    own: bool
+    answered: bool
     units: int
     factor: float
     before: float
@@ -75,13 +75,13 @@ def draw_effects(
     if not effects:
         canvas.text(x, y + 30, "not measured", SIZE, MUTED)
         return 40
-    known = dict.fromkeys((not e.own, e.concept) for e in effects)
+    known = dict.fromkeys((not e.answered, e.concept) for e in effects)
     ordered = [concept for _, concept in sorted(known, key=lambda row: row[0])]
     concepts, edits = ordered[:MOST], _drawn_edits(effects)
     wide = (width - NAMED - BETWEEN) / 2
     starts = x + NAMED, x + NAMED + wide + BETWEEN
-    top = math.log10(max(1.0, *(e.drift or 0 for e in effects)))
-    scales = Scale(1, 0, "linear"), Scale(10**top, 10**FINEST, "log")
+    furthest = max(1.0, *(e.drift or 0 for e in effects))
+    scales = Scale(1, 0, "linear"), Scale(furthest, 10**FINEST, "log")
     axes = [
         Axis(scale, start + INSET, start + wide - INSET)
         for scale, start in zip(scales, starts, strict=True)
@@ -90,18 +90,18 @@ def draw_effects(
         canvas.text(start, y, words, 13)
     for i, edit in enumerate(edits):
         _summary(canvas, [e for e in effects if e.edit == edit], x, starts, y + 26 + 20 * i, wide)
-    first = at = y + 26 + 20 * len(edits) + 4
+    top = at = y + 26 + 20 * len(edits) + 4
     rows = {}
     for concept in concepts:
-        own = (False, concept) in known
-        high = FIRST if own else OTHER
+        first = (False, concept) in known
+        high = FIRST if first else OTHER
         rows[concept] = at
-        if own:
+        if first:
             canvas.rect(x - 8, at, width + 8, high, VACANT)
-        canvas.text(x, at + high / 2 + 5, elide(concept, SIZE, NAMED - 14), SIZE, bold=own)
+        canvas.text(x, at + high / 2 + 5, elide(concept, SIZE, NAMED - 14), SIZE, bold=first)
         at += high
     for axis, ticks in zip(axes, (PERCENT, POWERS), strict=True):
-        axis.draw_ticks(canvas, ticks, (first, at + 4), [at + 19], 12)
+        axis.draw_ticks(canvas, ticks, (top, at + 4), [at + 19], 12)
     for effect in effects:
         if effect.concept in rows and effect.edit in edits:
             _row(canvas, effect, edits, rows[effect.concept], axes)
@@ -142,16 +142,16 @@ def _summary(
     edit = effects[0].edit
     _mark(canvas, x + 5, y - 4.5, edit, 4.4, STRONG)
     canvas.text(x + 17, y, _name(edit), 13, MUTED)
-    own = next((e for e in effects if e.own), None)
-    if own is None:
+    main = next((e for e in effects if e.answered), None)
+    if main is None:
         return
-    canvas.text(starts[0], y, f"{100 * own.before:.1f} → {100 * own.after:.1f} %", 13)
-    others = [e.drift for e in effects if not e.own and e.drift is not None]
-    if own.drift is not None:
-        words = _plain(own.drift)
+    canvas.text(starts[0], y, f"{100 * main.before:.1f} → {100 * main.after:.1f} %", 13)
+    others = [e.drift for e in effects if not e.answered and e.drift is not None]
+    if main.drift is not None:
+        words = _plain(main.drift)
         mean = sum(others) / len(others) if others else 0
-        if mean > 0 and own.drift > 0:
-            ratio = own.drift / mean
+        if mean > 0 and main.drift > 0:
+            ratio = main.drift / mean
             words += f"  ·  {ratio:,.0f}" if ratio >= 10 else f"  ·  {ratio:.2g}"
             words += " × others"
         canvas.text(starts[1], y, fit(words, 13, wide + 12), 13)
@@ -175,7 +175,7 @@ def _row(
 ) -> None:
     """Draw an effect in both panels; with the first of a row the tick of the baseline."""
     odds, drift = axes
-    high, color = (FIRST, STRONG) if effect.own else (OTHER, MILD)
+    high, color = (FIRST, STRONG) if effect.answered else (OTHER, MILD)
     number, pitch = edits.index(effect.edit), (high - AIR) / len(edits)
     radius = min(max(0.4 * pitch, 2.5), 4.4)
     y = top + AIR / 2 + pitch * (number + 0.5)
