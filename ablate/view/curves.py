@@ -57,24 +57,14 @@ def draw_curves(run: Run, metric: str | None = None) -> str | None:
 
 @dataclass(frozen=True)
 class _Line:
-    """Drift along the strength.
+    """Drift along the strength."""
 
-    Attributes:
-        label: The values of the other axes.
-        strengths: Shape (strengths,).
-        seeds: Drift, NaN where it is not known, shape (seeds, strengths); a row a prompt and seed
-            where the line is of several prompts.
-        keys: Of the cells of the first seed.
-        is_mean: Whether it is the mean of the other lines.
-        prompts: How many are taken together.
-    """
-
-    label: str
-    strengths: np.ndarray
-    seeds: np.ndarray
-    keys: Sequence[str | None]
-    is_mean: bool = False
-    prompts: int = 1
+    label: str  # the values of the other axes
+    strengths: np.ndarray  # shape (strengths,)
+    seeds: np.ndarray  # drift, (prompts · seeds, strengths), NaN where it is not known
+    keys: Sequence[str | None]  # of the cells of the first seed
+    is_mean: bool = False  # whether it is the mean of the other lines
+    prompts: int = 1  # how many are taken together
 
     @property
     def mean(self) -> np.ndarray:

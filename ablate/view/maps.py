@@ -67,19 +67,12 @@ def draw_map(run: Run, method: str = "pca") -> str | None:
 
 @dataclass(frozen=True)
 class _Plane:
-    """Cells on a plane.
+    """Cells on a plane."""
 
-    Attributes:
-        places: Across and up, shape (cells, 2).
-        note: How the plane came about.
-        hub: The place of the one baseline; None where there is none, or several.
-        rings: Drawn radii around the hub, and their true distances.
-    """
-
-    places: np.ndarray
-    note: str
-    hub: np.ndarray | None = None
-    rings: Sequence[tuple[float, str]] = ()
+    places: np.ndarray  # across and up, shape (cells, 2)
+    note: str  # how the plane came about
+    hub: np.ndarray | None = None  # the place of the baseline; None where there is none, or several
+    rings: Sequence[tuple[float, str]] = ()  # drawn radii around the hub, and their true distances
 
     @property
     def middle(self) -> np.ndarray:

@@ -17,15 +17,10 @@ from ablate.network import ModuleInfo
 
 @dataclass(frozen=True)
 class Row:
-    """A submodule.
+    """A submodule."""
 
-    Attributes:
-        name: Relative to its block; empty for modules of the block itself.
-        modules: By column, their names relative to the submodule.
-    """
-
-    name: str
-    modules: Mapping[str, ModuleInfo]
+    name: str  # relative to its block; empty for modules of the block itself
+    modules: Mapping[str, ModuleInfo]  # by column, their names relative to the submodule
 
     @property
     def family(self) -> str:
@@ -66,15 +61,10 @@ LANES = {  # what roles of modules before all blocks work on
 
 @dataclass(frozen=True)
 class Stack:
-    """A run of like blocks.
+    """A run of like blocks."""
 
-    Attributes:
-        blocks: In forward order.
-        side: `image` or `text` where they work on it alone, else empty.
-    """
-
-    blocks: tuple[Block, ...]
-    side: str = ""
+    blocks: tuple[Block, ...]  # in forward order
+    side: str = ""  # `image` or `text` where they work on it alone, else empty
 
     @property
     def name(self) -> str:
@@ -290,16 +280,10 @@ def _order(row: str) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a family of rows.
+    """A column of a family of rows."""
 
-    Attributes:
-        name: Of its modules, relative to the row.
-        group: The part of the row that it belongs to (`attn1`), empty where the row has no such
-            part; a norm belongs to the part that it precedes.
-    """
-
-    name: str
-    group: str
+    name: str  # of its modules, relative to the row
+    group: str  # the part of the row it belongs to (`attn1`) or, as a norm, precedes; or empty
 
     @property
     def leaf(self) -> str:

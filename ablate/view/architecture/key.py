@@ -19,19 +19,12 @@ ROLE = 25  # height of a role's line
 
 @dataclass(frozen=True)
 class Key:
-    """What the key to a drawing consists of.
+    """What the key to a drawing consists of."""
 
-    Attributes:
-        catalog: The modules of the network.
-        tiles: How they are drawn.
-        aid: How to read the colors.
-        by_size: Whether colors show sizes, not values.
-    """
-
-    catalog: Sequence[ModuleInfo]
-    tiles: Tiles
-    aid: str
-    by_size: bool
+    catalog: Sequence[ModuleInfo]  # the modules of the network
+    tiles: Tiles  # how they are drawn
+    aid: str  # how to read the colors
+    by_size: bool  # whether colors show sizes, not values
 
     def draw_legend(self, canvas: Canvas, x: float, y: float, width: float) -> float:
         """Draw the ramp and its words; return its height."""

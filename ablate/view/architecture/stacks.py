@@ -16,7 +16,7 @@ from ablate.view.architecture.blueprint import STREAMS, Block, Blueprint, Column
 from ablate.view.architecture.key import PANEL, Key
 from ablate.view.architecture.roles import THICK, draw_mark
 from ablate.view.architecture.tiles import GAP, PAD, WHITE, Box, Tiles, boxes, offsets, parts
-from ablate.view.svg import MARGIN, Canvas
+from ablate.view.svg import MARGIN, Canvas, Point
 
 NUMBERS = 40  # width of the numbers of blocks
 INNER = 12  # within the frame of a stream
@@ -35,19 +35,12 @@ INPUTS = {
 
 @dataclass(frozen=True)
 class _Table:
-    """A stack as it is drawn, its corner at 0, 0.
+    """A stack as it is drawn, its corner at 0, 0."""
 
-    Attributes:
-        canvas: What is drawn.
-        width: Of all.
-        height: Of all.
-        entries: Places across at which image and text come in.
-    """
-
-    canvas: Canvas
-    width: float
-    height: float
-    entries: tuple[float, ...]
+    canvas: Canvas  # what is drawn
+    width: float  # of all
+    height: float  # of all
+    entries: tuple[float, ...]  # places across at which image and text come in
 
 
 _Placed = Sequence[tuple[Stack, _Table, float]]  # stacks with their left ends
@@ -55,23 +48,14 @@ _Placed = Sequence[tuple[Stack, _Table, float]]  # stacks with their left ends
 
 @dataclass
 class _Page:
-    """A network as it is drawn.
+    """A network as it is drawn."""
 
-    Attributes:
-        canvas: What is drawn.
-        width: Of the stacks.
-        y: Where what follows begins.
-        ends: The places that the lines of image and text have reached.
-        taken: Bottom and right end of each part that is drawn.
-        fed: Heights at which time comes in, and the left ends of what it goes into.
-    """
-
-    canvas: Canvas
-    width: float
-    y: float
-    ends: dict[str, tuple[float, float]] = field(default_factory=dict)
-    taken: list[tuple[float, float]] = field(default_factory=list)
-    fed: list[tuple[float, float]] = field(default_factory=list)
+    canvas: Canvas  # what is drawn
+    width: float  # of the stacks
+    y: float  # where what follows begins
+    ends: dict[str, Point] = field(default_factory=dict)  # how far the lines of image and text are
+    taken: list[Point] = field(default_factory=list)  # bottom and right end of each part
+    fed: list[Point] = field(default_factory=list)  # heights and left ends of what time goes into
 
     def take(self, bottom: float, right: float) -> None:
         """Note that a part has been drawn."""

@@ -42,23 +42,14 @@ Ends = tuple[float, float, float]  # left and right end and middle of a row
 
 @dataclass(frozen=True)
 class Tiles:
-    """How modules are drawn. Mappings are by module number.
+    """How modules are drawn. Mappings are by module number."""
 
-    Attributes:
-        scale: Of the colors.
-        values: Of modules; one that is not finite is of an image in which NaN or infinity arose.
-        pictures: To show in place of colors.
-        keys: Of the cells that are shown.
-        unit: What a value is, for tooltips.
-        named: Whether tiles carry names; lower ones suffice where columns have heads.
-    """
-
-    scale: Scale
-    values: Mapping[int, float]
-    pictures: Mapping[int, Path]
-    keys: Mapping[int, str]
-    unit: str
-    named: bool = True
+    scale: Scale  # of the colors
+    values: Mapping[int, float]  # not finite for an image in which NaN or infinity arose
+    pictures: Mapping[int, Path]  # to show in place of colors
+    keys: Mapping[int, str]  # of the cells that are shown
+    unit: str  # what a value is, for tooltips
+    named: bool = True  # whether tiles carry names; lower ones suffice where columns have heads
 
     @property
     def width(self) -> int:
@@ -174,23 +165,14 @@ def parts(
 
 @dataclass(frozen=True)
 class Box:
-    """A block in its frame.
+    """A block in its frame."""
 
-    Attributes:
-        block: Its modules.
-        tiles: How they are drawn.
-        families: The columns of each family of rows.
-        rising: Whether the first row is the lowest.
-        about: Facts beside its name.
-        with_mean: Whether it shows the mean of its modules.
-    """
-
-    block: Block
-    tiles: Tiles
-    families: Mapping[str, tuple[Column, ...]]
-    rising: bool
-    about: str
-    with_mean: bool = False
+    block: Block  # its modules
+    tiles: Tiles  # how they are drawn
+    families: Mapping[str, tuple[Column, ...]]  # the columns of each family of rows
+    rising: bool  # whether the first row is the lowest
+    about: str  # facts beside its name
+    with_mean: bool = False  # whether it shows the mean of its modules
 
     @property
     def side(self) -> float:

@@ -22,19 +22,12 @@ LEVEL = 44  # between levels of a U
 
 @dataclass
 class _Sheet:
-    """A U as it is drawn.
+    """A U as it is drawn."""
 
-    Attributes:
-        canvas: What is drawn.
-        left: The left edge of the channel in its middle.
-        right: The right edge.
-        ends: Where rows are, by block and row.
-    """
-
-    canvas: Canvas
-    left: float
-    right: float
-    ends: dict[tuple[str, str], Ends] = field(default_factory=dict)
+    canvas: Canvas  # what is drawn
+    left: float  # the left edge of the channel in its middle
+    right: float  # the right edge
+    ends: dict[tuple[str, str], Ends] = field(default_factory=dict)  # of rows, by block and row
 
     @property
     def flows(self) -> dict[str, float]:

@@ -64,23 +64,14 @@ Place = tuple[int, int]  # row, column
 
 @dataclass(frozen=True)
 class _Bin:
-    """A bin of an atlas.
+    """A bin of an atlas."""
 
-    Attributes:
-        row: From the top.
-        column: From the left.
-        count: Vectors of the baseline.
-        concepts: With their lift, the most first.
-        path: Of its picture; None where there is none.
-        after: Vectors of the variant; None where there is no variant.
-    """
-
-    row: int
-    column: int
-    count: int
-    concepts: tuple[tuple[str, float], ...]
-    path: Path | None
-    after: int | None
+    row: int  # from the top
+    column: int  # from the left
+    count: int  # vectors of the baseline
+    concepts: tuple[tuple[str, float], ...]  # with their lift, the most first
+    path: Path | None  # of its picture; None where there is none
+    after: int | None  # vectors of the variant; None where there is no variant
 
     @property
     def concept(self) -> str:

@@ -55,21 +55,13 @@ NO_CHANCE = [
 
 @dataclass(frozen=True)
 class _Layer:
-    """The units of a layer.
+    """The units of a layer."""
 
-    Attributes:
-        path: Of the module.
-        stage: Of the network.
-        values: Selectivity, 0 ... 1, shape (units,).
-        chance: The same by chance; empty where it is not known.
-        concepts: That each unit answers to most.
-    """
-
-    path: str
-    stage: str
-    values: np.ndarray
-    chance: np.ndarray
-    concepts: tuple[str, ...]
+    path: str  # of the module
+    stage: str  # of the network
+    values: np.ndarray  # selectivity, 0 ... 1, shape (units,)
+    chance: np.ndarray  # the same by chance; empty where it is not known
+    concepts: tuple[str, ...]  # that each unit answers to most
 
     @property
     def beyond(self) -> str:
@@ -141,18 +133,12 @@ def _number(text: str, path: Path, line: int) -> float:
 
 @dataclass(frozen=True)
 class _Grid:
-    """The canvas, and where rows and columns are on it.
-
-    Attributes:
-        axis: Of the selectivity.
-        pitch: Height of a row.
-        size: Of its type.
-    """
+    """The canvas, and where rows and columns are on it."""
 
     canvas: Canvas
-    axis: Axis
-    pitch: float
-    size: float
+    axis: Axis  # of the selectivity
+    pitch: float  # height of a row
+    size: float  # of its type
 
     @property
     def columns(self) -> tuple[float, float, float, float]:

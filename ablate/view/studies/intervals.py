@@ -31,29 +31,17 @@ Edit = tuple[int, float]  # how many units, times what
 
 @dataclass(frozen=True)
 class Effect:
-    """What an edit does to the pictures of a concept.
+    """What an edit does to the pictures of a concept."""
 
-    Attributes:
-        concept: What the pictures should show.
-        answered: Whether it is the concept that the units answer to.
-        units: How many are edited.
-        factor: What they are multiplied by.
-        before: The concept's probability without the edit, 0 ... 1.
-        after: The same with it.
-        low: The lower end of the interval of its change.
-        high: The upper end.
-        drift: How far the pictures move, a cosine distance; None where it is not known.
-    """
-
-    concept: str
-    answered: bool
-    units: int
-    factor: float
-    before: float
-    after: float
-    low: float
-    high: float
-    drift: float | None
+    concept: str  # what the pictures should show
+    answered: bool  # whether it is the concept that the units answer to
+    units: int  # how many are edited
+    factor: float  # what they are multiplied by
+    before: float  # the concept's probability without the edit, 0 ... 1
+    after: float  # the same with it
+    low: float  # the lower end of the interval of its change
+    high: float  # the upper end
+    drift: float | None  # how far the pictures move, a cosine distance; None where it is not known
 
     @property
     def edit(self) -> Edit:
