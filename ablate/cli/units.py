@@ -328,7 +328,9 @@ def visualize_command(objectives: tuple[str, ...], kind: str, out: Path, **asked
     settings is not made again.
     """
     from ablate.engine import Progress
-    from ablate.units import outcome, present, read_manifest, short, written
+    from ablate.store import read_visualizations
+    from ablate.units import read_manifest
+    from ablate.view import save_visualizations
 
     context = click.get_current_context()
     for word in objectives:
@@ -347,21 +349,20 @@ def visualize_command(objectives: tuple[str, ...], kind: str, out: Path, **asked
             raise Exit("--start: only images are dreamed on", WRONG)
         studied = (out / "study.json").exists() and bool(read_manifest(out))
         with closing(ProgressPrinter()) as printer:
-            files = _visualized(objectives, kind, out, seeds, Progress(printer), **asked)
-        found = written(out)
-        for told in (found[path] for path in dict.fromkeys(files)):
-            plain = "" if asked["start"] else f", typically {told['typical']:<9.4g}"
+            paths = _visualize(objectives, kind, out, seeds, Progress(printer), **asked)
+        visualizations = read_visualizations(out)
+        for one in (visualizations[path] for path in dict.fromkeys(paths)):
+            plain = "" if asked["start"] else f", typically {one.typical:<9.4g}"
             click.echo(
-                f"{told['start']:9.4g} → {told['end']:<9.4g} {outcome(told):>12}{plain}"
-                f" {short(told['name'])}"
+                f"{one.start:9.4g} → {one.end:<9.4g} {one.outcome:>12}{plain} {one.short_name}"
             )
-        for path in present(out):
+        for path in save_visualizations(out):
             click.echo(str(path))
         if studied:
             _present(out)
 
 
-def _visualized(
+def _visualize(
     objectives: Sequence[str],
     kind: str,
     out: Path,
@@ -377,30 +378,38 @@ def _visualized(
     dtype: str | None,
     device: str | None,
 ) -> list[Path]:
-    """Load what is asked for, and have pictures made that are not there yet."""
+    """Load a model and render the pictures that are missing."""
     from ablate.drift import Reader
     from ablate.sampling import Pipeline
-    from ablate.units import parse, picture_in
-    from ablate.units.visualize import make as wanted
+    from ablate.units import (
+        Dreams,
+        Images,
+        Latents,
+        Prompts,
+        parse_objective,
+        read_picture,
+        render,
+    )
 
     reader = Reader.of(model, clip, device)
-    found = [parse(text, reader.texts if reader is not None else None) for text in objectives]
-    if kind == "image":
-        if reader is None:
-            raise Exit(f"`{model}` has no CLIP model beside it; `--clip` names one", WRONG)
-        if start is None:
-            return wanted.render_images(reader, found, out, seeds, steps=steps, progress=progress)
-        picture, (width, height) = picture_in(start)
+    embed = reader.texts if reader is not None else None
+    parsed = [parse_objective(text, embed) for text in objectives]
+    inputs: Images | Dreams | Latents | Prompts
+    if kind != "image":
+        pipeline = Pipeline.load(model, device=device, dtype=dtype or "auto")
+        family = Latents if kind == "latent" else Prompts
+        inputs = family(pipeline, t=t, prompt=prompt, seeds=seeds)
+    elif reader is None:
+        raise Exit(f"`{model}` has no CLIP model beside it; `--clip` names one", WRONG)
+    elif start is None:
+        inputs = Images(reader, seeds=seeds)
+    else:
+        picture, (width, height) = read_picture(start)
         if picture.size != (width, height):
             less = f"{picture.width:,} × {picture.height:,}"
-            told = f"{start}: of {width:,} × {height:,} pixels {less} are dreamed on"
-            click.echo(told, err=True)
-        return wanted.render_dreams(
-            reader, found, picture, out, seeds, steps=steps, progress=progress
-        )
-    pipeline = Pipeline.load(model, device=device, dtype=dtype or "auto")
-    make = wanted.render_latents if kind == "latent" else wanted.render_prompts
-    return make(pipeline, found, out, seeds, t=t, prompt=prompt, steps=steps, progress=progress)
+            click.echo(f"{start}: of {width:,} × {height:,} pixels {less} are dreamed on", err=True)
+        inputs = Dreams(reader, picture, seeds=seeds)
+    return render(inputs.with_steps(steps), parsed, out, progress)
 
 
 @click.command("atlas")
@@ -436,20 +445,27 @@ def atlas_command(
     to see what goes dark.
     """
     from ablate.engine import Progress
-    from ablate.units import Study, check, check_window, make, module_of, planned
+    from ablate.units import (
+        Study,
+        check_method,
+        check_window,
+        make_atlas,
+        only_layer,
+        plan_edits,
+    )
 
     given = [_edit(edit) for edit in edits]
     with _told():
-        check(method, "even")
+        check_method(method)
         study = Study.load(_setup(**asked, modules=module), out, device=device)
-        path = module_of(study)
+        path = only_layer(study)
         if given:  # which may be wrong, and nothing is made then
-            planned(study, given)
+            plan_edits(study, given)
         check_window(study)
         study.begin("atlas", fresh)
         with closing(ProgressPrinter()) as printer:
             study.progress = Progress(printer)
-            made = make(
+            made = make_atlas(
                 study, path, rows=rows, columns=columns, method=method,
                 visualized=not plain, edits=given,
             )  # fmt: skip

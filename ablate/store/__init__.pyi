@@ -38,3 +38,14 @@ from .study import (
     slug_of as slug_of,
     study_pictures as study_pictures,
 )
+from .visualizations import (
+    UNREADABLE as UNREADABLE,
+    Visualization as Visualization,
+    as_image as as_image,
+    finished_file as finished_file,
+    has_visualization as has_visualization,
+    read_visualizations as read_visualizations,
+    visualization_paths as visualization_paths,
+    write_visualization as write_visualization,
+    write_visualization_table as write_visualization_table,
+)

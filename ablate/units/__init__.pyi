@@ -1,6 +1,6 @@
-from .atlas.atlas import make as make
-from .atlas.layout import LayoutError as LayoutError, check as check
-from .atlas.vectors import module_of as module_of, planned as planned
+from .atlas.atlas import make_atlas as make_atlas
+from .atlas.layout import LayoutError as LayoutError, check_method as check_method
+from .atlas.vectors import only_layer as only_layer, plan_edits as plan_edits
 from .concepts.selectivity import record_selectivity as record_selectivity
 from .record.recording import check_window as check_window
 from .record.stimuli import (
@@ -17,12 +17,9 @@ from .record.study import (
     parse_window as parse_window,
     read_manifest as read_manifest,
 )
-from .visualize.expressions import parse as parse
-from .visualize.files import (
-    outcome as outcome,
-    picture_in as picture_in,
-    present as present,
-    short as short,
-    written as written,
-)
+from .visualize.denoiser import Latents as Latents, Prompts as Prompts
+from .visualize.dreams import Dreams as Dreams, read_picture as read_picture
+from .visualize.expressions import parse_objective as parse_objective
+from .visualize.images import Images as Images
 from .visualize.objectives import ObjectiveError as ObjectiveError
+from .visualize.render import render as render

@@ -19,4 +19,5 @@ from .present import present_run as present_run
 from .report.run import save_report as save_report
 from .report.study import letters_note as letters_note, present_study as present_study
 from .sheets import contact_sheet as contact_sheet, save_sheet as save_sheet
+from .studies.visualizations import save_visualizations as save_visualizations
 from .svg import save_drawing as save_drawing

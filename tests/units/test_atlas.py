@@ -20,23 +20,32 @@ from ablate.engine.batches import BatchSize
 from ablate.engine.progress import Progress
 from ablate.engine.records import with_keys
 from ablate.sampling.pipeline import Pipeline
-from ablate.units.atlas import atlas
+from ablate.units.atlas import pictures
+from ablate.units.atlas.atlas import compare_atlas, edit_name, make_atlas, read_atlas
 from ablate.units.atlas.bins import (
     LEAST,
     Bins,
-    binned,
-    central,
-    darkened,
-    labels,
+    bin_vectors,
+    central_vectors,
+    darkened_concepts,
+    label_bins,
     lifts,
-    middles_of,
+    mean_places,
 )
 from ablate.units.atlas.layout import LayoutError, fit
-from ablate.units.atlas.vectors import PLACE, Collector, Vectors, collect, drawn, module_of
+from ablate.units.atlas.vectors import (
+    PLACE,
+    Collector,
+    Vectors,
+    collect,
+    only_layer,
+    sample_positions,
+)
 from ablate.units.record import recording
 from ablate.units.record.stimuli import Stimuli
 from ablate.units.record.study import Setup, Study, StudyError
-from ablate.units.visualize import visualize
+from ablate.units.visualize.ascent import Ascent
+from ablate.units.visualize.denoiser import Latents
 
 PATH = "mid_block.resnets.1"  # 32 units on a map of 4 × 4
 CONCEPTS = ("cat", "dog", "owl")
@@ -68,16 +77,14 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Pictures of bins are plain, and how many were asked for at a time is noted."""
     asked: list[int] = []
 
-    def paint(
-        _pipeline: Any, objectives: Any, _level: float, *, ascent: Any, on_step: Any
-    ) -> SimpleNamespace:
-        assert not ascent.quieting
+    def paint(latents: Latents, objectives: Any, on_step: Any) -> SimpleNamespace:
+        assert not latents.ascent.quieting
         asked.append(objectives[0].rows)
         for step in range(1, 5):
             on_step(step, 4)
         return SimpleNamespace(images=np.full((asked[-1], 4, 4, 3), 0.5, np.float32))
 
-    monkeypatch.setattr(visualize, "of_latent", paint)
+    monkeypatch.setattr(Latents, "optimize", paint)
     return asked
 
 
@@ -97,7 +104,7 @@ def by_hand(study: Study, each: int) -> tuple[np.ndarray, list[tuple[int, int]]]
         assert len(heard) == 2
         for moment, out in enumerate(heard):
             flat = out[-1].flatten(1).T.numpy()
-            values.append(flat[drawn(number, moment, 16, each)])
+            values.append(flat[sample_positions(number, moment, 16, each)])
             where += [(number, moment)] * each
     return np.concatenate(values), where
 
@@ -109,10 +116,10 @@ def test_vectors_are_what_the_module_gave(study: Study) -> None:
     vectors = collect(study, PATH, 3)
     values, where = by_hand(study, 3)
     assert (len(vectors), vectors.units, vectors.rows, vectors.done) == (36, 32, 4, 6)
-    np.testing.assert_allclose(vectors.some(0, 36), values, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(vectors.read(), values, rtol=2e-3, atol=2e-3)
     places = vectors.places()
     assert list(zip(places["sample"].tolist(), places["moment"].tolist(), strict=True)) == where
-    spot = drawn(0, 0, 16, 3)
+    spot = sample_positions(0, 0, 16, 3)
     assert places["y"][:3].tolist() == ((spot // 4 + 0.5) / 4).tolist()
     assert places["x"][:3].tolist() == ((spot % 4 + 0.5) / 4).tolist()
 
@@ -176,12 +183,12 @@ def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
 
 
 def test_bins_have_counts_means_and_lifts(study: Study) -> None:
-    told = atlas.make(study, PATH, rows=3, columns=2, method="pca", each=8, visualized=False)
+    told = make_atlas(study, PATH, rows=3, columns=2, method="pca", each=8, visualized=False)
     vectors = collect(study, PATH, 8)
-    values, samples = vectors.some(0, len(vectors)), vectors.places()["sample"]
+    values, samples = vectors.read(), vectors.places()["sample"]
     layout = fit(vectors.chunks, "pca", rows=3, columns=2)
     of = layout.bins(values, 3, 2)
-    bins = binned(layout, vectors, 3, 2)
+    bins = bin_vectors(layout, vectors, 3, 2)
     assert (told["vectors"], told["outside"], told["method"]) == (96, 0, "pca")
     assert sum(one["count"] for one in told["bins"]) == 96
     for one in told["bins"]:
@@ -193,7 +200,7 @@ def test_bins_have_counts_means_and_lifts(study: Study) -> None:
             share = np.mean(samples[own] % 3 == CONCEPTS.index(concept))
             assert lift == pytest.approx(share * 3, abs=1e-3)
         nearest = np.flatnonzero(own)[((values[own] - bins.mean[number]) ** 2).sum(1).argmin()]
-        assert central(vectors, bins)[number] == nearest
+        assert central_vectors(vectors, bins)[number] == nearest
     assert json.loads((study.folder / "atlas.json").read_text()) == json.loads(json.dumps(told))
 
 
@@ -202,22 +209,22 @@ def test_labels_are_no_chance() -> None:
     samples = np.array([0, 3] * 10 + [1] * 20 + [0, 1, 2, 3, 4, 5] * 5)
     of = np.array([0] * 20 + [1] * 20 + [2] * 30)
     bins = Bins(1, 3, of, np.bincount(of), np.zeros((3, 1)))
-    cats, dogs, mixed = labels(bins, samples, [0, 1, 2] * 2, CONCEPTS)
+    cats, dogs, mixed = label_bins(bins, samples, [0, 1, 2] * 2, CONCEPTS)
     assert cats == [("cat", pytest.approx(70 / 30, abs=1e-3))]
     assert dogs == []  # twenty vectors, but all of one sample
     assert mixed == []  # owls are commoner there than elsewhere, but not surely
 
 
 def test_patches_are_cut_where_vectors_lie(study: Study) -> None:
-    told = atlas.make(study, PATH, rows=2, columns=2, method="pca", each=8, visualized=False)
+    told = make_atlas(study, PATH, rows=2, columns=2, method="pca", each=8, visualized=False)
     vectors = collect(study, PATH, 8)
-    bins = binned(fit(vectors.chunks, "pca", rows=2, columns=2), vectors, 2, 2)
+    bins = bin_vectors(fit(vectors.chunks, "pca", rows=2, columns=2), vectors, 2, 2)
     shots = with_keys(study.samples, study.pipeline)
     one = told["bins"][0]
-    place = vectors.places()[central(vectors, bins)[one["row"] * 2 + one["column"]]]
+    place = vectors.places()[central_vectors(vectors, bins)[one["row"] * 2 + one["column"]]]
     with Image.open(study.pictures.path(shots[place["sample"]].key)) as image:
         whole = np.asarray(image.convert("RGB"))
-    left, top, right, bottom = atlas.box(float(place["y"]), float(place["x"]), 4, 16, 16)
+    left, top, right, bottom = pictures.patch_box(float(place["y"]), float(place["x"]), 4, 16, 16)
     with Image.open(study.folder / one["patch"]) as patch:
         assert (np.asarray(patch) == whole[top:bottom, left:right]).all()
 
@@ -237,11 +244,11 @@ def test_boxes(
     size: tuple[int, int],
     expected: tuple[int, int, int, int],
 ) -> None:
-    assert atlas.box(*place, rows, *size) == expected
+    assert pictures.patch_box(*place, rows, *size) == expected
 
 
 def test_where_there_is_no_map_the_whole_image_is_shown(study: Study) -> None:
-    atlas.make(study, "time_embedding", rows=2, columns=2, method="som", visualized=False)
+    make_atlas(study, "time_embedding", rows=2, columns=2, method="som", visualized=False)
     patches = sorted((study.folder / "patches").glob("*/*.png"))
     assert patches
     for path in patches:
@@ -254,22 +261,22 @@ def test_where_there_is_no_map_the_whole_image_is_shown(study: Study) -> None:
 
 def test_pictures_are_made_once(study: Study, painted: list[int]) -> None:
     """Each grid has its own: coming back to one finds them again."""
-    told = atlas.make(study, PATH, rows=2, columns=2, each=8)
+    told = make_atlas(study, PATH, rows=2, columns=2, each=8)
     count = len(told["bins"])
     assert painted == [count]
     for one in told["bins"]:
         assert one["picture"] == f"bins/{told['grid']}/{one['row']}-{one['column']}.png"
     (study.folder / told["bins"][0]["picture"]).unlink()
-    assert atlas.make(study, PATH, rows=2, columns=2, each=8) == told
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == told
     assert painted == [count, 1]
-    other = atlas.make(study, PATH, rows=2, columns=3, each=8)
+    other = make_atlas(study, PATH, rows=2, columns=3, each=8)
     assert painted == [count, 1, len(other["bins"])]
-    assert atlas.make(study, PATH, rows=2, columns=2, each=8) == told
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == told
     assert len(painted) == 3
 
 
 def test_what_is_broken_is_made_again(study: Study, painted: list[int]) -> None:
-    told = atlas.make(study, PATH, rows=2, columns=2, each=8)
+    told = make_atlas(study, PATH, rows=2, columns=2, each=8)
     one, other = told["bins"][:2]
     patch = study.folder / one["patch"]
     before = patch.read_bytes()
@@ -278,17 +285,20 @@ def test_what_is_broken_is_made_again(study: Study, painted: list[int]) -> None:
         picture.write_bytes(b"no picture")
     (study.folder / other["picture"]).write_bytes(b"no picture")
     (study.folder / "atlas.json").write_text("{")
-    assert atlas.make(study, PATH, rows=2, columns=2, each=8) == told
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == told
     assert painted == [len(told["bins"]), 1]
     assert patch.read_bytes() == before
     (layout,) = study.folder.glob("bins/*/layout.npz")
     layout.write_bytes(layout.read_bytes()[:300])
     (vectors,) = study.folder.glob("vectors/*/vectors.json")
     vectors.write_text('{"format": 1')
-    assert atlas.make(study, PATH, rows=2, columns=2, each=8) == told
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == told
     (study.folder / "atlas.json").write_text("[]")
     with pytest.raises(StudyError, match=r"atlas\.json is none of this version"):
-        atlas.read(study.folder)
+        read_atlas(study.folder)
+    (study.folder / "atlas.json").write_text(json.dumps(told | {"spread": "range"}))
+    with pytest.raises(StudyError, match="has axes by `range`, which this version does not place"):
+        compare_atlas(study, PATH, ZERO)
 
 
 def test_each_part_is_counted_for_itself(study: Study, painted: list[int]) -> None:
@@ -299,7 +309,7 @@ def test_each_part_is_counted_for_itself(study: Study, painted: list[int]) -> No
         seen.setdefault(now.noun, []).append(now)
 
     study.progress = Progress(watch)
-    told = atlas.make(study, PATH, rows=2, columns=2, each=8, edits=edits)
+    told = make_atlas(study, PATH, rows=2, columns=2, each=8, edits=edits)
     assert list(seen) == ["samples", "layouts", "bins", "samples of the variant"]
     assert [now.total for (*_, now) in seen.values()] == [6, 1, len(told["bins"]), 6]
     for part in seen.values():
@@ -314,14 +324,14 @@ def test_inputs_go_toward_bins(study: Study) -> None:
     path = "mid_block"
     vectors = collect(study, path, 4)
     layout = fit(vectors.chunks, "pca")
-    bins = binned(layout, vectors, 2, 2)
+    bins = bin_vectors(layout, vectors, 2, 2)
     some = bins.shown[:2]
     away = bins.mean[some] - layout.mean
-    middles = middles_of(vectors, bins)[some]
-    goal = atlas.Goal(path, away, layout.whitened(away), layout.mean, middles, (16, 16))
+    middles = mean_places(vectors, bins)[some]
+    goal = pictures.Goal(path, away, layout.whitened(away), layout.mean, middles, (16, 16))
     objective = goal.objective()
-    ascent = visualize.Ascent(steps=24, rate=0.2, batch=2)
-    found = visualize.of_latent(study.pipeline, [objective], 0.5, ascent=ascent)
+    ascent = Ascent(steps=24, rate=0.2, batch=2)
+    found = Latents(study.pipeline, t=0.5, ascent=ascent).optimize([objective])
     assert found.images.shape == (2, 16, 16, 3)
     assert (found.end > found.typical).all()
 
@@ -329,37 +339,37 @@ def test_inputs_go_toward_bins(study: Study) -> None:
 def test_rows_look_at_the_places_of_their_bins() -> None:
     places = np.array([[0.9, 0.1], [0.2, 0.6]])
     nothing = np.zeros((2, 1))
-    goal = atlas.Goal("x", nothing, nothing, np.zeros(1), places, (32, 32))
+    goal = pictures.Goal("x", nothing, nothing, np.zeros(1), places, (32, 32))
     given = torch.arange(4.0).reshape(1, 1, 2, 2).expand(2, 1, 2, 2)
-    assert goal.looked_at(given, slice(None)).flatten().tolist() == [2, 1]
+    assert goal.at_places(given, slice(None)).flatten().tolist() == [2, 1]
     tokens = torch.arange(5.0).expand(2, 1, 5)  # a class token in front
-    assert goal.looked_at(tokens, slice(None)).flatten().tolist() == [3, 2]
-    assert goal.looked_at(tokens[1:], slice(1, 2)).flatten().tolist() == [2]
-    assert goal.looked_at(torch.ones(2, 1), slice(None)).tolist() == [[1], [1]]
-    assert goal.looked_at(given[..., :1], slice(None)).flatten().tolist() == [1, 1]  # no map
+    assert goal.at_places(tokens, slice(None)).flatten().tolist() == [3, 2]
+    assert goal.at_places(tokens[1:], slice(1, 2)).flatten().tolist() == [2]
+    assert goal.at_places(torch.ones(2, 1), slice(None)).tolist() == [[1], [1]]
+    assert goal.at_places(given[..., :1], slice(None)).flatten().tolist() == [1, 1]  # no map
 
 
 # ---------------------------------------------------------------- variants
 
 
 def test_a_variant_like_the_baseline_leaves_nothing_dark(study: Study) -> None:
-    atlas.make(study, PATH, rows=3, columns=3, each=8, visualized=False)
+    make_atlas(study, PATH, rows=3, columns=3, each=8, visualized=False)
     same = [{"scale": {"modules": PATH + ".conv1", "factor": 1.0 + 1e-7}}]
-    told = atlas.compare(study, PATH, same)
+    told = compare_atlas(study, PATH, same)
     assert [one["variant"] for one in told["bins"]] == [one["count"] for one in told["bins"]]
     assert (told["dark"], told["dark_bins"], told["variant_outside"]) == ([], [], 0)
     assert told["variant"]
     assert told["notes"] == [
         f"The edits change nothing that reaches `{PATH}`: its vectors are the baseline's."
     ]
-    assert atlas.read(study.folder) == json.loads(json.dumps(told))
+    assert read_atlas(study.folder) == json.loads(json.dumps(told))
 
 
 def test_a_layer_that_is_zeroed_is_one_vector(begin: Begin) -> None:
     study = begin()
     path = f"{PATH}.conv2"
-    atlas.make(study, path, rows=3, columns=3, each=16, visualized=False)
-    told = atlas.make(
+    make_atlas(study, path, rows=3, columns=3, each=16, visualized=False)
+    told = make_atlas(
         study, path, rows=3, columns=3, each=16, visualized=False,
         edits=[{"zero": {"modules": path}}],
     )  # fmt: skip
@@ -370,41 +380,41 @@ def test_a_layer_that_is_zeroed_is_one_vector(begin: Begin) -> None:
     lost = {(one["row"], one["column"]) for one in told["dark_bins"]}
     assert lost == {(b["row"], b["column"]) for b in told["bins"] if not b["variant"]}
     with pytest.raises(StudyError, match=r"the atlas in .* is of"):
-        atlas.compare(study, PATH, ZERO)
+        compare_atlas(study, PATH, ZERO)
 
 
 def test_concepts_that_left_their_bins_are_dark() -> None:
     before = np.array([[40, 2, 2], [2, 40, 2], [0, 0, 38]])
     after = np.array([[10, 2, 2], [32, 40, 2], [0, 0, 38]])
-    assert darkened(before, after, CONCEPTS) == [
+    assert darkened_concepts(before, after, CONCEPTS) == [
         {"concept": "cat", "before": 40, "after": 10, "gone": 0.75}
     ]
-    assert darkened(before // 4, after // 4, CONCEPTS) == []  # too few to tell
+    assert darkened_concepts(before // 4, after // 4, CONCEPTS) == []  # too few to tell
     assert lifts(before, before.sum(0))[0, 0] == pytest.approx(40 / 44 / (42 / 126))
 
 
 def test_without_an_atlas_there_is_nothing_to_compare(study: Study) -> None:
     with pytest.raises(StudyError, match="no atlas in"):
-        atlas.compare(study, PATH, ZERO)
+        compare_atlas(study, PATH, ZERO)
     with pytest.raises(StudyError, match="1 × 5 bins is none"):
-        atlas.make(study, PATH, rows=1, columns=5)
+        make_atlas(study, PATH, rows=1, columns=5)
 
 
 def test_what_cannot_be_an_atlas_says_so(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(LayoutError, match="umap-learn"):
-        atlas.make(study, PATH, method="umap")
+        make_atlas(study, PATH, method="umap")
     assert not (study.folder / "vectors").exists()  # before anything is recorded
-    few = r"none of 20 × 20 bins holds the 5 vectors that one needs, of 24 in all; fewer"
+    few = r"none of 20 × 20 bins has the 5 vectors that one needs, of 24 in all; fewer"
     with pytest.raises(StudyError, match=f"{few} `--rows` and `--columns`, such as 2 × 2, or"):
-        atlas.make(study, PATH, each=2, method="pca")
+        make_atlas(study, PATH, each=2, method="pca")
     assert not (study.folder / "atlas.json").exists()
 
 
 def test_an_atlas_is_of_one_module(begin: Begin) -> None:
-    assert module_of(begin("one", modules="mid_block.resnets.1.conv*2")) == f"{PATH}.conv2"
+    assert only_layer(begin("one", modules="mid_block.resnets.1.conv*2")) == f"{PATH}.conv2"
     with pytest.raises(StudyError, match=r"MODULE: `.*` names 2 modules, such as `.*conv1` and"):
-        module_of(begin("two", modules=f"{PATH}.conv*"))
+        only_layer(begin("two", modules=f"{PATH}.conv*"))
 
 
 def test_places_have_the_size_that_files_say() -> None:
@@ -425,16 +435,16 @@ def test_a_variant_is_known_by_what_it_comes_to(
 
     real = study.planned
     monkeypatch.setattr(study, "planned", planned)
-    atlas.make(study, PATH, rows=2, columns=2, method="pca", visualized=False)
-    told = atlas.compare(study, PATH, written)
+    make_atlas(study, PATH, rows=2, columns=2, method="pca", visualized=False)
+    told = compare_atlas(study, PATH, written)
     assert told["variant"] == "zero 10 % of units (most for cat; my-study)"
     first = collect(study, PATH, 4, edits=written)
-    assert (first.some(0, len(first))[:, 0] == 0).all()
+    assert (first.read()[:, 0] == 0).all()
     assert collect(study, PATH, 4, edits=written).folder == first.folder
     chosen[:] = [1]
     other = collect(study, PATH, 4, edits=written)
     assert other.folder != first.folder
-    assert (other.some(0, len(other))[:, 1] == 0).all()
+    assert (other.read()[:, 1] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -448,15 +458,15 @@ def test_a_variant_is_known_by_what_it_comes_to(
     ],
 )  # fmt: skip
 def test_edits_of_units_are_named_by_what_they_say(units: dict[str, Any], named: str) -> None:
-    assert atlas.named("zero", {"units": units}) == named
+    assert edit_name("zero", {"units": units}) == named
 
 
 @pytest.mark.parametrize("op", ["mean", "resample"])
 def test_what_other_samples_give_is_refused_at_once(study: Study, op: str) -> None:
     edits = [{op: {"modules": PATH, "where": "output"}}]
     with pytest.raises(StudyError, match=f"`{op}` takes what a module gives other samples"):
-        atlas.make(study, PATH, visualized=False, edits=edits)
+        make_atlas(study, PATH, visualized=False, edits=edits)
     assert not (study.folder / "vectors").exists()
-    atlas.make(study, PATH, rows=2, columns=2, visualized=False)
+    make_atlas(study, PATH, rows=2, columns=2, visualized=False)
     with pytest.raises(StudyError, match="do not run along while units are recorded"):
-        atlas.compare(study, PATH, edits)
+        compare_atlas(study, PATH, edits)

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ablate.cli.units import units
-from ablate.units.visualize.expressions import parse
+from ablate.cli.main import main
+from ablate.units.visualize.expressions import parse_objective
 from ablate.units.visualize.objectives import (
     Objective,
     ObjectiveError,
@@ -21,8 +21,8 @@ from ablate.units.visualize.objectives import (
     direction,
     diversity,
     head,
-    hearing,
     neuron,
+    output_hooks,
     signed,
     text,
 )
@@ -73,7 +73,7 @@ def test_values_are_those_by_hand(objective: Objective, expected: Tensor) -> Non
     assert found.shape == (3,)
     torch.testing.assert_close(found, expected)
     if not any(word in objective.text for word in ("direction", "cosine")):
-        torch.testing.assert_close(parse(objective.text)(OUTPUTS), expected)
+        torch.testing.assert_close(parse_objective(objective.text)(OUTPUTS), expected)
 
 
 def test_a_silent_channel_can_be_woken() -> None:
@@ -100,9 +100,9 @@ def test_a_silent_channel_can_be_woken() -> None:
     ],
 )  # fmt: skip
 def test_text_is_read(written: str, text: str) -> None:
-    found = parse(written)
+    found = parse_objective(written)
     assert found.text == text
-    assert parse(found.text).text == text
+    assert parse_objective(found.text).text == text
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_text_is_read(written: str, text: str) -> None:
     [
         ("", "an objective is needed, such as `visual_projection#3`; this one is empty"),
         ("a#", "`a#` is to be followed by a unit's number, as in `a#3`"),
-        ("a#1 # - b#2", "what stands before `#` is no module path; write `PATH#3`"),
-        ("a#1 #2", "what stands before `#2` is no module path"),
+        ("a#1 # - b#2", "there is no module path before `#`; write `PATH#3`"),
+        ("a#1 #2", "there is no module path before `#2`"),
         ("a#-1", "units are numbered from 0, and `a` has none numbered -1"),
         ("a #3", "write `a#3`, without the blank"),
         ("-" * 5000 + "a#1", "is too long: an objective has at most 200 of"),
@@ -123,7 +123,7 @@ def test_text_is_read(written: str, text: str) -> None:
         ("a#1 * a#2", "^`a#1 \\* a#2`: two objectives cannot be multiplied"),
         ("1 + (a.b#1 / 0)", "^`a.b#1 / 0`: nothing can be divided by 0"),
         ("1 / a#1", "nothing can be divided by an objective"),
-        ("a#1 ** 2", "^`a#1 \\*\\* 2` cannot stand in an objective"),
+        ("a#1 ** 2", "^`a#1 \\*\\* 2` cannot be part of an objective"),
         ("a#1 * text", "`text` alone is no objective; write `text\\('a cat'\\)`"),
         ("__import__('os')", "there is no `__import__`"),
         ("channel(open('x'), 1)", "is not how `channel` is called; write `channel\\('PATH', 3\\)`"),
@@ -132,21 +132,21 @@ def test_text_is_read(written: str, text: str) -> None:
         ("channel('a', None)", "is not how `channel` is called"),
         ("channel('a', n=1, n=2)", "is not how `channel` is called"),
         ("neuron('a', 1, 'top')", "is not how `neuron` is called"),
-        ("direction('a', 1, 2)", "`direction` of `a` takes a list of numbers, one a unit, as in"),
-        ("direction('a', [[1, 2], [3]])", "or several such lists of one length"),
+        ("direction('a', 1, 2)", "`direction` of `a` takes a list of numbers, one per unit, as in"),
+        ("direction('a', [[1, 2], [3]])", "or several such lists of the same length"),
         ("direction('a', ['1'])", "takes a list of numbers"),
         ("direction('a', [1e999])", "`direction` of `a` takes finite numbers"),
-        ("direction('a', [[1, 0], [0, 0]])", "a vector of zeros points nowhere"),
+        ("direction('a', [[1, 0], [0, 0]])", "a vector of zeros has no direction"),
         ("direction('a', [1], 'much')", "the power of a direction is a number from 0 on, not 'm"),
         ("a#" + "9" * 5000, "is no objective"),
         ("1" * 400 + " * a#1", "is no objective"),
-        ("a#1 + 1e999", "made with finite numbers, which inf is not"),
+        ("a#1 + 1e999", "an objective takes finite numbers, not inf"),
         ("text('a cat')", "`text` needs a CLIP model"),
     ],
 )
 def test_what_cannot_be_read_is_said(written: str, said: str) -> None:
     with pytest.raises(ObjectiveError, match=said):
-        parse(written)
+        parse_objective(written)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_directions_come_apart_a_row_each() -> None:
     vectors = torch.stack([V, -V])
     objective = 2 * direction("a", vectors) + channel("a", 0)
     assert objective.rows == 2
-    assert len({one.text for one in objective.apart()}) == 2
-    for one, vector in zip(objective.apart(), vectors, strict=True):
+    assert len({one.text for one in objective.split()}) == 2
+    for one, vector in zip(objective.split(), vectors, strict=True):
         expected = 2 * direction("a", vector) + channel("a", 0)
         torch.testing.assert_close(one(OUTPUTS), expected(OUTPUTS))
-    assert channel("a", 0).apart()[0].text == "a#0"
+    assert channel("a", 0).split()[0].text == "a#0"
     with pytest.raises(ObjectiveError, match=r"has 2 rows and .* 3: they cannot be added"):
         _ = direction("a", vectors) + direction("a", torch.stack([V] * 3))
 
@@ -184,13 +184,13 @@ def test_words_are_read_by_a_clip_model() -> None:
         asked.extend(words)  # type: ignore[arg-type, call-overload]
         return np.ones((1, 5), np.float32)
 
-    found = parse("text('a cat')", read)
+    found = parse_objective("text('a cat')", read)
     assert (asked, found.text) == (["a cat"], "text('a cat')")
     expected = cosines(MEAN, torch.ones(5))
     torch.testing.assert_close(found({"visual_projection": MEAN}), expected)
     assert text("a cat", read).paths == ("visual_projection",)
     for written in (r'text("a \" b#3")', r"text('it\'s b#3')", "text('''it's # b#3''')"):
-        parse(written, read)
+        parse_objective(written, read)
     assert asked[2:] == ['a " b#3', "it's b#3", "it's # b#3"]
 
 
@@ -205,7 +205,7 @@ def test_words_are_read_by_a_clip_model() -> None:
     ],
 )
 def test_a_command_takes_objectives_as_typed(given: list[str], said: str) -> None:
-    done = CliRunner().invoke(units, ["visualize", *given])
+    done = CliRunner().invoke(main, ["units", "visualize", *given])
     assert (done.exit_code, said in done.output) == (2, True), done.output
 
 
@@ -230,13 +230,11 @@ class Small(nn.Module):
 
 def test_modules_that_are_not_there_are_named() -> None:
     with pytest.raises(ObjectiveError, match="no module `lst` in the Small, did you mean `last`"):
-        check([parse("lst#1")], Small())
-    with pytest.raises(
-        ObjectiveError, match="there are no attention heads to tell apart in `last`"
-    ):
+        check([parse_objective("lst#1")], Small())
+    with pytest.raises(ObjectiveError, match="`last` has no attention heads"):
         check([head("last", 0)], Small())
-    check([parse("last#1")], Small())
-    with pytest.raises(ObjectiveError, match="`0` is a list of modules, which gives nothing"):
+    check([parse_objective("last#1")], Small())
+    with pytest.raises(ObjectiveError, match="`0` is a list of modules, which has no output"):
         check([channel("0", 1)], nn.Sequential(nn.ModuleList([Small()])))
 
 
@@ -245,26 +243,28 @@ def test_modules_that_are_not_there_are_named() -> None:
 )
 def test_what_no_input_changes_is_refused(written: str) -> None:
     with pytest.raises(ObjectiveError, match="does not depend on the input: its terms cancel"):
-        check([parse("last#1"), parse(written)], Small())
-    check([parse("last#1 - last#2")], Small())
+        check([parse_objective("last#1"), parse_objective(written)], Small())
+    check([parse_objective("last#1 - last#2")], Small())
 
 
 def test_pictures_that_differ_are_several() -> None:
     check([diversity("last")], Small())
     for objective in (2 * diversity("last"), diversity("last") + channel("last", 1)):
-        with pytest.raises(ObjectiveError, match="several seeds apart, and there is one at a time"):
+        with pytest.raises(
+            ObjectiveError, match="compares pictures of several seeds, and there is one at a"
+        ):
             check([objective], Small(), rows=1)
 
 
 def test_hearing_stops_where_all_is_heard_and_leaves_no_hooks() -> None:
     network, x = Small(), torch.randn(2, 5, 4, requires_grad=True)
     outputs: dict[str, Tensor] = {}
-    with hearing(network, ["to_q"], outputs):
+    with output_hooks(network, ["to_q"], outputs):
         network(x)
     assert network.calls == 0
     torch.testing.assert_close(outputs["to_q"], network.to_q(x).movedim(2, 1))
     assert outputs["to_q"].requires_grad
-    with pytest.raises(ZeroDivisionError), hearing(network, ["last"], {}):
+    with pytest.raises(ZeroDivisionError), output_hooks(network, ["last"], {}):
         _ = 1 / 0
     assert not any(module._forward_hooks for module in network.modules())
 
@@ -280,7 +280,7 @@ def test_heads_are_told_apart() -> None:
     outputs: dict[str, Tensor] = {}
     objective = head("0.out_proj", 1)
     check([objective], network)
-    with hearing(network, objective.paths, outputs):
+    with output_hooks(network, objective.paths, outputs):
         network(x)
     handle.remove()
     expected = inner[0][..., 4:].square().mean(-1).sqrt().mean(1)
@@ -288,6 +288,6 @@ def test_heads_are_told_apart() -> None:
 
 
 def test_objectives_of_one_text_are_one() -> None:
-    assert parse("a#1 - 0.5 * a#2") == channel("a", 1) - 0.5 * channel("a", 2)
+    assert parse_objective("a#1 - 0.5 * a#2") == channel("a", 1) - 0.5 * channel("a", 2)
     assert len({channel("a", 1), channel("a", 1), signed("a", 1)}) == 2
     assert direction("a", V) != direction("a", -V)

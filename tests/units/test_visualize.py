@@ -1,10 +1,8 @@
-"""Feature visualization: what rises, what is left as it was, and what lies on disk."""
+"""Feature visualization: what rises, and what stays as it was."""
 
 from __future__ import annotations
 
-import csv
 import math
-import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -19,40 +17,38 @@ from torch import Tensor, nn
 from ablate.drift.clip import Preparation, Reader
 from ablate.engine.progress import Progress
 from ablate.models.files import ModelError
-from ablate.sampling.call import Stopped
+from ablate.sampling.call import Request, Stopped
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.files import StoreError
 from ablate.store.png import read_record
-from ablate.units.visualize import fourier as canvas, make as wanted, visualize
-from ablate.units.visualize.ascent import Ascent, records, started
-from ablate.units.visualize.capture import capture
-from ablate.units.visualize.expressions import parse
-from ablate.units.visualize.files import (
-    file_of,
-    fill,
-    outcome,
-    picture_in,
-    present,
-    ratio_of,
-    save,
-    short,
-    waiting,
+from ablate.store.visualizations import has_visualization
+from ablate.units.visualize import dreams, fourier
+from ablate.units.visualize.ascent import Ascent, quiet_start
+from ablate.units.visualize.capture import (
+    capture,
+    plain_settings,
+    sample_with_embeddings,
+    sample_with_latents,
 )
+from ablate.units.visualize.denoiser import Latents, Prompts
+from ablate.units.visualize.dreams import Dreams, read_picture
+from ablate.units.visualize.expressions import parse_objective
+from ablate.units.visualize.images import Images
 from ablate.units.visualize.objectives import (
     ObjectiveError,
     channel,
     direction,
     diversity,
-    hearing,
+    output_hooks,
     signed,
 )
-from ablate.units.visualize.visualize import of_image, of_latent, of_prompt
+from ablate.units.visualize.render import render
 
 FC = "vision_model.encoder.layers.1.mlp.fc1"
 SHORT = Ascent(steps=12, rate=0.2)
 SIZE = (32, 32)
-LATENT = replace(visualize.DENOISER, steps=8)
-WORDS = replace(visualize.PROMPT, steps=4)
+LATENT = replace(Latents.ascent, steps=8)
+PROMPT = replace(Prompts.ascent, steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +84,7 @@ def unchanged(network: nn.Module, before: list[object]) -> bool:
 
 @pytest.mark.parametrize(("size", "colors"), [((16, 16), True), ((9, 14), False)])
 def test_the_basis_goes_there_and_back(size: tuple[int, int], colors: bool) -> None:
-    basis = canvas.Fourier(*size, decay=1.25, colors=colors)
+    basis = fourier.Fourier(*size, decay=1.25, colors=colors)
     maps = torch.randn(2, 3, *size)
     found = basis.coefficients(maps)
     assert found.shape == basis.shape(2, 3)
@@ -96,13 +92,13 @@ def test_the_basis_goes_there_and_back(size: tuple[int, int], colors: bool) -> N
 
 
 def test_independent_coefficients_make_forms_and_colors_of_nature() -> None:
-    basis = canvas.Fourier(32, 32, decay=1.0, colors=True)
-    maps = basis.map(canvas.drawn(basis.shape(400, 3), range(400)))
+    basis = fourier.Fourier(32, 32, decay=1.0, colors=True)
+    maps = basis.map(fourier.noise(basis.shape(400, 3), range(400)))
     colors = torch.cov(maps.permute(1, 0, 2, 3).flatten(1))
     expected = basis.mixing @ basis.mixing.T  # type: ignore[union-attr]
     torch.testing.assert_close(colors, expected, atol=0.08, rtol=0.08)
-    plain = canvas.Fourier(32, 32, decay=1.0)
-    power = torch.fft.fft2(plain.map(canvas.drawn(plain.shape(400, 1), range(400)))).abs() ** 2
+    plain = fourier.Fourier(32, 32, decay=1.0)
+    power = torch.fft.fft2(plain.map(fourier.noise(plain.shape(400, 1), range(400)))).abs() ** 2
     falls = power.mean((0, 1))
     assert math.isclose(falls[2, 0] / falls[8, 0], 16, rel_tol=0.2)  # amplitude 1 / f
     white = plain.coefficients(torch.randn(400, 1, 32, 32))
@@ -110,13 +106,13 @@ def test_independent_coefficients_make_forms_and_colors_of_nature() -> None:
 
 
 def test_motions_are_each_rows_own_and_fade() -> None:
-    both, one = canvas.motions(5, [1, 2]), canvas.motions(5, [2])
+    both, one = fourier.random_motions(5, [1, 2]), fourier.random_motions(5, [2])
     torch.testing.assert_close(both[:, 1:], one)
     assert (both[:, 0] != both[:, 1]).any()
     still = torch.eye(2, 3).expand(5, 2, 2, 3)
-    torch.testing.assert_close(canvas.motions(5, [1, 2], 0.0), still)
+    torch.testing.assert_close(fourier.random_motions(5, [1, 2], 0.0), still)
     maps = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(canvas.moved(maps, still[0]), maps)
+    torch.testing.assert_close(fourier.moved(maps, still, 0), maps)
 
 
 # ---------------------------------------------------------------- images
@@ -126,19 +122,26 @@ def test_objectives_rise_and_the_network_is_as_it_was(reader: Reader) -> None:
     reader.network.text_model.requires_grad_(False)
     before = state(reader.network)
     steps: list[tuple[int, int]] = []
-    objectives = [channel(FC, 3), signed(FC, 5) - signed(FC, 6), parse("visual_projection#2")]
+    objectives = [
+        channel(FC, 3),
+        signed(FC, 5) - signed(FC, 6),
+        parse_objective("visual_projection#2"),
+    ]
     with torch.inference_mode():  # as callers may be
-        found = of_image(reader, objectives, (0, 1), replace(SHORT, batch=4),
-                         on_step=lambda *done: steps.append(done))  # fmt: skip
-    assert found.objectives[2:4] == (f"signed('{FC}', 5) - signed('{FC}', 6)",) * 2
-    assert found.seeds == (0, 1) * 3
+        images = Images(reader, seeds=(0, 1), ascent=replace(SHORT, batch=4))
+        found = images.optimize(objectives, lambda *done: steps.append(done))
+    records = images.records(objectives)
+    assert [one["objective"] for one in records[2:4]] == [
+        f"signed('{FC}', 5) - signed('{FC}', 6)"
+    ] * 2
+    assert [one["seed"] for one in records] == [0, 1] * 3
     assert found.images.shape == (6, 32, 32, 3)
     assert found.images.dtype == np.float32
     assert ((found.images >= 0) & (found.images <= 1)).all()
     assert (found.end > found.start).all()
     assert np.median(found.end - found.start) > 0.2
     assert (found.start <= found.typical).all()
-    assert found.curve.shape == (12, 6)
+    assert found.curve.shape == (6, 12)
     # Nothing is done while plain inputs are looked at.
     assert [*dict.fromkeys(steps)] == [
         (0, 72),
@@ -149,7 +152,7 @@ def test_objectives_rise_and_the_network_is_as_it_was(reader: Reader) -> None:
 
 
 def test_start_and_end_are_those_of_the_pictures(reader: Reader) -> None:
-    found = of_image(reader, [signed("visual_projection", 4)], ascent=SHORT)
+    found = Images(reader, ascent=SHORT).optimize([signed("visual_projection", 4)])
     seen = reader.network.get_image_features(pixel_values=_pixels(reader, found.images))
     values = getattr(seen, "pooler_output", seen)
     assert values[0, 4].item() == pytest.approx(found.end[0], abs=1e-4)
@@ -167,8 +170,8 @@ def test_what_is_silent_nowhere_is_made_so_first() -> None:
 
     plain = torch.tensor([[[2.0, 2.0], [3.0, 1.0]], [[0.1, 0.1], [2.0, 2.0]]])
     with torch.enable_grad():
-        left, typical = started(plain, value, Ascent(rate=0.1), id)
-        quieted, same = started(plain, value, Ascent(rate=0.1, quieting=48), id)
+        left, typical = quiet_start(plain, value, Ascent(rate=0.1), id)
+        quieted, same = quiet_start(plain, value, Ascent(rate=0.1, quieting=48), id)
     assert torch.equal(left, torch.tensor([[0.1, 0.1], [2.0, 2.0]]))  # the lowest, as it is
     assert torch.equal(quieted[0], left[0])
     assert 0 < value(quieted, None)[1] <= 0.1 * typical[1]
@@ -178,20 +181,25 @@ def test_what_is_silent_nowhere_is_made_so_first() -> None:
 
 def test_a_row_does_not_depend_on_its_batch(reader: Reader) -> None:
     vectors = np.random.default_rng(0).normal(size=(3, 32))
-    together = of_image(reader, [direction(FC, vectors), channel(FC, 1)], ascent=SHORT)
-    alone = of_image(reader, [channel(FC, 1)], ascent=SHORT)
+    images, objectives = Images(reader, ascent=SHORT), [direction(FC, vectors), channel(FC, 1)]
+    together = images.optimize(objectives)
+    alone = images.optimize([channel(FC, 1)])
     assert len(together.images) == 4
-    assert len(set(together.objectives)) == 4
+    assert len({one["objective"] for one in images.records(objectives)}) == 4
     assert together.end[3] == pytest.approx(alone.end[0], rel=1e-2)
     np.testing.assert_allclose(together.images[3], alone.images[0], atol=0.05)
-    single = of_image(reader, [direction(FC, vectors[1])], ascent=SHORT)
+    single = images.optimize([direction(FC, vectors[1])])
     assert together.end[1] == pytest.approx(single.end[0], rel=1e-2)
 
 
 def test_rows_that_are_compared_are_made_at_once(reader: Reader) -> None:
     objectives = [channel(FC, 3) + diversity(FC), channel(FC, 3)]
-    seeds, short = (0, 1, 2), replace(SHORT, steps=2)
-    wide, narrow = (of_image(reader, objectives, seeds, replace(short, batch=n)) for n in (32, 2))
+    wide, narrow = (
+        Images(reader, seeds=(0, 1, 2), ascent=replace(SHORT, steps=2, batch=n)).optimize(
+            objectives
+        )
+        for n in (32, 2)
+    )
     np.testing.assert_allclose(narrow.end, wide.end, atol=1e-3)
 
 
@@ -199,29 +207,29 @@ def test_diverse_rows_differ_more(reader: Reader) -> None:
     apart = diversity(FC)
     found = []
     for objective in (channel(FC, 3), channel(FC, 3) + 3 * apart):
-        images = of_image(reader, [objective], (0, 1), SHORT).images
+        images = Images(reader, seeds=(0, 1), ascent=SHORT).optimize([objective]).images
         outputs: dict[str, Tensor] = {}
-        with torch.no_grad(), hearing(reader.network, [FC], outputs):
+        with torch.no_grad(), output_hooks(reader.network, [FC], outputs):
             reader.network.get_image_features(pixel_values=_pixels(reader, images))
         found.append(apart(outputs)[0].item())
     assert found[1] > found[0] + 0.01
 
 
 def test_what_cannot_be_visualized_is_said(reader: Reader) -> None:
-    before = state(reader.network)
+    before, images = state(reader.network), Images(reader)
     with pytest.raises(ObjectiveError, match=r"no module `vision_model.*fc3` in the CLIPModel"):
-        of_image(reader, [channel(FC.replace("fc1", "fc3"), 0)])
+        images.optimize([channel(FC.replace("fc1", "fc3"), 0)])
     with pytest.raises(ObjectiveError, match="latents and prompts the denoiser"):
-        of_image(reader, [channel("conv_in", 0)])
+        images.optimize([channel("conv_in", 0)])
     with pytest.raises(ObjectiveError, match="has 32 units, numbered 0 to 31; there is no 32"):
-        of_image(reader, [channel(FC, 32)])
+        images.optimize([channel(FC, 32)])
     with pytest.raises(ObjectiveError, match="`text_projection` reads texts, and no image can"):
-        of_image(reader, [channel("text_projection", 0)])
+        images.optimize([channel("text_projection", 0)])
     position = "vision_model.embeddings.position_embedding"
     with pytest.raises(ObjectiveError, match=rf"`{position}#0` does not depend on the input"):
-        of_image(reader, [channel(position, 0)])
+        images.optimize([channel(position, 0)])
     with pytest.raises(ObjectiveError, match="no objective was given"):
-        of_image(reader, [])
+        images.optimize([])
     assert unchanged(reader.network, before)
 
 
@@ -231,7 +239,8 @@ def test_a_dream_keeps_its_size_and_changes_the_picture(
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels).resize((70, 50))
     before = state(reader.network)
-    found = visualize.dream(reader, [parse(f"deepdream('{FC}')")], picture)
+    objectives = [parse_objective(f"deepdream('{FC}')")]
+    found = Dreams(reader, picture).optimize(objectives)
     assert found.images.shape == (1, 50, 70, 3)
     change = np.abs(found.images[0] - pixels / 255)
     assert 0.02 < change.mean() < 0.4
@@ -240,12 +249,11 @@ def test_a_dream_keeps_its_size_and_changes_the_picture(
     assert found.end[0] > found.start[0]
     assert unchanged(reader.network, before)
     # However many tiles are computed at once.
-    monkeypatch.setattr(visualize, "TILES", 2)
+    monkeypatch.setattr(dreams, "TILES", 2)
     told: list[tuple[int, int]] = []
-    again = visualize.dream(reader, [parse(f"deepdream('{FC}')")], picture,
-                            on_step=lambda *done: told.append(done))  # fmt: skip
+    again = Dreams(reader, picture).optimize(objectives, lambda *done: told.append(done))
     np.testing.assert_allclose(again.images, found.images, atol=1e-3)
-    total = visualize.work_of((70, 50), 32, 12)
+    total = Dreams(reader, picture).work
     assert told[-1] == (total, total)
     assert told[1][0] - told[0][0] < told[-2][0] - told[-3][0]  # the last steps are more work
 
@@ -272,21 +280,22 @@ def family(
 
 def test_latents_and_prompts_of_every_family(family: tuple[Pipeline, str]) -> None:
     pipeline, written = family
-    objective = parse(written)
+    objective = parse_objective(written)
     before, scheduler = state(pipeline.denoiser), pipeline.pipe.scheduler
-    latent = of_latent(pipeline, [objective], 0.8, "a cat", (0, 1), LATENT, SIZE)
+    given = {"t": 0.8, "prompt": "a cat", "seeds": (0, 1), "size": SIZE}
+    latent = Latents(pipeline, **given, ascent=LATENT).optimize([objective])  # type: ignore[arg-type]
     assert len(latent.images) == 2
     assert (latent.end > latent.start).all()
     assert latent.finished is not None
     assert latent.finished.shape == latent.images.shape
     assert latent.inputs is not None
-    given = capture(pipeline, "a cat", (0, 1), 0.8, SIZE)
-    spread = given.map.flatten(1).std(1).numpy()
+    call = capture(pipeline, "a cat", (0, 1), 0.8, SIZE)
+    spread = call.maps.flatten(1).std(1).numpy()
     np.testing.assert_allclose(latent.inputs.reshape(2, -1).std(1), spread, rtol=0.05)
-    prompt = of_prompt(pipeline, [objective], 0.8, "a cat", (0, 1), WORDS, size=SIZE)
+    prompt = Prompts(pipeline, **given, ascent=PROMPT).optimize([objective])  # type: ignore[arg-type]
     assert (prompt.end > prompt.start).all()
     assert prompt.inputs is not None
-    start = given.words.numpy()[0]
+    start = call.embeddings.numpy()[0]
     lengths = [
         np.linalg.norm(v - v.mean(-1, keepdims=True), axis=-1) for v in (start, prompt.inputs[0])
     ]
@@ -299,34 +308,28 @@ def test_latents_and_prompts_of_every_family(family: tuple[Pipeline, str]) -> No
 
 
 def test_pictures_of_an_unchanged_embedding_are_those_of_its_prompt(tiny: Pipeline) -> None:
-    from ablate.sampling.call import Request
-    from ablate.units.visualize.capture import sampled_with, settings_of
-
-    call, settings = capture(tiny, "a cat", [0], 0.8), settings_of(tiny, 5.0)
+    call, settings = capture(tiny, "a cat", [0], 0.8), plain_settings(tiny, 5.0)
     (plain,) = tiny.sample([Request("a cat", 3)], settings).images
-    (found,) = sampled_with(tiny, call, call.words, [3], settings).images
+    (found,) = sample_with_embeddings(tiny, call, call.embeddings, [3], settings).images
     np.testing.assert_allclose(found, plain, atol=1e-5)
-    other = sampled_with(tiny, call, call.words.flip(2), [3], settings).images[0]
+    other = sample_with_embeddings(tiny, call, call.embeddings.flip(2), [3], settings).images[0]
     assert np.abs(other - plain).max() > 1e-4
     again = tiny.sample([Request("a cat", 3)], settings).images[0]
     np.testing.assert_allclose(again, plain, atol=1e-6)
 
 
 def test_latents_that_are_put_back_come_to_the_same_image(tiny: Pipeline) -> None:
-    from ablate.sampling.call import Request
-    from ablate.units.visualize.capture import drawn_from, settings_of
-
     for level in (1.0, 0.5):
         call = capture(tiny, "a cat", [4], level)
         assert call.level == pytest.approx(level, abs=0.06)
-        _, finished = drawn_from(tiny, call, call.map)
-        plain = tiny.sample([Request("a cat", 4)], settings_of(tiny)).images
+        _, finished = sample_with_latents(tiny, call, call.maps)
+        plain = tiny.sample([Request("a cat", 4)], plain_settings(tiny)).images
         np.testing.assert_allclose(finished, plain, atol=1e-3)
 
 
 def test_half_precision_is_optimized_in_float32(tiny_folder: Path) -> None:
     pipeline = Pipeline.load(str(tiny_folder), device="cpu", dtype="bfloat16")
-    found = of_latent(pipeline, [parse(CHOSEN["tiny"])], ascent=LATENT)
+    found = Latents(pipeline, ascent=LATENT).optimize([parse_objective(CHOSEN["tiny"])])
     assert found.end[0] > found.start[0]
     assert pipeline.dtype == torch.bfloat16
 
@@ -341,18 +344,17 @@ def test_what_is_asked_to_stop_stops(tiny: Pipeline, monkeypatch: pytest.MonkeyP
         call.clear()
         monkeypatch.setattr(tiny, "stop", lambda last=last: call[-1:] == [last])
         with pytest.raises(Stopped):
-            of_latent(tiny, [parse(CHOSEN["tiny"])], ascent=LATENT,
-                      on_step=lambda n, _: call.append(n))  # fmt: skip
+            Latents(tiny, ascent=LATENT).optimize(
+                [parse_objective(CHOSEN["tiny"])], lambda n, _: call.append(n)
+            )
         assert [*dict.fromkeys(call)] == told
     assert unchanged(tiny.denoiser, before)
 
 
-def test_ctrl_c_keeps_finished_pictures(
-    tiny: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_keeps_finished_pictures(tiny: Pipeline, tmp_path: Path) -> None:
     """Of two batches the second is stopped, and made the next time."""
-    monkeypatch.setattr(wanted, "DENOISER", replace(LATENT, batch=2))
-    objectives = [parse(f"mid_block.resnets.0.norm2#{n}") for n in range(3)]
+    objectives = [parse_objective(f"mid_block.resnets.0.norm2#{n}") for n in range(3)]
+    latents = Latents(tiny, ascent=replace(LATENT, steps=1, batch=2))
     signaled = []
 
     def watch(progress: Progress) -> None:
@@ -360,9 +362,9 @@ def test_ctrl_c_keeps_finished_pictures(
             signaled.append(signal.raise_signal(signal.SIGINT))
 
     with pytest.raises(Stopped):
-        wanted.render_latents(tiny, objectives, tmp_path, steps=1, progress=Progress(watch))
+        render(latents, objectives, tmp_path, Progress(watch))
     assert len(list(tmp_path.glob("*latent.png"))) == 2
-    files = wanted.render_latents(tiny, objectives, tmp_path, steps=1)
+    files = render(latents, objectives, tmp_path)
     assert all(path.is_file() for path in files)
     assert not tiny.stop()
 
@@ -382,139 +384,96 @@ def test_the_pace_is_that_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
-    with pytest.raises(ModelError, match=r"lies above 0 and is at most 1; 1.5 does not"):
-        of_latent(tiny, [parse(CHOSEN["tiny"])], 1.5)
+    with pytest.raises(ModelError, match=r"is above 0 and at most 1; 1.5 is not"):
+        Latents(tiny, t=1.5).optimize([parse_objective(CHOSEN["tiny"])])
     with pytest.raises(ObjectiveError, match=r"there is no module `nowhere` in the [^(]*$"):
-        of_prompt(tiny, [channel("nowhere", 1)])
+        Prompts(tiny).optimize([channel("nowhere", 1)])
     with pytest.raises(ObjectiveError, match="`text` and units of the CLIP model are for `--inpu"):
-        of_prompt(tiny, [parse("text('a cat')", lambda _: np.ones((1, 5), np.float32))])
-    both = [parse(CHOSEN["tiny"]), channel("conv_in", 1)]
+        Prompts(tiny).optimize(
+            [parse_objective("text('a cat')", lambda _: np.ones((1, 5), np.float32))]
+        )
+    both = [parse_objective(CHOSEN["tiny"]), channel("conv_in", 1)]
     with pytest.raises(ObjectiveError, match="`conv_in#1` does not depend on the input"):
-        of_prompt(tiny, both, ascent=WORDS)
+        Prompts(tiny, ascent=PROMPT).optimize(both)
     with pytest.raises(ModelError, match=r"width must be a multiple of 8 .*, not 36; 32 is"):
-        of_latent(tiny, both, size=(36, 20))
+        Latents(tiny, size=(36, 20)).optimize(both)
 
 
 # ---------------------------------------------------------------- on disk
 
 
-def test_what_is_on_disk_is_not_made_again(reader: Reader, tmp_path: Path) -> None:
-    objectives, names = [channel(FC, 3), channel(FC, 4)], ["fc1#3", "fc1/4"]
-    told = records("image", reader.id, objectives, (0,), SHORT)
-    assert waiting(tmp_path, names, told) == [0, 1]
-    found = of_image(reader, objectives, ascent=SHORT)
-    assert list(found.records) == told
-    paths = save(found, names, tmp_path)
-    assert [path.name[:6] for path in paths] == ["fc1-3.", "fc1-4-"]
-    assert waiting(tmp_path, names, told) == []
-    longer = records("image", reader.id, objectives, (0,), replace(SHORT, steps=13))
-    assert waiting(tmp_path, names, longer) == [0, 1]
-    assert waiting(tmp_path, names, told[::-1]) == [0, 1]
-    batched = records("image", reader.id, objectives, (0,), replace(SHORT, batch=1))
-    assert waiting(tmp_path, names, batched) == []
+def test_what_is_on_disk_is_not_rendered_again(reader: Reader, tmp_path: Path) -> None:
+    objectives = [channel(FC, 3), parse_objective(f"{FC}#4 - {FC}#5")]
+    images = Images(reader, ascent=SHORT)
+    found = images.optimize(objectives)
+    paths = render(images, objectives, tmp_path)
+
+    def there(inputs: Images) -> list[bool]:
+        return list(map(has_visualization, paths, inputs.records(objectives)))
+
+    assert there(images) == [True, True]
+    assert there(Images(reader, ascent=replace(SHORT, steps=13))) == [False, False]
+    assert there(Images(reader, ascent=replace(SHORT, batch=1))) == [True, True]
+    assert not any(map(has_visualization, paths, images.records(objectives[::-1])))
+    times = [path.stat().st_mtime_ns for path in paths]
     whole = paths[1].read_bytes()
     for broken in (b"half a picture", whole[: len(whole) - 400], whole[:700] + bytes(400)):
         paths[1].write_bytes(broken)
-        assert waiting(tmp_path, names, told) == [1]
-    assert len(present(tmp_path)) == 2  # of the one that is whole
-    record = read_record(paths[0])
-    assert record["end"] == pytest.approx(float(found.end[0]))
+        assert there(images) == [True, False]
+    assert render(images, objectives, tmp_path) == paths
+    assert there(images) == [True, True]
+    assert paths[0].stat().st_mtime_ns == times[0]
+    assert read_record(paths[0])["end"] == pytest.approx(float(found.end[0]))
     with Image.open(paths[0]) as image:
         shown = np.asarray(image) / 255
     np.testing.assert_allclose(shown, found.images[0], atol=0.003)
-
-
-def test_the_table_and_the_sheet_are_made_of_the_pictures(reader: Reader, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="has no visualizations"):
-        present(tmp_path)
-    found = of_image(reader, [channel(FC, 3), channel(FC, 4)], ascent=SHORT)
-    with pytest.raises(StoreError, match=r"different; `a#1` and `a-1` are both `a-1\.png`"):
-        save(found, ["a#1", "a-1"], tmp_path)
-    with pytest.raises(StoreError, match="2 pictures need as many names, not 1"):
-        save(found, ["a#1"], tmp_path)
-    save(found, ["three", "four"], tmp_path)
-    table, sheet = present(tmp_path)
-    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    assert [row["name"] for row in rows] == ["four", "three"]
-    assert rows[1]["objective"] == f"{FC}#3"
-    assert float(rows[1]["end"]) == pytest.approx(float(found.end[0]), rel=1e-4)
-    ratio = f"{found.end[0] / found.start[0]:.6g}" if found.start[0] > 0 else ""
-    assert rows[1]["ratio"] == ratio
-    with Image.open(sheet) as page:
-        assert page.width > 300
-    assert [path.name for path in present(tmp_path)] == ["visualizations.csv", "sheet.png"]
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "told", "ratio"),
-    [
-        (0.5, 6.2, "12.4 times", 12.4),
-        (1e-6, 3.0, "3,000,000 times", 3e6),
-        (0.0, 2.0, "from 0", None),
-        (-1.0, 2.0, "from below 0", None),
-        (2.0, 0.5, "fell", 0.25),
-        (-1.0, -2.0, "fell", None),
-        (-2.0, -1.0, "rose", None),
-        (0.0, 0.0, "stayed at 0", None),
-        (0.0, math.nan, "not a number", None),
-    ],
-)
-def test_how_an_objective_went_is_said_in_words(
-    start: float, end: float, told: str, ratio: float | None
-) -> None:
-    assert outcome({"start": start, "end": end}) == told
-    found = ratio_of({"start": start, "end": end})
-    assert found == (None if ratio is None else pytest.approx(ratio))
 
 
 def test_pictures_to_dream_on_are_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
-    assert [one.size if hasattr(one, "size") else one for one in picture_in(path)] == [
+    assert [one.size if hasattr(one, "size") else one for one in read_picture(path)] == [
         (200, 300), (200, 300),
     ]  # fmt: skip
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(StoreError, match=r"picture\.png cannot be read as a picture: .*truncated"):
-        picture_in(path)
+        read_picture(path)
     Image.new("L", (3000, 1)).save(path)
     with pytest.raises(StoreError, match=r"3,000 × 1 pixels: .* at most 50 times as long as it is"):
-        picture_in(path)
+        read_picture(path)
     Image.new("1", (10_000, 10_000)).save(path)
     with pytest.raises(StoreError, match="has more than 89,478,485 pixels"):
-        picture_in(path)
+        read_picture(path)
     Image.new("L", (4000, 2000)).save(path)
-    picture, size = picture_in(path)
+    picture, size = read_picture(path)
     assert (picture.size, size) == ((2896, 1448), (4000, 2000))
     path.write_text("no picture")
     with pytest.raises(StoreError, match="cannot be read as a picture: cannot identify image file"):
-        picture_in(path)
-
-
-def test_no_two_names_have_one_file() -> None:
-    names = ["text('a cat')", "text('a, cat')", "a.b#1", "a.b#1 latent seed 2", "a.b#1 - 1",
-             "日本", "中国", "a.b#1 + " * 60 + "a.b#2", "a.b#1 + " * 60 + "a.b#3",
-             "x" * 300]  # fmt: skip
-    files = [file_of(name) for name in names]
-    assert len(set(files)) == len(names)
-    assert max(map(len, files)) < 130
-    assert all(re.fullmatch(r"\w[\w.=-]*\.png", file, re.ASCII) for file in files)
-    assert files[2:4] == ["a.b-1.png", "a.b-1-latent-seed-2.png"]
-    assert re.fullmatch(r"a{60} … [a ]+ seed 2", short("a" * 2000 + " seed 2"))
+        read_picture(path)
 
 
 def test_one_unit_named_twice_is_one_picture(reader: Reader, tmp_path: Path) -> None:
     vectors = [[1.0] * 32, [-1.0] * 32]
-    objectives = [parse(f"{FC}#3"), channel(FC, 3), parse(f"direction('{FC}', {vectors})")]
-    files = wanted.render_images(reader, objectives, tmp_path, steps=1)
+    objectives = [
+        parse_objective(f"{FC}#3"),
+        channel(FC, 3),
+        parse_objective(f"direction('{FC}', {vectors})"),
+    ]
+    files = render(Images(reader).with_steps(1), objectives, tmp_path)
     assert files[0].name == files[1].name == f"{FC}-3.png"
     assert len(set(files)) == len(list(tmp_path.iterdir())) == 3  # each vector has its own
     assert len(files) == 4
 
 
-def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
-    def never(*_: object) -> list[dict[str, object]]:
-        raise AssertionError
-
-    with pytest.raises(StoreError, match="`a#1 seed 0` and `A#1 seed 0` are both"):
-        fill(tmp_path, "image", [channel("a", 1), channel("A", 1)], (0, 1), never, never)  # type: ignore[arg-type]
+def test_names_are_checked_before_anything_is_rendered(reader: Reader, tmp_path: Path) -> None:
+    objectives = [channel(FC, 1) + 0.5 * channel(FC, 2)] * 2
+    assert len(set(render(Images(reader).with_steps(1), objectives, tmp_path / "twice"))) == 1
+    reader.network.add_module("A", nn.Identity())
+    reader.network.add_module("a", nn.Identity())
+    try:
+        with pytest.raises(StoreError, match="`A#1 seed 0` and `a#1 seed 0` are both"):
+            render(Images(reader, seeds=(0, 1)), [channel("A", 1), channel("a", 1)], tmp_path / "x")
+    finally:
+        del reader.network.A, reader.network.a
+    assert not (tmp_path / "x").exists()

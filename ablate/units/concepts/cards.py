@@ -22,12 +22,16 @@ import numpy as np
 
 from ablate.engine import KeyedCell, describe_run, with_keys
 from ablate.models import ModelError
-from ablate.store import Layer, Run, Statistics
+from ablate.store import Layer, Run, Statistics, finished_file
 from ablate.units.concepts import ablation as need, multimodal, search, selectivity
 from ablate.units.concepts.ablation import Found, Trial
 from ablate.units.record.recording import missing_pictures, render_missing
 from ablate.units.record.study import CLIP, Study, StudyError
-from ablate.units.visualize import files as gallery, make as wanted, objectives
+from ablate.units.visualize import objectives
+from ablate.units.visualize.denoiser import Latents
+from ablate.units.visualize.images import Images
+from ablate.units.visualize.render import render
+from ablate.view import save_visualizations
 
 FILE = "cards.json"
 TOPS, ALIKE = 8, 2  # samples shown that drive a unit most, and of one prompt
@@ -208,13 +212,13 @@ def _visualized(
     try:
         if study.component == CLIP:
             assert study.reader is not None
-            files = wanted.render_images(study.reader, driven, folder, progress=study.progress)
+            files = render(Images(study.reader), driven, folder, study.progress)
         else:
-            files = wanted.render_latents(study.pipeline, driven, folder, progress=study.progress)
-            files = [gallery.finished_of(file) for file in files]
+            files = render(Latents(study.pipeline), driven, folder, study.progress)
+            files = [finished_file(file) for file in files]
     except (objectives.ObjectiveError, ModelError) as error:
         return {}, [f"Nothing was visualized: {error}."]
-    gallery.present(folder)
+    save_visualizations(folder)
     return dict(zip(units, files, strict=True)), []
 
 

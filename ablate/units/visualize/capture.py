@@ -1,8 +1,8 @@
-"""One call of a pipeline's denoiser at a noise level, by whatever arguments its family has.
+"""One call of a pipeline's denoiser at a noise level, whatever arguments its family has.
 
-The pipeline samples by its own code until that level and what it then gives the denoiser is kept:
-timestep, embeddings, masks, sizes. The same call can be made again with other latents or another
-embedding, and gradients.
+The pipeline's code samples until that level, and the arguments that it then passes to the denoiser
+are recorded: timestep, embeddings, masks, sizes. The call can be repeated with other latents or
+embeddings, with gradients, and the sampling can be continued from them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,122 +34,113 @@ from ablate.sampling import (
     inner_pipelines,
 )
 
-STEPS = 20  # of the sampling that comes by the level
+STEPS = 20  # of the sampling that passes the level
 # What denoisers call the states of the prompt's tokens.
-WORDS = ("encoder_hidden_states", "cap_feats")
+EMBEDDINGS = ("encoder_hidden_states", "cap_feats")
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a denoiser was given at step `number`, at noise level `level`, for `rows` requests."""
+    """The arguments of one call of a denoiser, and the sampling that it is part of.
+
+    Attributes:
+        network: The denoiser.
+        arguments: Its arguments, by name.
+        latents: Name of the argument for latents.
+        step: Number of the step.
+        level: Noise level of the step, from 1, noise alone, to 0.
+        shape: Rows and columns of the latents as a map, where they are tokens.
+        prompt: The prompt.
+        seeds: Seeds, one per row.
+        settings: Settings of the sampling.
+    """
 
     network: nn.Module
-    given: Mapping[str, Any]
-    latents: str  # the parameter that takes them
-    number: int
+    arguments: Mapping[str, Any]
+    latents: str
+    step: int
     level: float
-    shape: tuple[int, int]  # rows and columns of the latents as a map
+    shape: tuple[int, int]
     prompt: str
     seeds: tuple[int, ...]
     settings: Settings
 
     @property
-    def map(self) -> Tensor:
-        """The latents that it was given, float32, (rows, channels, height, width)."""
-        value = self.given[self.latents]
-        found = torch.stack(list(value)) if isinstance(value, list) else value
-        return self.as_map(found).float()
+    def maps(self) -> Tensor:
+        """The latents as maps, float32, (rows, channels, height, width)."""
+        latents = _stacked(self.arguments[self.latents])
+        if latents.dim() == 3:  # tokens, row by row
+            latents = latents.mT.reshape(len(latents), -1, *self.shape)
+        return latents.reshape(len(latents), -1, *latents.shape[-2:]).float()
 
-    def as_map(self, found: Tensor) -> Tensor:
-        """Latents of whatever shape as maps; those that are tokens lie row by row."""
-        if found.dim() == 3:
-            return found.mT.reshape(len(found), -1, *self.shape)
-        return found.reshape(len(found), -1, *found.shape[-2:])
-
-    def as_given(self, maps: Tensor, like: Tensor) -> Tensor:
+    def as_latents(self, maps: Tensor, like: Tensor) -> Tensor:
         """Maps in the shape and dtype of latents."""
         flat = maps.flatten(2).mT if like.dim() == 3 else maps
         return flat.reshape(len(maps), *like.shape[1:]).to(like)
 
     @property
-    def words(self) -> Tensor:
-        """The states of the prompt's tokens, float32, (rows, tokens, width). Raises `ModelError`
-        where the denoiser is not given any, or not of one length."""
-        name, value = self._words()
-        found = list(value) if isinstance(value, list) else value
-        if isinstance(found, list):
-            found = torch.stack(found)
-        if found.dim() != 3:
-            raise ModelError(f"`{name}` of this denoiser is no sequence of tokens")
-        return found.float()
+    def embeddings(self) -> Tensor:
+        """States of the prompt's tokens, float32, (rows, tokens, width).
 
-    def _words(self) -> tuple[str, Any]:
-        for name in WORDS:
-            if next(tensors(self.given.get(name)), None) is not None:
-                return name, self.given[name]
+        Raises `ModelError` where the denoiser takes none, or states that are no sequence of tokens.
+        """
+        name, value = self._embeddings()
+        states = _stacked(value)
+        if states.dim() != 3:
+            raise ModelError(f"`{name}` of this denoiser is no sequence of tokens")
+        return states.float()
+
+    def _embeddings(self) -> tuple[str, Any]:
+        for name in EMBEDDINGS:
+            if next(tensors(self.arguments.get(name)), None) is not None:
+                return name, self.arguments[name]
         raise ModelError(
             f"{articled(type(self.network).__name__)} takes no states of a prompt's tokens"
-            f" ({', '.join(WORDS)}), so that no prompt can be optimized for it"
+            f" ({', '.join(EMBEDDINGS)}), so that no prompt can be optimized for it"
         )
 
-    def __call__(self, maps: Tensor | None = None, words: Tensor | None = None) -> Any:
-        """The call again, with other latents (maps) or other states of the prompt's tokens."""
-        given = dict(self.given)
-        if maps is not None:
-            given[self.latents] = self._put(given[self.latents], self.as_given, maps)
-        if words is not None:
-            name, old = self._words()
-            given[name] = self._put(old, lambda new, like: new.to(like), words)
-        return self.network(**given)
-
-    @staticmethod
-    def _put(old: Any, shaped: Callable[[Tensor, Tensor], Tensor], new: Tensor) -> Any:
-        """New values in the place of old ones, a tensor or a list of one for each row."""
-        if not isinstance(old, list):
-            return shaped(new, old)
-        return list(shaped(new, torch.stack(old)).unbind())
+    def __call__(self, latents: Tensor | None = None, embeddings: Tensor | None = None) -> Any:
+        """Repeat the call with other latents, as maps, or other states of the prompt's tokens."""
+        arguments = dict(self.arguments)
+        if latents is not None:
+            before = arguments[self.latents]
+            values = self.as_latents(latents, _stacked(before))
+            arguments[self.latents] = _unstacked(values, before)
+        if embeddings is not None:
+            name, before = self._embeddings()
+            arguments[name] = _unstacked(embeddings.to(_stacked(before)), before)
+        return self.network(**arguments)
 
 
-@dataclass
-class _Watched:
-    """What is heard of a sampling on the way to a level, and what is put into it there."""
-
-    level: float
-    number: int = 0
-    levels: Sequence[float] = ()
-    here: int = -1
-    given: dict[str, Any] = field(default_factory=dict)
-
-    def begin(self, levels: Sequence[float]) -> None:
-        self.levels = levels
-        self.number = min(range(len(levels)), key=lambda i: abs(levels[i] - self.level))
-
-    def reach(self, number: int) -> None:
-        self.here = number
-
-    @property
-    def moments(self) -> Callbacks:
-        return Callbacks(on_start=self.begin, on_step=self.reach)
+def _stacked(value: Tensor | list[Tensor]) -> Tensor:
+    """A tensor, also of an argument that is a list with an item per row."""
+    return torch.stack(value) if isinstance(value, list) else value
 
 
-def settings_of(
+def _unstacked(value: Tensor, like: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    return list(value.unbind()) if isinstance(like, list) else value
+
+
+def plain_settings(
     pipeline: Pipeline, guidance: float = 1.0, size: tuple[int, int] | None = None
 ) -> Settings:
-    """Sampling by the plainest scheduler that fits the model: one without memory of earlier steps,
-    which takes latents as they are. `size`: width and height, the model's own unless told."""
+    """Settings with the simplest scheduler that fits the model: without memory of earlier steps,
+    and with latents as they are.
+
+    `size`: width and height; None is the model's default size.
+    """
     try:
         pipeline.scheduler_of("flow_match_euler_discrete")
         scheduler = "flow_match_euler_discrete"
     except ModelError:
-        # Of those that fit others, one alone takes what a network says of its variance.
+        # Of the others only one supports a learned variance.
         learned = str(pipeline.scheduler_of(None).config.get("variance_type")).startswith("learned")
         scheduler = "ddpm" if learned else "ddim"
-    asked = SimpleNamespace(
+    return pipeline.settings(SimpleNamespace(
         num_inference_steps=STEPS, guidance_scale=guidance, scheduler=scheduler,
         negative_prompt="",
         width=size and size[0], height=size and size[1],
-    )  # fmt: skip
-    return pipeline.settings(asked)
+    ))  # fmt: skip
 
 
 def capture(
@@ -159,128 +150,133 @@ def capture(
     level: float,
     size: tuple[int, int] | None = None,
 ) -> Call:
-    """What the denoiser is given at the step nearest to a noise level, from 1, noise alone, to 0,
-    for requests that differ in their seed. Without guidance. Raises `Stopped` where the pipeline
-    was asked to stop on the way."""
+    """Capture the denoiser's call, without guidance, at the step nearest to a noise level.
+
+    Args:
+        pipeline: The pipeline.
+        prompt: The prompt.
+        seeds: Seeds, one per row of the call.
+        level: Noise level, from 1, noise alone, to 0.
+        size: Width and height; None is the model's default size.
+
+    Raises:
+        ModelError: No such level, or a pipeline that has no such call.
+        Stopped: The pipeline was asked to stop on the way.
+    """
     if not 0 < level <= 1:
-        raise ModelError(f"a noise level lies above 0 and is at most 1; {level:g} does not")
+        raise ModelError(f"a noise level is above 0 and at most 1; {level:g} is not")
     if not hasattr(inner_pipelines(pipeline.pipe)[-1], "prepare_latents"):
         kind = articled(type(pipeline.pipe).__name__)
         raise ModelError(f"{kind} has no latents to be visualized")
+    if pipeline.compiled:
+        raise ModelError("a compiled network cannot be visualized: load it without `compile`")
     requests = [Request(prompt, seed) for seed in seeds]
-    return _unguided(pipeline, requests, level, size)
-
-
-def _unguided(
-    pipeline: Pipeline, requests: Sequence[Request], level: float, size: tuple[int, int] | None
-) -> Call:
-    """The call without guidance, so that each request has one row."""
     for off in (1.0, 0.0):  # some families guide at 1
-        call = _captured(pipeline, requests, level, settings_of(pipeline, off, size))
-        if len(call.map) == len(requests):
+        call = _capture(pipeline, requests, level, plain_settings(pipeline, off, size))
+        if len(call.maps) == len(requests):
             return call
     raise ModelError(
-        f"`{pipeline.model}`: its denoiser takes {len(call.map)} rows for {len(requests)} images"
-        " without guidance, so that none can be told apart"
+        f"`{pipeline.model}`: its denoiser takes {len(call.maps)} rows for {len(requests)} images"
+        " without guidance, so that they cannot be matched"
     )
 
 
-def _captured(
+def _capture(
     pipeline: Pipeline, requests: Sequence[Request], level: float, settings: Settings
 ) -> Call:
-    if pipeline.compiled:
-        raise ModelError("a compiled network cannot be visualized: load it without `compile`")
     pipeline.check_size(settings)
-    network, watched = pipeline.denoiser, _Watched(level)
+    network = pipeline.denoiser
+    levels: list[float] = []
+    nearest, current = 0, -1
+    arguments: dict[str, Any] = {}
 
-    def listen(_: nn.Module, args: Any, kwargs: Any) -> None:
-        if watched.here == watched.number:
-            bound = inspect.signature(network.forward).bind(*args, **kwargs)
-            watched.given = dict(bound.arguments)
+    def on_start(all_levels: Sequence[float]) -> None:
+        nonlocal nearest
+        levels[:] = all_levels
+        nearest = min(range(len(levels)), key=lambda i: abs(levels[i] - level))
+
+    def on_step(step: int) -> None:
+        nonlocal current
+        current = step
+
+    def record(_: nn.Module, args: Any, kwargs: Any) -> None:
+        if current == nearest:
+            arguments.update(inspect.signature(network.forward).bind(*args, **kwargs).arguments)
             raise Stopped
 
-    handle = network.register_forward_pre_hook(listen, with_kwargs=True)
+    handle = network.register_forward_pre_hook(record, with_kwargs=True)
     try:
         with pipeline.explain_size_errors(settings):
-            pipeline.sample(requests, settings, watched.moments)
+            pipeline.sample(requests, settings, Callbacks(on_start=on_start, on_step=on_step))
     except Stopped:
-        if pipeline.stop():  # and not because all was heard
+        if pipeline.stop():  # and not because the call was recorded
             raise
     finally:
         handle.remove()
-    if not watched.given:
+    if not arguments:
         raise ModelError(f"`{pipeline.model}` never called its denoiser at level {level:g}")
-    given = watched.given.pop("kwargs", {}) | watched.given
+    arguments = arguments.pop("kwargs", {}) | arguments
     with torch.inference_mode(mode=False), torch.no_grad():
-        found = (t.detach().clone() for t in tensors(given))
-        given = rebuilt(given, found)
-    name = next(n for n in inspect.signature(network.forward).parameters if n in given)
-    first = next(tensors(given[name]))
+        arguments = rebuilt(arguments, (t.detach().clone() for t in tensors(arguments)))
+    name = next(n for n in inspect.signature(network.forward).parameters if n in arguments)
+    first = next(tensors(arguments[name]))
     tokens = first.shape[1] if first.dim() == 3 else 0
-    down = max(1, round(math.sqrt(tokens * settings.height / settings.width)))
+    rows = max(1, round(math.sqrt(tokens * settings.height / settings.width)))
     return Call(
-        network,
-        given,
-        name,
-        watched.number,
-        watched.levels[watched.number],
-        (down, tokens // down),
-        requests[0].prompt,
-        tuple(request.seed for request in requests),
-        settings,
-    )
+        network, arguments, name, nearest, levels[nearest], (rows, tokens // rows),
+        requests[0].prompt, tuple(request.seed for request in requests), settings,
+    )  # fmt: skip
 
 
-def drawn_from(pipeline: Pipeline, call: Call, maps: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """What the denoiser makes of latents at the level of a call: the image as it is estimated in
-    one step, and the one that the rest of the sampling comes to; both (rows, height, width, 3)."""
-    with _continued(pipeline, call, maps) as (mine, moments):
-        requests = [Request(call.prompt, seed) for seed in call.seeds]
-        with pipeline.explain_size_errors(call.settings):
-            found = mine.sample(requests, call.settings, moments, frozenset({call.number + 1}))
-    return found.frames[call.number + 1].images, found.images
-
-
-@contextmanager
-def _continued(
+def sample_with_latents(
     pipeline: Pipeline, call: Call, maps: Tensor
-) -> Iterator[tuple[Pipeline, Callbacks]]:
-    """A pipeline whose latents, at the step of a call, are others."""
-    scheduler = copy.deepcopy(pipeline.scheduler_of(call.settings.scheduler))
-    part, method = inner_pipelines(pipeline.pipe)[-1], scheduler.step
-    prepare = part.prepare_latents
-    done = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Continue the sampling of a call with other latents.
 
-    def put(value: Any) -> Any:
+    Returns:
+        The images as the denoiser estimates them in one step, and those at the end of the
+        sampling, both (rows, height, width, 3).
+    """
+    scheduler = copy.deepcopy(pipeline.scheduler_of(call.settings.scheduler))
+    inner, method = inner_pipelines(pipeline.pipe)[-1], scheduler.step
+    prepare = inner.prepare_latents
+    steps = 0
+
+    def exchanged(value: Any) -> Any:
         first, *rest = tensors(value)
-        new = call.as_given(maps.to(first.device), first)
-        return rebuilt(value, iter([new, *rest]))
+        return rebuilt(value, iter([call.as_latents(maps.to(first.device), first), *rest]))
 
     def step(*args: Any, **kwargs: Any) -> Any:
-        nonlocal done
-        result, done = method(*args, **kwargs), done + 1
-        return put(result) if done == call.number else result
+        nonlocal steps
+        result, steps = method(*args, **kwargs), steps + 1
+        return exchanged(result) if steps == call.step else result
 
-    def prepared(*args: Any, **kwargs: Any) -> Any:
-        return put(prepare(*args, **kwargs))
+    def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+        return exchanged(prepare(*args, **kwargs))
 
     scheduler.step = functools.wraps(method)(step)
-    mine = copy.copy(pipeline)
-    vars(mine)["scheduler_of"] = lambda name: scheduler
-    if call.number == 0:
-        part.prepare_latents = functools.wraps(prepare)(prepared)
+    patched = copy.copy(pipeline)
+    vars(patched)["scheduler_of"] = lambda name: scheduler
+    if call.step == 0:
+        inner.prepare_latents = functools.wraps(prepare)(prepare_latents)
     try:
-        yield mine, Callbacks()
+        requests = [Request(call.prompt, seed) for seed in call.seeds]
+        number = call.step + 1
+        with pipeline.explain_size_errors(call.settings):
+            samples = patched.sample(requests, call.settings, frames=frozenset({number}))
     finally:
-        vars(part).pop("prepare_latents", None)
+        vars(inner).pop("prepare_latents", None)
+    return samples.frames[number].images, samples.images
 
 
-def sampled_with(
-    pipeline: Pipeline, call: Call, words: Tensor, seeds: Sequence[int], settings: Settings
+def sample_with_embeddings(
+    pipeline: Pipeline, call: Call, embeddings: Tensor, seeds: Sequence[int], settings: Settings
 ) -> Samples:
-    """Images of embeddings (rows, tokens, width) in the stead of the prompt of a call, with the
-    pipeline's own guidance; a seed each."""
-    start, current = call.words[:1], list[Tensor]()
+    """Sample images with embeddings (rows, tokens, width) in place of a call's prompt, a seed each.
+
+    Raises `ModelError` where the pipeline does not encode prompts to what the denoiser takes.
+    """
+    start, current = call.embeddings[:1], list[Tensor]()
 
     @contextmanager
     def encoding(row: Tensor) -> Iterator[None]:
@@ -290,39 +286,36 @@ def sampled_with(
         finally:
             current.clear()
 
-    part = inner_pipelines(pipeline.pipe)[-1]
-    method = getattr(part, "encode_prompt", None)
+    inner = inner_pipelines(pipeline.pipe)[-1]
+    method = getattr(inner, "encode_prompt", None)
     if method is None:
         raise ModelError(
-            f"`{pipeline.model}`: {articled(type(part).__name__)} cannot be sampled with an"
+            f"`{pipeline.model}`: {articled(type(inner).__name__)} cannot be sampled with an"
             " embedding"
         )
 
-    def encode(*args: Any, **kwargs: Any) -> Any:
-        found = method(*args, **kwargs)
-        parts = list(tensors(found))
-        same = [
-            i for i, t in enumerate(parts)
-            if t.shape in (start.shape, start.shape[1:])
-            and torch.equal(t.float().reshape(start.shape), start.to(t.device))
-        ]  # fmt: skip
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        encoded = method(*args, **kwargs)
         if not current:
-            return found
-        if not same:
-            raise ModelError(
-                f"`{pipeline.model}`: what encodes prompts does not give what the denoiser is given"
-            )
-        like = parts[same[0]]
-        parts[same[0]] = current[0].to(like).reshape(like.shape)
-        return rebuilt(found, iter(parts))
+            return encoded
+        parts = list(tensors(encoded))
+        for i, part in enumerate(parts):
+            if part.shape in (start.shape, start.shape[1:]) and torch.equal(
+                part.float().reshape(start.shape), start.to(part.device)
+            ):
+                parts[i] = current[0].to(part).reshape(part.shape)
+                return rebuilt(encoded, iter(parts))
+        raise ModelError(
+            f"`{pipeline.model}`: what encodes prompts does not give what the denoiser is given"
+        )
 
-    part.encode_prompt = functools.wraps(method)(encode)
+    inner.encode_prompt = functools.wraps(method)(encode_prompt)
     try:
         requests = [
             Request(call.prompt, seed, encoding=functools.partial(encoding, row))
-            for row, seed in zip(words, seeds, strict=True)
+            for row, seed in zip(embeddings, seeds, strict=True)
         ]
         with pipeline.explain_size_errors(settings):
             return pipeline.sample(requests, settings)
     finally:
-        vars(part).pop("encode_prompt", None)
+        vars(inner).pop("encode_prompt", None)

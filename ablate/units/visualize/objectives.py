@@ -1,12 +1,12 @@
-"""Objectives: what an input is optimized for, as sums of what units give.
+"""Objectives: what an input is optimized for, as weighted sums over units.
 
 >>> objective = channel("vision_model.encoder.layers.2.mlp.fc1", 12) - 0.5 * deepdream("conv_in")
 >>> objective.paths
 ('vision_model.encoder.layers.2.mlp.fc1', 'conv_in')
 
-An objective reads what modules gave, by path, as (rows, channels, *positions) in float32, and says
-one number a row. A path that ends in `@heads` stands for the attention heads there: the root mean
-square of what each gives, as channels. Objectives as closures with arithmetic are Lucid's.
+An objective maps the outputs of modules, by path, (rows, channels, *positions) in float32, to one
+number per row. A path that ends in `@heads` means the attention heads there: the root mean square
+of each head's output, as channels. Objectives as closures with arithmetic follow Lucid.
 """
 
 from __future__ import annotations
@@ -32,72 +32,75 @@ Outputs = Mapping[str, Tensor]
 HEADS = "@heads"
 VISION = "visual_projection"  # the last module of a CLIP model's image encoder
 SMALL = 1e-8
-LARGEST = 1e18  # number of a vector: its square is one of float32
-PULL = 0.3  # of the gradient of a channel remains where it is silent
+LARGEST = 1e18  # entry of a vector; its square is finite in float32
+LEAK = 0.3  # share of a channel's gradient that remains where the channel is silent
 
 
 class ObjectiveError(RequestError, ValueError):
-    """An objective that is not well formed or that a network cannot have; the message says why."""
+    """An objective that is malformed or does not fit the network."""
 
 
 class MissingError(ObjectiveError):
-    """An objective that reads a module which a network does not have."""
+    """An objective that reads a module which the network does not have."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is to become large.
+    """A quantity to maximize.
 
-    `paths`: the modules it reads. `of(outputs, row)`: its values, shape (rows,); of an objective
-    that has rows of its own, as `direction` of many vectors, `row` takes one of these. `text`: how
-    it is written; two objectives with one text are the same. `terms`: the factors of what it is a
-    sum of, by text; of itself alone unless told.
+    Attributes:
+        text: How it is written. Objectives with the same text are equal.
+        paths: Modules it reads.
+        evaluate: Values (rows,) from outputs and, where `rows` is set, the number of a row; None
+            evaluates all rows.
+        rows: Number of rows of an objective with one row per vector (`direction`), else None.
+        terms: Factors of its summands, by text; None if the objective is a single term.
     """
 
     text: str
     paths: tuple[str, ...]
-    of: Callable[[Outputs, int | None], Tensor] = field(compare=False)
+    evaluate: Callable[[Outputs, int | None], Tensor] = field(compare=False)
     rows: int | None = None
     terms: Mapping[str, float] | None = field(default=None, compare=False)
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The factors of its terms; those that cancel are gone."""
+        """Nonzero factors of its terms."""
         terms = {self.text: 1.0} if self.terms is None else self.terms
         return {text: factor for text, factor in terms.items() if factor}
 
     @property
-    def compares(self) -> bool:
-        """Whether its rows are compared with one another (`diversity`)."""
+    def compares_rows(self) -> bool:
+        """Whether rows of a batch are compared with one another (`diversity`)."""
         return any(term.startswith(f"{diversity.__name__}(") for term in self.weights)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        return self.of(outputs, None)
+        return self.evaluate(outputs, None)
 
     def __str__(self) -> str:
         return self.text
 
-    def apart(self) -> list[Objective]:
-        """The objectives of its own rows, itself where it has none."""
+    def split(self) -> list[Objective]:
+        """One objective per row; itself if it has no rows."""
         if self.rows is None:
             return [self]
 
         def single(number: int) -> Objective:
-            def of(outputs: Outputs, _: int | None) -> Tensor:
-                return self.of(outputs, number)
+            def evaluate(outputs: Outputs, _: int | None) -> Tensor:
+                return self.evaluate(outputs, number)
 
-            return Objective(f"{self.text}[{number}]", self.paths, of, None, self.weights)
+            return Objective(f"{self.text}[{number}]", self.paths, evaluate, None, self.weights)
 
         return [single(number) for number in range(self.rows)]
 
     def __add__(self, other: Objective | float) -> Objective:
-        return _joined(self, other, "+")
+        return _sum(self, other, "+")
 
     def __radd__(self, other: float) -> Objective:
         return self if other == 0 else self + other  # as in `sum`
 
     def __sub__(self, other: Objective | float) -> Objective:
-        return _joined(self, other, "-")
+        return _sum(self, other, "-")
 
     def __rsub__(self, other: float) -> Objective:
         return -self + other
@@ -110,11 +113,11 @@ class Objective:
             raise ObjectiveError(f"an objective is multiplied by a number, not by {factor}")
         inner = f"({self.text})" if re.search(r" [+-] ", self.text) else self.text
         return Objective(
-            f"{_written(factor)} * {inner}",
+            f"{_number(factor)} * {inner}",
             self.paths,
-            lambda outputs, row: factor * self.of(outputs, row),
+            lambda outputs, row: factor * self.evaluate(outputs, row),
             self.rows,
-            {text: factor * own for text, own in self.weights.items()},
+            {text: factor * weight for text, weight in self.weights.items()},
         )
 
     __rmul__ = __mul__
@@ -125,13 +128,13 @@ class Objective:
         return self * (1 / divisor)
 
 
-def _joined(a: Objective, b: Objective | float, sign: str) -> Objective:
+def _sum(a: Objective, b: Objective | float, sign: str) -> Objective:
     """The sum or difference of an objective and another, or a number."""
     factor = 1 if sign == "+" else -1
     if not isinstance(b, Objective):
-        text = f"{a.text} {sign} {_written(b)}"
+        text = f"{a.text} {sign} {_number(b)}"
         return Objective(
-            text, a.paths, lambda out, row: a.of(out, row) + factor * b, a.rows, a.weights
+            text, a.paths, lambda out, row: a.evaluate(out, row) + factor * b, a.rows, a.weights
         )
     if a.rows and b.rows and a.rows != b.rows:
         raise ObjectiveError(
@@ -141,174 +144,182 @@ def _joined(a: Objective, b: Objective | float, sign: str) -> Objective:
     return Objective(
         f"{a.text} {sign} {right}",
         tuple(dict.fromkeys([*a.paths, *b.paths])),
-        lambda out, row: a.of(out, row) + factor * b.of(out, row),
+        lambda out, row: a.evaluate(out, row) + factor * b.evaluate(out, row),
         a.rows or b.rows,
-        _summed(a.weights, {term: factor * own for term, own in b.weights.items()}),
+        _sum_weights(a.weights, {term: factor * weight for term, weight in b.weights.items()}),
     )
 
 
-def _summed(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    """The factors of two sums together; what is left of a term by rounding alone is nothing."""
-    found = {}
+def _sum_weights(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """Add the factors of two sums; terms that cancel up to rounding get 0."""
+    total = {}
     for term in {**one, **other}:
         pair = one.get(term, 0.0), other.get(term, 0.0)
-        left = abs(sum(pair)) > 1e-12 * max(map(abs, pair))
-        found[term] = sum(pair) if left else 0.0
-    return found
+        remains = abs(sum(pair)) > 1e-12 * max(map(abs, pair))
+        total[term] = sum(pair) if remains else 0.0
+    return total
 
 
-def _written(number: float) -> str:
-    """A number with all its digits, so that two that differ are written differently."""
+def _number(number: float) -> str:
+    """Write a number with all its digits, so that different numbers have different texts."""
     if not math.isfinite(number):
-        raise ObjectiveError(f"an objective is made with finite numbers, which {number} is not")
+        raise ObjectiveError(f"an objective takes finite numbers, not {number}")
     return repr(float(number)).removesuffix(".0")
 
 
 def channel(path: str, n: int) -> Objective:
-    """How active a channel is: the mean of max(a, 0) over all positions, as activations are
-    everywhere in `units`.
+    """The activation of a channel: the mean of max(a, 0) over all positions.
 
-    Where it is silent its gradient is not nought but a share of what it would be: it can be woken.
+    Where the channel is silent a share of its gradient remains, so that ascent can activate it.
     """
 
-    def of(outputs: Outputs, _: int | None) -> Tensor:
-        values = _unit(outputs, path, n)
-        values = values.reshape(len(values), -1)
-        pulled = F.leaky_relu(values, PULL)
-        return (pulled + (values.relu() - pulled).detach()).mean(1)
+    def evaluate(outputs: Outputs, _: int | None) -> Tensor:
+        values = _unit(outputs, path, n).flatten(1)
+        leaky = F.leaky_relu(values, LEAK)
+        return (leaky + (values.relu() - leaky).detach()).mean(1)
 
-    return Objective(f"{path}#{n}", (path,), of)
+    return Objective(f"{path}#{n}", (path,), evaluate)
 
 
 def signed(path: str, n: int) -> Objective:
-    """A channel's mean over all positions, what is below 0 too."""
+    """The mean of a channel over all positions, negative values included."""
 
-    def of(outputs: Outputs, _: int | None) -> Tensor:
-        values = _unit(outputs, path, n)
-        return values.reshape(len(values), -1).mean(1)
+    def evaluate(outputs: Outputs, _: int | None) -> Tensor:
+        return _unit(outputs, path, n).flatten(1).mean(1)
 
-    return Objective(f"signed('{path}', {n})", (path,), of)
+    return Objective(f"signed('{path}', {n})", (path,), evaluate)
 
 
 def neuron(path: str, n: int, y: int | None = None, x: int | None = None) -> Objective:
-    """A channel at one position, the middle unless told: row `y` and column `x` of a map, or token
-    number `y`. Tokens that are patches of a square image, a class token before them or not, have
-    rows and columns too."""
+    """A channel at one position, by default in the middle.
 
-    def of(outputs: Outputs, _: int | None) -> Tensor:
+    Args:
+        path: Module path.
+        n: Channel.
+        y: Row of a map, or number of a token. Tokens that are patches of a square image, with or
+            without a class token in front, have rows and columns too.
+        x: Column of a map.
+    """
+
+    def evaluate(outputs: Outputs, _: int | None) -> Tensor:
         values = _unit(outputs, path, n)
-        return values.reshape(len(values), -1)[:, _place(path, values.shape[1:], y, x)]
+        return values.flatten(1)[:, _position(path, values.shape[1:], y, x)]
 
     where = f", {y}" if y is not None else ""
     where += "" if x is None else f", {x}" if y is not None else f", x={x}"
-    return Objective(f"neuron('{path}', {n}{where})", (path,), of)
+    return Objective(f"neuron('{path}', {n}{where})", (path,), evaluate)
 
 
 def head(path: str, n: int) -> Objective:
-    """An attention head: the root mean square of what it gives at a position, in the mean over
-    positions. `path`: the attention layer's projection of queries, keys or values, or its last,
-    whose inputs are what the heads give."""
+    """An attention head: the root mean square of its output at a position, averaged over positions.
 
-    def of(outputs: Outputs, _: int | None) -> Tensor:
-        values = _unit(outputs, path + HEADS, n)
-        return values.reshape(len(values), -1).mean(1)
+    `path`: the attention layer's projection of queries, keys or values, or its output projection,
+    whose inputs are the heads' outputs.
+    """
 
-    return Objective(f"head('{path}', {n})", (path + HEADS,), of)
+    def evaluate(outputs: Outputs, _: int | None) -> Tensor:
+        return _unit(outputs, path + HEADS, n).flatten(1).mean(1)
+
+    return Objective(f"head('{path}', {n})", (path + HEADS,), evaluate)
 
 
 def direction(path: str, vectors: Any, power: float = 2.0) -> Objective:
-    """Along a vector of activations: the dot product, times the cosine to a power (below 0.1 it
-    counts as 0.1), both of the mean over positions (Carter et al. 2019, Activation Atlas).
+    """Activation along a vector: the dot product times a power of the cosine (at least 0.1), both
+    of the mean over positions (Carter et al. 2019, Activation Atlas).
 
-    `vectors`: (units,), or (rows, units): a row of the batch each.
+    `vectors`: (units,), or (rows, units) with one vector per row of the batch.
     """
-    wanted = _vectors("direction", path, vectors)
+    targets = _vectors("direction", path, vectors)
     if isinstance(power, bool) or not isinstance(power, int | float) or not 0 <= power < math.inf:
         raise ObjectiveError(f"the power of a direction is a number from 0 on, not {power!r}")
-    digest = _digest(wanted)
 
-    def of(outputs: Outputs, row: int | None) -> Tensor:
-        found = _pooled(outputs, path)
-        along = wanted.to(found.device)
-        along = along[row] if row is not None else along
-        if along.shape[-1] != found.shape[1]:
+    def evaluate(outputs: Outputs, row: int | None) -> Tensor:
+        values = _pooled(outputs, path)
+        target = targets.to(values.device)
+        target = target[row] if row is not None else target
+        if target.shape[-1] != values.shape[1]:
             raise ObjectiveError(
-                f"a direction of {along.shape[-1]} units cannot be one of `{path}`, which has"
-                f" {found.shape[1]}"
+                f"a direction of {target.shape[-1]} units cannot be one of `{path}`, which has"
+                f" {values.shape[1]}"
             )
-        dot = (found * along).sum(1)
-        cosine = dot / (found.norm(dim=1) * along.norm(dim=-1) + SMALL)
-        weighed: Tensor = dot * cosine.clamp_min(0.1).pow(power)
-        return weighed
+        dot = (values * target).sum(1)
+        similarity = dot / (values.norm(dim=1) * target.norm(dim=-1) + SMALL)
+        weighted: Tensor = dot * similarity.clamp_min(0.1).pow(power)
+        return weighted
 
-    rows = len(wanted) if wanted.dim() == 2 else None
-    return Objective(f"direction('{path}', {digest}, {_written(power)})", (path,), of, rows)
-
-
-def cosine(path: str, vectors: Any, said: str = "") -> Objective:
-    """The cosine of the mean over positions with a vector, (units,) or (rows, units). `said`: how
-    the vector is called."""
-    wanted = _vectors("cosine", path, vectors)
-
-    def of(outputs: Outputs, row: int | None) -> Tensor:
-        found = _pooled(outputs, path)
-        along = wanted.to(found.device)
-        return F.cosine_similarity(found, along[row] if row is not None else along, dim=-1)
-
-    rows = len(wanted) if wanted.dim() == 2 else None
-    return Objective(said or f"cosine('{path}', {_digest(wanted)})", (path,), of, rows)
+    rows = len(targets) if targets.dim() == 2 else None
+    text = f"direction('{path}', {_digest(targets)}, {_number(power)})"
+    return Objective(text, (path,), evaluate, rows)
 
 
-def text(words: str, read: Callable[[Sequence[str]], np.ndarray]) -> Objective:
-    """How near an image is to words, as a cosine. `read`: `ablate.concepts.Reader.texts`."""
-    return cosine(VISION, read([words])[0], f"text({words!r})")
+def cosine(path: str, vectors: Any, text: str = "") -> Objective:
+    """The cosine of the mean over positions with a vector, (units,) or (rows, units).
+
+    `text`: how the objective is written; by default with a digest of the vectors.
+    """
+    targets = _vectors("cosine", path, vectors)
+
+    def evaluate(outputs: Outputs, row: int | None) -> Tensor:
+        values = _pooled(outputs, path)
+        target = targets.to(values.device)
+        return F.cosine_similarity(values, target[row] if row is not None else target, dim=-1)
+
+    rows = len(targets) if targets.dim() == 2 else None
+    return Objective(text or f"cosine('{path}', {_digest(targets)})", (path,), evaluate, rows)
+
+
+def text(words: str, embed: Callable[[Sequence[str]], np.ndarray]) -> Objective:
+    """The cosine between an image and words. `embed`: as `ablate.drift.Reader.texts`."""
+    return cosine(VISION, embed([words])[0], f"text({words!r})")
 
 
 def deepdream(path: str) -> Objective:
-    """Everything a module gives: its mean square (Mordvintsev et al. 2015)."""
+    """The mean square of a module's output (Mordvintsev et al. 2015)."""
 
-    def of(outputs: Outputs, _: int | None) -> Tensor:
+    def evaluate(outputs: Outputs, _: int | None) -> Tensor:
         return _output(outputs, path).flatten(1).square().mean(1)
 
-    return Objective(f"deepdream('{path}')", (path,), of)
+    return Objective(f"deepdream('{path}')", (path,), evaluate)
 
 
 def diversity(path: str) -> Objective:
-    """How unlike the rows of a batch are: minus the mean cosine of a row's Gram matrix of channels
-    with those of the others (Olah et al. 2017); 0 of a row that is alone."""
+    """How different the rows of a batch are: minus the mean cosine of a row's Gram matrix of
+    channels with those of the other rows (Olah et al. 2017); 0 for a single row."""
 
-    def of(outputs: Outputs, _: int | None) -> Tensor:
-        found = _output(outputs, path)
-        flat = found.flatten(2) if found.dim() > 2 else found[:, :, None]
+    def evaluate(outputs: Outputs, _: int | None) -> Tensor:
+        values = _output(outputs, path)
+        flat = values.flatten(2) if values.dim() > 2 else values[:, :, None]
         gram = F.normalize((flat @ flat.mT).flatten(1), dim=1)
         others = (gram @ gram.T).sum(1) - 1
         return -others / max(1, len(gram) - 1)
 
-    return Objective(f"diversity('{path}')", (path,), of)
+    return Objective(f"diversity('{path}')", (path,), evaluate)
 
 
-WORDS: dict[str, Callable[..., Objective]] = {
+FUNCTIONS: dict[str, Callable[..., Objective]] = {
     f.__name__: f for f in (channel, signed, neuron, head, direction, deepdream, diversity)
 }
 
 
-def _vectors(word: str, path: str, given: Any) -> Tensor:
-    """Vectors (units,) or (rows, units) of finite numbers, none of them of zeros alone."""
+def _vectors(function: str, path: str, given: Any) -> Tensor:
+    """Vectors (units,) or (rows, units) of finite numbers, none of them all zeros."""
     try:
         values = np.asarray(given)
     except ValueError:  # lists of unequal length
         values = np.asarray("")
     if values.dtype.kind not in "fiu" or values.ndim not in (1, 2) or not values.size:
         raise ObjectiveError(
-            f"`{word}` of `{path}` takes a list of numbers, one a unit, as in"
-            f" `{word}('{path}', [0.5, -1.0])`, or several such lists of one length"
+            f"`{function}` of `{path}` takes a list of numbers, one per unit, as in"
+            f" `{function}('{path}', [0.5, -1.0])`, or several such lists of the same length"
         )
     if not (np.abs(values) < LARGEST).all():
-        raise ObjectiveError(f"`{word}` of `{path}` takes finite numbers, none beyond {LARGEST:g}")
-    wanted = torch.as_tensor(values.astype(np.float32))
-    if not wanted.any(-1).all():
-        raise ObjectiveError(f"`{word}` of `{path}`: a vector of zeros points nowhere")
-    return wanted
+        raise ObjectiveError(
+            f"`{function}` of `{path}` takes finite numbers, none beyond {LARGEST:g}"
+        )
+    vectors = torch.as_tensor(values.astype(np.float32))
+    if not vectors.any(-1).all():
+        raise ObjectiveError(f"`{function}` of `{path}`: a vector of zeros has no direction")
+    return vectors
 
 
 def _digest(values: Tensor) -> str:
@@ -322,32 +333,32 @@ def _output(outputs: Outputs, path: str) -> Tensor:
 
 
 def _pooled(outputs: Outputs, path: str) -> Tensor:
-    """The mean over positions of what a module gave, (rows, channels)."""
-    found = _output(outputs, path)
-    return found.flatten(2).mean(2) if found.dim() > 2 else found
+    """The mean of a module's output over positions, (rows, channels)."""
+    values = _output(outputs, path)
+    return values.flatten(2).mean(2) if values.dim() > 2 else values
 
 
 def _unit(outputs: Outputs, path: str, n: int) -> Tensor:
-    """What one channel of a module gave, (rows, *positions)."""
-    found = _output(outputs, path)
-    if not 0 <= n < found.shape[1]:
+    """One channel of a module's output, (rows, *positions), at least one position."""
+    values = _output(outputs, path)
+    if not 0 <= n < values.shape[1]:
         units = "heads" if path.endswith(HEADS) else "units"
         raise ObjectiveError(
-            f"`{path.removesuffix(HEADS)}` has {found.shape[1]} {units}, numbered 0 to"
-            f" {found.shape[1] - 1}; there is no {n}"
+            f"`{path.removesuffix(HEADS)}` has {values.shape[1]} {units}, numbered 0 to"
+            f" {values.shape[1] - 1}; there is no {n}"
         )
-    return found[:, n]
+    return values[:, n] if values.dim() > 2 else values[:, n, None]
 
 
-def _place(path: str, positions: Sequence[int], y: int | None, x: int | None) -> int:
-    """The number of a position, rows by rows."""
-    count = math.prod(positions)
+def _position(path: str, shape: Sequence[int], y: int | None, x: int | None) -> int:
+    """The index of a position, counted row by row."""
+    count = math.prod(shape)
     skipped, (height, width) = 0, (1, count)
-    if len(positions) == 2:
-        height, width = positions
-    elif len(positions) == 1 and (y is None or x is not None):
+    if len(shape) == 2:
+        height, width = shape
+    elif len(shape) == 1 and (y is None or x is not None):
         skipped, height, width = grid_of(count, 1, 1) or (0, 1, count)
-    if len(positions) == 1 and y is not None and x is None:
+    if len(shape) == 1 and y is not None and x is None:
         height, width, y, x = 1, count, 0, y
     y, x = (height // 2 if y is None else y), (width // 2 if x is None else x)
     if not (0 <= y < height and 0 <= x < width):
@@ -363,18 +374,21 @@ def _place(path: str, positions: Sequence[int], y: int | None, x: int | None) ->
 
 
 def check(objectives: Iterable[Objective], network: nn.Module, rows: int = 2) -> None:
-    """Raise `ObjectiveError` where an objective reads a module that a network does not have, or
-    cannot change whatever the input: alone where there are no other `rows` to differ from, say."""
+    """Check objectives against a network.
+
+    `rows`: inputs that are optimized together; with one, nothing can differ from other rows.
+    Raises `MissingError` for a module that the network does not have, `ObjectiveError` for an
+    objective that no input can change.
+    """
     modules = dict(network.named_modules())
     for objective in objectives:
         if not objective.weights:
             raise ObjectiveError(
                 f"`{objective.text}` does not depend on the input: its terms cancel"
             )
-        if rows == 1 and objective.compares:
+        if rows == 1 and objective.compares_rows:
             raise ObjectiveError(
-                f"`{objective.text}` tells pictures of several seeds apart, and there is one at a"
-                " time"
+                f"`{objective.text}` compares pictures of several seeds, and there is one at a time"
             )
         for name in objective.paths:
             path = name.removesuffix(HEADS)
@@ -385,56 +399,54 @@ def check(objectives: Iterable[Objective], network: nn.Module, rows: int = 2) ->
                 )
             if isinstance(modules[path], nn.ModuleList):
                 raise ObjectiveError(
-                    f"`{objective.text}`: `{path}` is a list of modules, which gives nothing by"
-                    f" itself; name one of them, as in `{path}.0`"
+                    f"`{objective.text}`: `{path}` is a list of modules, which has no output;"
+                    f" name one of them, as in `{path}.0`"
                 )
             if name.endswith(HEADS) and not heads_of(modules, path):
-                raise ObjectiveError(
-                    f"`{objective.text}`: there are no attention heads to tell apart in `{path}`"
-                )
+                raise ObjectiveError(f"`{objective.text}`: `{path}` has no attention heads")
 
 
-class Heard(Exception):  # noqa: N818, it is no error
-    """Raised out of a network when all that an objective reads was heard."""
+class _Complete(Exception):  # noqa: N818, it is no error
+    """Ends a forward pass once all outputs are recorded."""
 
 
 @contextmanager
-def hearing(network: nn.Module, paths: Sequence[str], outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Fill `outputs` with what modules give, with gradients: (rows, channels, *positions), float32.
+def output_hooks(
+    network: nn.Module, paths: Sequence[str], outputs: dict[str, Tensor]
+) -> Iterator[None]:
+    """Fill `outputs` with what modules return, (rows, channels, *positions), float32, with
+    gradients.
 
-    When the last path of a forward pass was heard, the rest is not computed: `Heard` is raised,
-    and ends with this context. Hooks are gone after it.
+    A forward pass ends as soon as the last path is recorded: the rest is not computed. Hooks are
+    removed on exit. Raises `ObjectiveError` where a module returns no tensor.
     """
     modules = dict(network.named_modules())
-
-    def keep(name: str, value: Tensor) -> None:
-        outputs[name] = value
-        if len(outputs) == len(paths):
-            raise Heard
 
     def hook(name: str) -> Callable[..., None]:
         path = name.removesuffix(HEADS)
         module = modules[path]
-        inputs = name.endswith(HEADS) and is_out_projection(path)
+        reads_inputs = name.endswith(HEADS) and is_out_projection(path)
 
-        def hear(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            found = next(tensors((args, kwargs) if inputs else output), None)
-            if found is None or found.dim() == 0:
-                raise ObjectiveError(f"`{path}` gives no tensor that could be optimized")
-            dim = channel_dim(module, found)
-            moved = found.movedim(dim, 1).float() if found.dim() > 1 else found[:, None].float()
+        def record(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            values = next(tensors((args, kwargs) if reads_inputs else output), None)
+            if values is None or values.dim() == 0:
+                raise ObjectiveError(f"`{path}` returns no tensor that could be optimized")
+            dim = channel_dim(module, values)
+            values = (values.movedim(dim, 1) if values.dim() > 1 else values[:, None]).float()
             if name.endswith(HEADS):
                 count = heads_of(modules, path)
-                each = moved.reshape(len(moved), count, -1, *moved.shape[2:])
-                moved = each.square().mean(2).add(SMALL).sqrt()
-            keep(name, moved)
+                heads = values.reshape(len(values), count, -1, *values.shape[2:])
+                values = heads.square().mean(2).add(SMALL).sqrt()
+            outputs[name] = values
+            if len(outputs) == len(paths):
+                raise _Complete
 
-        return hear
+        return record
 
     with ExitStack() as stack:
         for name in paths:
             module = modules[name.removesuffix(HEADS)]
             handle = module.register_forward_hook(hook(name), with_kwargs=True)
             stack.callback(handle.remove)
-        with suppress(Heard):
+        with suppress(_Complete):
             yield
