@@ -39,7 +39,6 @@ from .study import (
     study_pictures as study_pictures,
 )
 from .visualizations import (
-    UNREADABLE as UNREADABLE,
     Visualization as Visualization,
     as_image as as_image,
     finished_file as finished_file,

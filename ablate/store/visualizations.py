@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ablate.store.files import StoreError, atomic_write, write_table
+from ablate.store.images import open_image
 from ablate.store.png import key_of
 
 TABLE = "visualizations.csv"
@@ -32,11 +31,6 @@ KINDS = ("image", "dream", "latent", "prompt")  # of inputs
 COLUMNS = (
     "name", "kind", "objective", "start", "end", "ratio", "typical", "steps", "seed", "file",
     "finished",
-)  # fmt: skip
-# What Pillow and others raise for files that are broken or of another format.
-UNREADABLE = (
-    OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, AttributeError,
-    struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 UNIT_NAME = re.compile(r"[\w.]+#\d+( \w+)*", re.ASCII)  # of a single unit, with kind and seed
 LONGEST, SHORT = 120, 60  # letters of a name, and of the start of one that is cut
@@ -158,21 +152,20 @@ def as_image(pixels: np.ndarray) -> Image.Image:
 def read_visualization(path: Path) -> Visualization | None:
     """What a picture records; None for a file that is missing, broken or something else."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             chunk: dict[str, Any] = json.loads(image.info["ablate"])
-            record = chunk["record"]
+            name, record = str(chunk["name"]), chunk["record"]
             if chunk["made"] != KIND or record["kind"] not in KINDS:
                 return None
+            start, end, typical = (float(chunk[name]) for name in ("start", "end", "typical"))
+            model, curve = chunk.get("model") or str(record["model"])[:19], chunk.get("curve", ())
             image.load()  # fails for a truncated file
         if record["kind"] == "latent":
-            with Image.open(finished_file(path)) as image:
+            with open_image(finished_file(path)) as image:
                 image.load()
-        model, curve = chunk.get("model") or str(record["model"])[:19], chunk.get("curve", ())
-        start, end, typical = (float(chunk[name]) for name in ("start", "end", "typical"))
-        name = str(chunk["name"])
-        return Visualization(name, record, start, end, typical, tuple(curve), model)
-    except UNREADABLE:
+    except StoreError:
         return None
+    return Visualization(name, record, start, end, typical, tuple(curve), model)
 
 
 def has_visualization(path: Path, record: Mapping[str, Any]) -> bool:

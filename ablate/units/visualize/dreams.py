@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from ablate.store import UNREADABLE, StoreError
+from ablate.store import StoreError, open_image
 from ablate.units.visualize.ascent import SMALL, Advance, Ascent, Row, Values, input_gradients
 from ablate.units.visualize.fourier import Fourier
 from ablate.units.visualize.images import ReaderInputs, as_arrays
@@ -139,24 +138,14 @@ def read_picture(path: Path) -> tuple[Image.Image, tuple[int, int]]:
 
     Raises `StoreError` for a file that is no picture or whose picture is too large or too narrow.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                width, height = opened.size
-                if max(width, height) > MAX_RATIO * min(width, height):
-                    raise StoreError(
-                        f"{path} has {width:,} × {height:,} pixels: a picture that is dreamed on is"
-                        f" at most {MAX_RATIO} times as long as it is wide"
-                    )
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise StoreError(
-            f"{path} has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, which is more than is"
-            " read; make it smaller first"
-        ) from error
-    except UNREADABLE as error:
-        raise StoreError(f"{path} cannot be read as a picture: {error}") from error
+    with open_image(path) as opened:
+        width, height = opened.size
+        if max(width, height) > MAX_RATIO * min(width, height):
+            raise StoreError(
+                f"{path} has {width:,} × {height:,} pixels: a picture that is dreamed on is at most"
+                f" {MAX_RATIO} times as long as it is wide"
+            )
+        picture = ImageOps.exif_transpose(opened).convert("RGB")
     size, factor = picture.size, math.sqrt(MAX_PIXELS / math.prod(picture.size))
     if factor < 1:
         width, height = (max(1, int(length * factor)) for length in size)
