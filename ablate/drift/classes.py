@@ -1,17 +1,17 @@
-"""Classes: what became of a picture, by rules that can be read and checked.
+"""Classes of drifted pictures, by rules that can be read and checked.
 
-In this order, for a cell whose baseline shows the concept C (the likeliest one of its own picture):
+In this order, for a cell whose baseline shows the concept C (the likeliest one of its picture):
 
 1. `noise`: C is lost, texture reaches the border (at least `BORDER` of the squares along it vary),
    and the picture is nothing like the baseline (an embedding distance above `UNLIKE`); or nothing
    varies anywhere.
-2. `intact`: hardly a pixel moved (RMSE below `NEAR`), nor did what the picture means (embedding
-   distance below `SAME`).
+2. `intact`: hardly a pixel changed (RMSE below `NEAR`), nor did the embedding (distance below
+   `SAME`).
 3. `altered`: C is still among the three likeliest concepts, with a probability of `KEPT` or more.
 4. `other concept`: another one has a probability of `SURE` or more.
-5. `structure without concept`: all else.
+5. `structure without concept`: everything else.
 
-A cell at a point between prompts that is its own baseline was asked for no concept: rules 1, 4 and
+A cell at a point between prompts that is a baseline itself has no concept to keep: rules 1, 4 and
 5 remain. The thresholds were chosen on 100 labeled cells of the bundled model and checked on 100
 others, `tests/data/labels.csv`. Probabilities and squares carry over to other models; `UNLIKE` and
 `SAME` are distances of the bundled CLIP model, and should be checked again with another one.
@@ -24,7 +24,7 @@ import numpy as np
 from ablate.drift.measure import MeasuredCell
 
 CLASSES = ("intact", "altered", "other concept", "structure without concept", "noise")
-SQUARE = 1 / 8  # side of a square, as a share of the picture's
+SQUARE = 1 / 8  # side of a square, as a share of the side of the picture
 VARIES = 0.05  # standard deviation of a square, of color values in [0, 1], that is texture
 BORDER = 1 / 3
 NEAR, SAME, UNLIKE = 0.1, 0.01, 0.75
@@ -32,9 +32,12 @@ KEPT, SURE = 0.1, 0.98
 
 
 def classify(cell: MeasuredCell, image: np.ndarray, baseline: MeasuredCell | None) -> str:
-    """The class of a cell, one of `CLASSES`, or nothing where no CLIP model has read it.
+    """The class of a cell, one of `CLASSES`, or empty without a CLIP model.
 
-    `image`: in [0, 1], shape (height, width, 3). `baseline`: None where the cell is its own.
+    Args:
+        cell: The measured cell.
+        image: Its image in [0, 1], shape (height, width, 3).
+        baseline: Its measured baseline; None where the cell is a baseline itself.
     """
     if not cell.concepts:
         return ""

@@ -1,11 +1,12 @@
 """Effects: drift over seeds, against the noise floor, with an interval.
 
 The noise floor of a group (one condition, whatever its seed) is the mean distance between its
-baseline images of different seeds: how far a picture moves when nothing but the seed changes. An
+baseline images of different seeds: how far a picture moves when only the seed changes. An
 effect is the mean drift of a variant over its seeds, divided by that floor: at 1 the edit matters
 as much as the choice of the seed. Intervals are percentile bootstrap intervals over seeds (Efron &
 Tibshirani 1993, An Introduction to the Bootstrap, section 13.3). They are narrow where seeds are
-few: in simulation, intervals of 3, 4, 8 and 16 seeds hold the truth 75, 85, 88 and 92 times in 100.
+few: in simulation, intervals of 3, 4, 8 and 16 seeds contain the true value 75, 85, 88
+and 92 times in 100.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import numpy as np
 from ablate.store import Run, read_table, write_table
 
 FILE = "effects.csv"
-MATTERS = 1.0  # an effect whose whole interval lies above moves pictures more than a seed does
-NOTHING = 0.1  # and one whose whole interval lies below moves them by less than can be told
-FEWEST = 4  # seeds that a verdict takes; intervals of fewer are too narrow to judge by
-COVERED = 0.95  # of the resamples lie within an interval
+MATTERS = 1.0  # an effect whose whole interval is above moves pictures more than a seed does
+NOTHING = 0.1  # and one whose whole interval is below moves them by less than can be noticed
+FEWEST = 4  # seeds of a verdict; intervals of fewer are too narrow
+COVERED = 0.95  # share of the resamples within an interval
 RESAMPLES = 2000
 FIGURES = ("seeds", "mean", "floor", "drift", "low", "high", "verdict")
 
@@ -32,15 +33,24 @@ FIGURES = ("seeds", "mean", "floor", "drift", "low", "high", "verdict")
 class Effect:
     """How far a variant moves the images of one condition, by one metric.
 
-    `mean`: mean distance from the baseline over `seeds` seeds, in the metric's own unit (1 - ssim
-    for `ssim`); None when every image met NaN. `floor`: the noise floor in the same unit. `drift`:
-    mean / floor; `low`, `high`: its interval, None with fewer than two seeds. `verdict`:
-    `matters`, `changes`, `nothing`, or empty without an interval.
+    Attributes:
+        variant: The name of the variant.
+        prompt: The prompt of the condition.
+        axes: The values of its axes, without prompt and seed.
+        metric: One of `DISTANCES`.
+        seeds: How many seeds were measured.
+        mean: Mean distance from the baseline, in the unit of the metric (1 - ssim for `ssim`);
+            None when every image has NaN.
+        floor: The noise floor in the same unit.
+        drift: mean / floor.
+        low: Lower end of the interval of `drift`; None with fewer than two seeds.
+        high: Upper end.
+        verdict: `matters`, `changes`, `nothing`, or empty without an interval.
     """
 
     variant: str
     prompt: str
-    axes: Mapping[str, Any]  # but prompt and seed
+    axes: Mapping[str, Any]
     metric: str
     seeds: int
     mean: float | None
@@ -53,9 +63,13 @@ class Effect:
 
 @dataclass(frozen=True)
 class Floor:
-    """The baselines of a group and how far apart they lie.
+    """The distances between the baselines of a group.
 
-    `distances`: by metric, of all pairs of `seeds`, shape (seeds, seeds), symmetric.
+    Attributes:
+        group: The number of the group.
+        prompt: Its prompt.
+        seeds: The seeds of the baselines, sorted.
+        distances: By metric, of all pairs of seeds, shape (seeds, seeds), symmetric.
     """
 
     group: int
@@ -73,7 +87,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class Sample:
-    """Distances of one variant in one condition by one metric: `by_seed` has those measured."""
+    """The measured distances of one variant in one condition by one metric, by seed."""
 
     variant: str
     prompt: str
@@ -86,17 +100,17 @@ class Sample:
 def estimate(samples: Sequence[Sample]) -> list[Effect]:
     """The effect of each sample, in their order.
 
-    A resample draws seeds with replacement. Where a variant was measured with the very seeds of
-    the floor, one draw serves both, so that what they share cancels; else each has its own.
+    A resample draws seeds with replacement. Where a variant has exactly the seeds of the
+    floor, both use one draw, so that what they share cancels; else each has another.
     """
-    found = []
+    effects = []
     alike: dict[tuple[int, str, tuple[int, ...]], list[int]] = {}
     for number, sample in enumerate(samples):
         values = list(sample.by_seed.values())
         mean = float(np.mean(values)) if values else None
         floor = sample.floor.mean(sample.metric)
         drift = None if mean is None or floor is None else mean / floor
-        found.append(Effect(sample.variant, sample.prompt, sample.axes, sample.metric,
+        effects.append(Effect(sample.variant, sample.prompt, sample.axes, sample.metric,
                             len(values), mean, floor, drift))  # fmt: skip
         if drift is not None and len(values) > 1:
             seeds = tuple(sorted(sample.by_seed))
@@ -106,12 +120,12 @@ def estimate(samples: Sequence[Sample]) -> list[Effect]:
         lows, highs = intervals(distances, seeds, samples[numbers[0]].floor, metric)
         for i, low, high in zip(numbers, lows.tolist(), highs.tolist(), strict=True):
             judged = verdict(low, high) if len(seeds) >= FEWEST else ""
-            found[i] = replace(found[i], low=low, high=high, verdict=judged)
-    return found
+            effects[i] = replace(effects[i], low=low, high=high, verdict=judged)
+    return effects
 
 
 def verdict(low: float, high: float) -> str:
-    """What an interval of drift, in noise floors, says of an edit."""
+    """The verdict on an edit by the interval of its drift, in noise floors."""
     return "matters" if low > MATTERS else "nothing" if high < NOTHING else "changes"
 
 
@@ -122,7 +136,7 @@ def intervals(
 
     With weights w (how often each seed was drawn), the mean distance is w·d / n, and that of
     different baselines w'Dw / (n² - Σw²). A draw of one seed alone has no such pair and takes the
-    floor as it was measured: left out, intervals would lose the most extreme means, and that of
+    measured floor: without such draws, intervals would lose the most extreme means, and that of
     two seeds all width.
     """
     weights = _weights(len(seeds), "edits")
@@ -169,7 +183,7 @@ def _header(axes: Iterable[str]) -> list[str]:
 
 
 def read_effects(run: Run) -> list[Effect]:
-    """The effects of a run as they were written; none when it was never measured."""
+    """The effects of a run from its table; none when it was never measured."""
     path = run.folder / FILE
     if not path.exists():
         return []
@@ -179,16 +193,18 @@ def read_effects(run: Run) -> list[Effect]:
 
 
 def _effect(row: Sequence[str], axes: Mapping[str, Mapping[str, Any]]) -> Effect:
-    # By position: an axis may bear the name of a column.
+    # By position: an axis may have the name of a column.
     variant, prompt, *written = row[: 2 + len(axes)]
-    metric, seeds, *figures, said = row[2 + len(axes) :]
+    metric, seeds, *figures, verdict = row[2 + len(axes) :]
     values = {
         name: known.get(text, text)
         for (name, known), text in zip(axes.items(), written, strict=True)
         if text
     }
     mean, floor, drift, low, high = (float(f) if f else None for f in figures)
-    return Effect(variant, prompt, values, metric, int(seeds), mean, floor, drift, low, high, said)
+    return Effect(
+        variant, prompt, values, metric, int(seeds), mean, floor, drift, low, high, verdict
+    )
 
 
 def _axes(run: Run) -> dict[str, dict[str, Any]]:

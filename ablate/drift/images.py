@@ -1,6 +1,6 @@
-"""Looks: finished images with all that they are compared by.
+"""Finished images with everything they are compared by: pixels, latents, embeddings.
 
-What a picture shows is told by a `Reader`, such as `ablate.concepts.Reader`.
+A `ConceptReader`, such as `ablate.drift.Reader`, embeds images and names what they show.
 """
 
 from __future__ import annotations
@@ -19,39 +19,47 @@ from ablate.messages import phrase
 from ablate.store import StoredCell, read_latents
 
 DISTANCES = ("rmse", "ssim", "latent", "embedding")
-NAMED = 3  # concepts an image
-BATCH = 64  # images read and embedded at once
+NAMED = 3  # concepts of an image
+BATCH = 64  # images in memory at once
 
 
-class Reader(Protocol):
-    """What reads images: a model that puts them and texts into one space."""
+class ConceptReader(Protocol):
+    """A model that embeds images and texts in one space."""
 
     @property
     def id(self) -> str:
-        """The model, as the user names it."""
+        """The name of the model."""
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied by before a softmax over texts."""
+        """The factor of cosines before a softmax over texts."""
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """Words that images are read in unless others are asked for."""
+        """The default concepts."""
 
     def images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors, shape (images, width)."""
+        """Embed images: unit vectors, shape (images, width)."""
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors, shape (texts, width)."""
+        """Embed texts: unit vectors, shape (texts, width)."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """A finished image and all that it is compared by."""
+class Features:
+    """A finished image and everything it is compared by.
+
+    Attributes:
+        key: The key of the cell.
+        state: `ok` or `nan`.
+        pixels: uint8, shape (height, width, 3).
+        latents: The final latents, None where none are stored.
+        embedding: A unit vector, None without a CLIP model.
+    """
 
     key: str
     state: str
-    pixels: np.ndarray  # uint8 (height, width, 3)
+    pixels: np.ndarray
     latents: np.ndarray | None
     embedding: np.ndarray | None
 
@@ -64,27 +72,31 @@ class Look:
     def luma(self) -> Luma:
         return Luma(self.image)
 
-    def distances(self, other: Look) -> dict[str, float]:
-        """Distances from an image of the same size, by metric; `ssim` as 1 - ssim."""
-        found = {"rmse": rmse(self.image, other.image)}
+    def distances(self, other: Features) -> dict[str, float]:
+        """Distances to an image of the same size, by metric; `ssim` as 1 - ssim."""
+        distances = {"rmse": rmse(self.image, other.image)}
         if min(self.pixels.shape[:2]) >= WINDOW:
-            found["ssim"] = 1 - self.luma.similarity(other.luma)
+            distances["ssim"] = 1 - self.luma.similarity(other.luma)
         if self.latents is not None and other.latents is not None:
-            found["latent"] = rmse(self.latents, other.latents)
+            distances["latent"] = rmse(self.latents, other.latents)
         if self.embedding is not None and other.embedding is not None:
-            found["embedding"] = embedding_distance(self.embedding, other.embedding)
-        return found
+            distances["embedding"] = embedding_distance(self.embedding, other.embedding)
+        return distances
 
 
-class Eye:
-    """Looks at finished cells, and has each that is not broken embedded once."""
+class Embedder:
+    """Embeds each valid image once.
 
-    def __init__(self, reader: Reader | None) -> None:
+    Attributes:
+        embeddings: Unit vectors by the key of the cell.
+    """
+
+    def __init__(self, reader: ConceptReader | None) -> None:
         self.reader = reader
         self.embeddings: dict[str, np.ndarray] = {}
 
-    def looks(self, cells: Iterable[StoredCell]) -> Iterator[Look]:
-        """What is seen of each cell, in order; a batch of them is held at once."""
+    def features(self, cells: Iterable[StoredCell]) -> Iterator[Features]:
+        """The features of each cell, in order; a batch of them is in memory at once."""
         rest = iter(cells)
         while batch := list(islice(rest, BATCH)):
             images = [cell.image() for cell in batch]
@@ -98,7 +110,7 @@ class Eye:
                 vectors = self.reader.images(list(new.values()))
                 self.embeddings |= zip(new, vectors, strict=True)
             for cell, image, state in zip(batch, images, states, strict=True):
-                yield Look(
+                yield Features(
                     cell.key,
                     state,
                     np.asarray(image),
@@ -107,10 +119,16 @@ class Eye:
                 )
 
 
-class Words:
-    """Words and prompts that images are read by."""
+class Concepts:
+    """Embedded words and prompts, to name what images show.
 
-    def __init__(self, reader: Reader, words: Sequence[str], prompts: Sequence[str]) -> None:
+    Attributes:
+        words: The vocabulary, each word once.
+        texts: Their unit vectors, shape (words, width).
+        prompts: Unit vectors of prompts, by prompt.
+    """
+
+    def __init__(self, reader: ConceptReader, words: Sequence[str], prompts: Sequence[str]) -> None:
         self.words = tuple(dict.fromkeys(words))
         self.scale = reader.scale
         self.texts = reader.texts([phrase(word) for word in self.words])
@@ -125,14 +143,14 @@ class Words:
         return tuple((self.words[i], float(odds[i] / odds.sum())) for i in best)
 
 
-def apart(looks: Sequence[Look]) -> dict[str, np.ndarray]:
+def pairwise_distances(images: Sequence[Features]) -> dict[str, np.ndarray]:
     """Distances of all pairs of images, shape (n, n), by the metrics that all pairs have."""
-    count = len(looks)
-    pairs = [(i, j, looks[i].distances(looks[j])) for j in range(count) for i in range(j)]
+    count = len(images)
+    pairs = [(i, j, images[i].distances(images[j])) for j in range(count) for i in range(j)]
     matrices: dict[str, np.ndarray] = {}
     for metric in DISTANCES:
-        if pairs and all(metric in found for _, _, found in pairs):
+        if pairs and all(metric in distances for _, _, distances in pairs):
             matrix = matrices[metric] = np.zeros((count, count))
-            for i, j, found in pairs:
-                matrix[i, j] = matrix[j, i] = found[metric]
+            for i, j, distances in pairs:
+                matrix[i, j] = matrix[j, i] = distances[metric]
     return matrices

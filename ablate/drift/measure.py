@@ -1,12 +1,12 @@
-"""Drift: how far each cell lies from the baseline of its own condition, and what it shows.
+"""Drift: how far each cell is from the baseline of its condition, and what it shows.
 
-Reads the store alone: a run can be measured again without its network. What a picture shows is
-told by a `Reader`, such as `ablate.concepts.Reader`; without one the columns of meaning stay empty.
+Reads the run's folder alone: a run can be measured again without its network. A `ConceptReader`,
+such as `ablate.drift.Reader`, names concepts; without one their columns stay empty.
 
     drift.csv        a row a finished cell: metrics, metrics in noise floors, class, concepts
-    effects.csv      drift over seeds with its interval (see `ablate.effects`)
-    drift.json       who read the images, over which words, the noise floors, notes to the user
-    embeddings.npz   what the reader made of images and words
+    effects.csv      drift over seeds with its interval (`ablate.drift.effects`)
+    drift.json       the CLIP model, its vocabulary, the noise floors, notes to the user
+    embeddings.npz   embeddings of images and words
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ import numpy as np
 
 from ablate.drift import effects
 from ablate.drift.effects import Floor, Sample
-from ablate.drift.images import DISTANCES, NAMED, Eye, Look, Reader, Words, apart
+from ablate.drift.images import (
+    DISTANCES,
+    NAMED,
+    ConceptReader,
+    Concepts,
+    Embedder,
+    Features,
+    pairwise_distances,
+)
 from ablate.drift.metrics import score
 from ablate.store import Run, StoredCell, atomic_write, read_table, write_table
 
@@ -29,16 +37,19 @@ NAMES = ("concept", "probability", "concept_2", "probability_2", "concept_3", "p
 MEASURED = ("state", *METRICS, *(f"{metric}_floors" for metric in DISTANCES), "class", *NAMES)
 TABLE = "drift.csv"
 EMBEDDINGS = "embeddings.npz"
-FLOOR_SEEDS = 32  # whose pairs, nearly 500, are compared; more would cost time and tell no more
+FLOOR_SEEDS = 32  # their pairs, nearly 500, are enough; more would only cost time
 
 
 @dataclass(frozen=True)
 class MeasuredCell(StoredCell):
-    """A finished cell with what was measured of it. NaN cells have no drift.
+    """A finished cell with its measurements. NaN cells have no drift.
 
-    `drift`: by metric, those of `METRICS` that are known. `floors`: the distances among them in
-    units of the noise floor. `class_name`: what became of the picture, empty where unknown.
-    `concepts`: the likeliest words and their probabilities, likeliest first.
+    Attributes:
+        state: `ok` or `nan`.
+        drift: Those of `METRICS` that are known, by name.
+        floors: The distances among them in units of the noise floor.
+        class_name: One of `CLASSES`, empty where unknown.
+        concepts: The likeliest words with their probabilities, the likeliest first.
     """
 
     state: str = "ok"
@@ -62,69 +73,67 @@ class Embeddings:
 Classify = Callable[[MeasuredCell, np.ndarray, MeasuredCell | None], str]
 
 
-def measure(run: Run) -> list[MeasuredCell]:
-    """All finished cells of a run with what pixels and latents tell of them, in plan order."""
-    return _Work(run).cells
-
-
 def write_drift(
     run: Run,
-    reader: Reader | None = None,
+    reader: ConceptReader | None = None,
     vocabulary: Sequence[str] | None = None,
     classify: Classify | None = None,
 ) -> list[MeasuredCell]:
-    """Measure all finished cells of a run and write what was found into its folder.
+    """Measure all finished cells of a run and write the tables into its folder.
 
-    `reader`: what tells what images show, in the words of `vocabulary` or else its own.
-    `classify`: what names the class of a cell.
+    Args:
+        run: The run.
+        reader: A model that names what images show; None for drift alone.
+        vocabulary: The concepts; the reader's by default.
+        classify: A function that returns the class of a cell.
     """
-    work = _Work(run, reader, vocabulary, classify)
-    found = {
+    measured = _Measurement(run, reader, vocabulary, classify)
+    summary = {
         "clip": reader.id if reader else None,
-        "vocabulary": work.words.words if work.words else [],
-        "notes": list(work.notes()),
+        "vocabulary": measured.concepts.words if measured.concepts else [],
+        "notes": list(measured.notes()),
         "floors": [
             {"group": floor.group, "prompt": floor.prompt, "seeds": len(floor.seeds)}
             | {metric: floor.mean(metric) for metric in DISTANCES}
-            for floor in work.floors.values()
+            for floor in measured.floors.values()
         ],
     }
-    _write_embeddings(run, work)
-    effects.write_effects(run, effects.estimate(list(work.samples())))
-    run.write_text("drift.json", json.dumps(found, indent=1) + "\n")
-    _write_table(run, work.cells)
-    return work.cells
+    _write_embeddings(run, measured)
+    effects.write_effects(run, effects.estimate(list(measured.samples())))
+    run.write_text("drift.json", json.dumps(summary, indent=1) + "\n")
+    _write_table(run, measured.cells)
+    return measured.cells
 
 
-# A noise floor holds for one group, prompt and size: runs of older versions have a single group.
+# A noise floor is that of one group, prompt and size: runs of older versions have a single group.
 _Group = tuple[int, str, tuple[int, ...]]
 
 
-class _Work:
-    """A run measured: its finished cells in plan order, and the noise floors of their groups."""
+class _Measurement:
+    """The measurements of a run: its finished cells in plan order, and their noise floors."""
 
     def __init__(
         self,
         run: Run,
-        reader: Reader | None = None,
+        reader: ConceptReader | None = None,
         vocabulary: Sequence[str] | None = None,
         classify: Classify | None = None,
     ) -> None:
         planned = [cell for cell in run.cells() if cell.done]
         spare = [cell for cell in run.floor() if cell.done]
-        self.eye = Eye(reader)
+        self.embedder = Embedder(reader)
         self.classify = classify
-        self.words: Words | None = None
+        self.concepts: Concepts | None = None
         if reader is not None:
             prompts = dict.fromkeys(cell.prompt for cell in planned if not cell.point)
-            self.words = Words(reader, vocabulary or reader.vocabulary, list(prompts))
+            self.concepts = Concepts(reader, vocabulary or reader.vocabulary, list(prompts))
         baselines = [c for c in planned if c.is_baseline] + spare
         # Of a point in embedding space the baseline may be the image of another prompt.
         self.prompts = {cell.key: cell.prompt for cell in baselines}
         self.floors = dict(self._floors(baselines))
         self.floor_of: dict[str, Floor] = {}  # by key of the cell
-        found = self._measured(planned)
-        self.cells = [replace(found[cell.key, cell.baseline], **vars(cell)) for cell in planned]
+        measured = self._measured(planned)
+        self.cells = [replace(measured[cell.key, cell.baseline], **vars(cell)) for cell in planned]
         self.order = [cell.key for cell in (*planned, *spare)]
 
     def _floors(self, baselines: Sequence[StoredCell]) -> Iterator[tuple[_Group, Floor]]:
@@ -132,58 +141,58 @@ class _Work:
         for cell in baselines:
             groups.setdefault((cell.group, cell.prompt), {}).setdefault(cell.key, cell)
         for (group, prompt), by_key in groups.items():
-            sizes: dict[tuple[int, ...], dict[int, Look]] = {}
+            sizes: dict[tuple[int, ...], dict[int, Features]] = {}
             cells = by_key.values()
-            for cell, look in zip(cells, self.eye.looks(cells), strict=True):
-                alike = sizes.setdefault(look.pixels.shape, {})
-                if look.state == "ok" and len(alike) < FLOOR_SEEDS:
-                    alike.setdefault(cell.seed, look)
+            for cell, image in zip(cells, self.embedder.features(cells), strict=True):
+                alike = sizes.setdefault(image.pixels.shape, {})
+                if image.state == "ok" and len(alike) < FLOOR_SEEDS:
+                    alike.setdefault(cell.seed, image)
             for size, alike in sizes.items():
                 seeds = tuple(sorted(alike))
-                pairs = apart([alike[seed] for seed in seeds])
+                pairs = pairwise_distances([alike[seed] for seed in seeds])
                 yield (group, prompt, size), Floor(group, prompt, seeds, pairs)
 
     def _measured(self, planned: Sequence[StoredCell]) -> dict[tuple[str, str], MeasuredCell]:
-        """What was measured, by key of a cell and of its baseline."""
-        found: dict[tuple[str, str], MeasuredCell] = {}
+        """Measured cells by their key and that of their baseline."""
+        results: dict[tuple[str, str], MeasuredCell] = {}
         order = {key: i for i, key in enumerate(dict.fromkeys(c.baseline for c in planned))}
         distinct = {(cell.key, cell.baseline): cell for cell in planned}.values()
-        # Each baseline directly before its cells, so that no other has to be kept.
+        # Each baseline directly before its cells, so that one at a time is in memory.
         todo = sorted(distinct, key=lambda c: (order[c.baseline], not c.is_baseline))
-        baseline: Look | None = None
-        for cell, look in zip(todo, self.eye.looks(todo), strict=True):
+        baseline: Features | None = None
+        for cell, image in zip(todo, self.embedder.features(todo), strict=True):
             if cell.is_baseline:
-                baseline = look
+                baseline = image
             elif baseline is not None and baseline.key != cell.baseline:
                 baseline = None
-            measured = self._one(cell, look, baseline)
-            if self.classify is not None and look.state == "ok":
-                own = found.get((cell.baseline, cell.baseline))
-                name = self.classify(measured, look.image, own)
+            measured = self._one(cell, image, baseline)
+            if self.classify is not None and image.state == "ok":
+                reference = results.get((cell.baseline, cell.baseline))
+                name = self.classify(measured, image.image, reference)
                 measured = replace(measured, class_name=name)
-            found[cell.key, cell.baseline] = measured
-        return found
+            results[cell.key, cell.baseline] = measured
+        return results
 
-    def _one(self, cell: StoredCell, look: Look, baseline: Look | None) -> MeasuredCell:
+    def _one(self, cell: StoredCell, image: Features, baseline: Features | None) -> MeasuredCell:
         prompt = self.prompts.get(cell.baseline, cell.prompt)
         empty = Floor(cell.group, prompt, (), {})
-        floor = self.floors.get((cell.group, prompt, look.pixels.shape), empty)
+        floor = self.floors.get((cell.group, prompt, image.pixels.shape), empty)
         self.floor_of[cell.key] = floor
         drift: dict[str, float] = {}
         floors: dict[str, float] = {}
         concepts: tuple[tuple[str, float], ...] = ()
-        if look.state == "ok" and baseline is not None and baseline.state == "ok":
-            drift = look.distances(baseline)
+        if image.state == "ok" and baseline is not None and baseline.state == "ok":
+            drift = image.distances(baseline)
             units = {metric: floor.mean(metric) for metric in drift}
             floors = {metric: drift[metric] / unit for metric, unit in units.items() if unit}
             if "ssim" in drift:
                 drift["ssim"] = 1 - drift["ssim"]
-        if look.embedding is not None and self.words is not None:
-            concepts = self.words.likeliest(look.embedding)
+        if image.embedding is not None and self.concepts is not None:
+            concepts = self.concepts.likeliest(image.embedding)
             if not cell.point:
-                drift["score"] = score(look.embedding, self.words.prompts[cell.prompt])
+                drift["score"] = score(image.embedding, self.concepts.prompts[cell.prompt])
         return MeasuredCell(
-            **vars(cell), state=look.state, drift=drift, floors=floors, concepts=concepts
+            **vars(cell), state=image.state, drift=drift, floors=floors, concepts=concepts
         )
 
     def samples(self) -> Iterator[Sample]:
@@ -192,8 +201,8 @@ class _Work:
         alike: dict[str, list[MeasuredCell]] = {}
         for cell in self.cells:
             if not cell.is_baseline:
-                told = [cell.variant, cell.prompt, _axes(cell)]
-                alike.setdefault(json.dumps(told, sort_keys=True), []).append(cell)
+                key = json.dumps([cell.variant, cell.prompt, _axes(cell)], sort_keys=True)
+                alike.setdefault(key, []).append(cell)
         for cells in alike.values():
             first = cells[0]
             for metric in known:
@@ -202,8 +211,8 @@ class _Work:
                              self.floor_of[first.key])  # fmt: skip
 
     def notes(self) -> Iterator[str]:
-        """What the user should know of empty columns, and how they would be filled."""
-        if self.words is None:
+        """Sentences to the user about empty columns, and how to fill them."""
+        if self.concepts is None:
             yield (
                 "No CLIP model has read these images, so that `embedding`, `score` and the concepts"
                 " are empty: name one by `clip:` in the recipe, or by `ablate drift RUN --clip ID`."
@@ -212,14 +221,14 @@ class _Work:
         if bare:
             yield (
                 f"{_share(bare, len(self.floors), 'condition')} fewer than two baselines of"
-                " different seeds, and so no noise floor to hold drift against: write"
+                " different seeds, and so no noise floor: write"
                 " `noise_floor: 8` into the recipe, or more `seeds`."
             )
         most = max((len(sample.by_seed) for sample in self.samples()), default=effects.FEWEST)
         if most < effects.FEWEST:
             seeds = "one seed" if most == 1 else f"{most} seeds"
             yield (
-                f"Each variant was made with {seeds}, too few to say whether it matters: write"
+                f"Each variant has {seeds}, too few to say whether it matters: write"
                 f" {effects.FEWEST} `seeds` or more into the recipe."
             )
         compared = [cell.drift for cell in self.cells if "rmse" in cell.drift]
@@ -227,7 +236,7 @@ class _Work:
         if lacking:
             yield (
                 f"{_share(lacking, len(compared), 'image')} no final latents stored, so that"
-                " `latent` is empty there: `ablate run RECIPE --fresh` makes images that have them."
+                " `latent` is empty there: `ablate run RECIPE --fresh` stores them."
             )
 
 
@@ -246,25 +255,25 @@ def _share(count: int, total: int, noun: str) -> str:
 
 
 def read_cells(run: Run) -> list[MeasuredCell]:
-    """All finished cells of a run as they were measured, in plan order.
+    """All finished cells of a run with their measurements, in plan order.
 
-    They are measured anew where `drift.csv` is missing, of an older version, or of other cells.
+    They are measured again where `drift.csv` is missing, of an older version, or of other cells.
     """
     cells = [cell for cell in run.cells() if cell.done]
     heads = _heads(run)
     try:
         header, rows = read_table(run.folder / TABLE)
     except FileNotFoundError:
-        return measure(run)
+        return _Measurement(run).cells
     if header != heads or [row[0] for row in rows] != [cell.path.name for cell in cells]:
-        return measure(run)
-    # By position: an axis may bear the name of a column.
+        return _Measurement(run).cells
+    # By position: an axis may have the name of a column.
     start = len(heads) - len(MEASURED)
     return [_cell(cell, row[start:]) for cell, row in zip(cells, rows, strict=True)]
 
 
 def read_notes(run: Run) -> list[str]:
-    """Sentences to the user about what could not be measured, and how it could."""
+    """The sentences to the user about what could not be measured."""
     try:
         text = (run.folder / "drift.json").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -273,13 +282,13 @@ def read_notes(run: Run) -> list[str]:
 
 
 def read_embeddings(run: Run) -> Embeddings | None:
-    """What a reader made of the images and words of a run; None when none has read them."""
+    """The embeddings of the images and words of a run; None without a CLIP model."""
     path = run.folder / EMBEDDINGS
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as found:
-        keys, words = tuple(found["keys"].tolist()), tuple(found["words"].tolist())
-        return Embeddings(keys, found["images"], words, found["texts"])
+    with np.load(path, allow_pickle=False) as arrays:
+        keys, words = tuple(arrays["keys"].tolist()), tuple(arrays["words"].tolist())
+        return Embeddings(keys, arrays["images"], words, arrays["texts"])
 
 
 def _heads(run: Run) -> list[str]:
@@ -326,19 +335,19 @@ def _cell(cell: StoredCell, row: Sequence[str]) -> MeasuredCell:
     )
 
 
-def _write_embeddings(run: Run, work: _Work) -> None:
+def _write_embeddings(run: Run, measured: _Measurement) -> None:
     path = run.folder / EMBEDDINGS
-    if work.words is None:
+    if measured.concepts is None:
         path.unlink(missing_ok=True)
         return
-    keys = [key for key in dict.fromkeys(work.order) if key in work.eye.embeddings]
-    width = work.words.texts.shape[1]
-    images = np.array([work.eye.embeddings[key] for key in keys], np.float32)
+    keys = [key for key in dict.fromkeys(measured.order) if key in measured.embedder.embeddings]
+    width = measured.concepts.texts.shape[1]
+    images = np.array([measured.embedder.embeddings[key] for key in keys], np.float32)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             keys=np.array(keys, dtype=str),
             images=images.reshape(-1, width),
-            words=np.array(work.words.words, dtype=str),
-            texts=work.words.texts.astype(np.float32),
+            words=np.array(measured.concepts.words, dtype=str),
+            texts=measured.concepts.texts.astype(np.float32),
         )

@@ -1,10 +1,14 @@
-"""Metrics: how far two images, latents or embeddings lie apart."""
+"""Metrics: distances of two images, latents or embeddings.
+
+To add one, write its function here, compute it in `images.Features.distances`, and name it in
+`images.DISTANCES`; tables, effects, sheets and reports follow.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-WINDOW = 11  # pixels of a side, of SSIM: smaller images have none
+WINDOW = 11  # pixels of a side of SSIM; smaller images have no SSIM
 
 
 def rmse(image: np.ndarray, baseline: np.ndarray) -> float:
@@ -39,7 +43,7 @@ class Luma:
 
 
 def _blurred(plane: np.ndarray) -> np.ndarray:
-    """Gaussian means over all windows that lie wholly inside the plane."""
+    """Gaussian means over all windows that are wholly inside the plane."""
     offsets = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * 1.5**2))
     weights /= weights.sum()

@@ -422,8 +422,8 @@ def test_one_seed_has_neither_floor_nor_interval(tmp_path: Path) -> None:
     assert effect.verdict == ""
     assert drift.read_notes(run) == [
         "The only condition has fewer than two baselines of different seeds, and so no noise floor"
-        " to hold drift against: write `noise_floor: 8` into the recipe, or more `seeds`.",
-        "Each variant was made with one seed, too few to say whether it matters: write 4 `seeds` or"
+        ": write `noise_floor: 8` into the recipe, or more `seeds`.",
+        "Each variant has one seed, too few to say whether it matters: write 4 `seeds` or"
         " more into the recipe.",
     ]
 
