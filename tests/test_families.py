@@ -30,8 +30,8 @@ from ablate.models.sizes import default_side, outline as outline_with, outline_o
 from ablate.models.source import Source
 from ablate.network.components import phase_of
 from ablate.recipe.recipe import Recipe
-from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
 
 PROMPT, SEED, STEPS, GUIDANCE = "a cat in a party hat", 3, 2, 5.0

@@ -24,8 +24,8 @@ from ablate.edits.noise import NoiseCache
 from ablate.edits.registry import OPS
 from ablate.edits.variants import Edit, Variant
 from ablate.recipe.recipe import Recipe
-from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.store.files import StoreError
 from ablate.store.png import read_record
 

@@ -1,6 +1,6 @@
-"""How a pipeline draws: settings, schedulers, embeddings of prompts, one call for many cells.
+"""How a pipeline samples: settings, schedulers, embeddings of prompts, one call for many cells.
 
-The pipeline's own code samples; five of its methods are replaced for the time of a call."""
+The code of diffusers samples; five of its methods are replaced for the duration of a call."""
 
 import lazy_loader
 

@@ -1,12 +1,4 @@
-from .call import (
-    Callbacks as Callbacks,
-    Context as Context,
-    Request as Request,
-    Samples as Samples,
-    Stopped as Stopped,
-    UnevenError as UnevenError,
-    inner_pipelines as inner_pipelines,
-)
+from .call import inner_pipelines as inner_pipelines
 from .embeddings import (
     INTERPOLATIONS as INTERPOLATIONS,
     PROMPTS as PROMPTS,
@@ -17,5 +9,13 @@ from .embeddings import (
     random_point as random_point,
 )
 from .pipeline import Pipeline as Pipeline
+from .request import (
+    Callbacks as Callbacks,
+    Context as Context,
+    Request as Request,
+    Samples as Samples,
+    Stopped as Stopped,
+    UnevenError as UnevenError,
+)
 from .schedulers import scheduler_class as scheduler_class
 from .settings import SAMPLING as SAMPLING, Sampling as Sampling, Settings as Settings

@@ -1,7 +1,6 @@
 """Points of embedding space, each a weighted sum of prompts' embeddings.
 
-A point is told by its prompts and their weights alone, whatever led to it, and needs no network
-until it is embedded:
+A point consists of prompts and their weights alone, and needs no network until it is embedded:
 
     >>> between("a cat", "a dog", 0.25)
     Point(weights=(('a cat', 0.75), ('a dog', 0.25)), path='lerp')
@@ -20,10 +19,10 @@ from torch import Tensor
 
 Interpolation = Literal["lerp", "slerp"]
 INTERPOLATIONS: tuple[Interpolation, ...] = ("lerp", "slerp")
-# All tensors that one prompt gives, by the names under which a pipeline takes them: token states
-# (1, tokens, width) of every text encoder, pooled embeddings (1, width).
+# The tensors of one prompt by the pipeline's names for them: token states (1, tokens, width) of
+# every text encoder, pooled embeddings (1, width).
 Embedding = Mapping[str, Tensor]
-# Ordinary prompts, whose spread is that of random points and directions where none are given. The
+# Ordinary prompts, which determine the spread of random points and directions by default. The
 # bundled model knows all of their words.
 PROMPTS = (
     "a cat", "a cat in a party hat", "a cat on a beach", "a dog", "a dog in a top hat",
@@ -43,14 +42,19 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Point:
-    """A weighted sum of prompts' embeddings; with `slerp`, of two along the arc between them."""
+    """A weighted sum of prompts' embeddings, or a point on the arc between two.
+
+    Attributes:
+        weights: Prompts and their weights.
+        path: `lerp` for the sum, `slerp` for the arc.
+    """
 
     weights: tuple[tuple[str, float], ...]
     path: Interpolation = "lerp"
 
     @property
     def prompt(self) -> str | None:
-        """The prompt whose embedding the point is; None where it is no prompt's."""
+        """The prompt whose embedding the point is; None if there is none."""
         (text, weight), *others = self.weights
         return text if weight == 1 and not others else None
 
@@ -60,15 +64,21 @@ def _point(weights: Mapping[str, float], path: Interpolation = "lerp") -> Point:
 
 
 def between(start: str, end: str, t: float, path: Interpolation = "lerp") -> Point:
-    """The point a share `t` of the way from one prompt to another; below 0 and above 1, beyond."""
+    """The point at a share `t` of the way from one prompt to another; it may be beyond [0, 1]."""
     if start == end:
         return Point(((start, 1.0),))
     return _point({start: 1 - t, end: t}, path)
 
 
 def on_plane(center: str, toward: Sequence[str | int], at: Sequence[float]) -> Point:
-    """The center, and so much of each direction: toward a prompt, which is reached at 1, or a
-    random one, given by a seed, that is as long as prompts lie apart from their mean."""
+    """A point on a plane through the embedding of a prompt.
+
+    Args:
+        center: The prompt.
+        toward: The directions: toward a prompt, which is reached at 1, or a random one by its seed,
+            as long as the typical distance of prompts from their mean.
+        at: The coordinates along them.
+    """
     weights = {center: 1.0}
     for target, amount in zip(toward, at, strict=True):
         step = _deviation(target, 0, PROMPTS) if isinstance(target, int) else {target: 1.0}
@@ -80,10 +90,10 @@ def on_plane(center: str, toward: Sequence[str | int], at: Sequence[float]) -> P
 
 
 def random_point(seed: int, number: int, prompts: Sequence[str] = PROMPTS) -> Point:
-    """A random point with the mean and covariance that the embeddings of some prompts have.
+    """A random point with the mean and covariance of the embeddings of some prompts.
 
-    It is their mean and, of each one's deviation from it, a normally distributed share; so the
-    covariance holds across tokens, channels and encoders without being computed.
+    It is their mean plus a normally distributed share of each one's deviation from it; so it has
+    their covariance across tokens, channels and encoders, which is never computed.
     """
     mean = dict.fromkeys(prompts, 1 / len(prompts))
     deviation = _deviation(seed, number, prompts)
@@ -99,7 +109,7 @@ def _deviation(seed: int, number: int, prompts: Sequence[str]) -> dict[str, floa
 
 
 def embed(point: Point, encode: Callable[[str], Embedding]) -> dict[str, Tensor]:
-    """The embedding of a point, of the same shapes and dtypes as those that `encode` gives."""
+    """The embedding of a point, in the shapes and dtypes of `encode`, the embedding of a prompt."""
     prompts = [encode(text) for text, _ in point.weights]
     weights = [weight for _, weight in point.weights]
     if point.prompt is not None:
@@ -118,7 +128,7 @@ def _combined(tensors: list[Tensor], weights: list[float], path: Interpolation) 
 
 def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
     """Spherical interpolation of the last dimension (Shoemake 1985, Animating rotation with
-    quaternion curves); of vectors that lie on one line, linear interpolation. Shape as given."""
+    quaternion curves); for parallel vectors, linear interpolation. Shape as given."""
     cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).unsqueeze(-1)
     angle = torch.acos(cosine.clamp(-1, 1))
     sine = torch.sin(angle)

@@ -1,4 +1,4 @@
-"""Text-to-image pipelines: how they are loaded, what they are, and how they are asked."""
+"""Text-to-image pipelines: loading, their networks and settings, and sampling."""
 
 from __future__ import annotations
 
@@ -34,32 +34,28 @@ from ablate.models import (
     wrong_side,
 )
 from ablate.network import DENOISERS, Catalog, ScopeError
-from ablate.sampling.call import (
-    Callbacks,
-    Request,
-    Samples,
-    SamplingError,
-    autoencoder_of,
-    inner_pipelines,
-    sample,
-)
-from ablate.sampling.schedulers import scheduler_class
+from ablate.sampling.call import autoencoder_of, inner_pipelines, sample
+from ablate.sampling.request import Callbacks, Request, Samples, SamplingError
+from ablate.sampling.schedulers import matched_scheduler
 from ablate.sampling.settings import Settings
 
-# Errors that a wrong size of the pictures may end in.
-OF_SIZES = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError)
-
-
-def _flows(scheduler: type) -> bool:
-    """Whether a scheduler is one of flow matching alone."""
-    return scheduler.__name__.startswith("FlowMatch")
+# Errors that a wrong size of the pictures may cause.
+SIZE_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError)
 
 
 class Pipeline:
     """A loaded text-to-image pipeline.
 
-    `network` is the component that is edited, `stop` a function asked before every step: when it
-    returns True, `Stopped` is raised.
+    Attributes:
+        pipe: The pipeline of diffusers.
+        model: The name of its model.
+        fingerprint: Identifies the model's files or weights.
+        source: Where the model comes from, with commits as revisions.
+        denoiser_name: The name of its denoiser among its components.
+        component: The name of the edited component.
+        network: The edited component.
+        compiled: Whether the denoiser is compiled.
+        stop: Called after every step; if it returns True, `Stopped` is raised.
     """
 
     def __init__(
@@ -87,12 +83,12 @@ class Pipeline:
         self.network: nn.Module = getattr(pipe, self.component)
         self.compiled = compiled
         self.stop: Callable[[], bool] = lambda: False
-        self._own_scheduler = pipe.scheduler
+        self._default_scheduler = pipe.scheduler
         self._encoded: dict[Any, Any] = {}
         self._catalogs: dict[str, Catalog] = {}
         for part in (pipe, *inner_pipelines(pipe)):
             part.set_progress_bar_config(disable=True)
-        # Convolutions of the autoencoder are faster so everywhere, those of a denoiser on GPUs.
+        # Faster for convolutions of autoencoders everywhere, for those of denoisers on GPUs.
         decoder = autoencoder_of(pipe)
         for network in (decoder, self.denoiser if self.device.type == "cuda" else None):
             if network is not None and all(p.dim() < 5 for p in network.parameters()):
@@ -115,11 +111,19 @@ class Pipeline:
         dtype: str = "auto",
         compile: bool = False,
     ) -> Pipeline:
-        """Load a model's weights. Raises `ModelError` when it is not there or not complete.
+        """Load a model's weights.
 
-        `model`: a name, which the arguments up to `offload` tell more of (`ablate.sources.Source`),
-        or a source. `compile`: run the denoiser through torch.compile; edits stay valid, because
-        weights change in place.
+        Args:
+            model: Its name or its source.
+            revision, variant, config, lora, offload: With a name, the other attributes of `Source`.
+            component: The component to edit; None is the denoiser.
+            device: `cuda`, `mps` or `cpu`; None is the best available.
+            dtype: A dtype of torch, or `auto`: 16 bit where the hardware is fast at it.
+            compile: Run the denoiser through torch.compile; edits still take effect, because
+                weights change in place.
+
+        Raises:
+            ModelError: The model does not exist or is incomplete.
         """
         source = (
             model
@@ -157,10 +161,8 @@ class Pipeline:
         model = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         return cls(pipe, model=model, fingerprint=fingerprint_of_weights(pipe))
 
-    # ------------------------------------------------------------ what it is
-
     def editing(self, component: str | None) -> Pipeline:
-        """The same pipeline, its edits meant for another component; None is the denoiser."""
+        """The same pipeline with another component to edit; None is the denoiser."""
         name = component or self.denoiser_name
         if name not in self.networks:
             raise ModelError(f"`{self.model}` has no component `{name}`")
@@ -170,13 +172,13 @@ class Pipeline:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells its model, in plain objects: enough to load the same again."""
+        """Its model in plain objects, which are enough to load the same again."""
         return self.source.as_json() | {"fingerprint": self.fingerprint}
 
     @property
     def device(self) -> torch.device:
         """Where its networks run."""
-        if self.source.offload is not None:  # where they lie is another matter
+        if self.source.offload is not None:  # which is not where they are kept
             return torch.device(self.pipe._execution_device)
         return next(iter(self.network.parameters())).device
 
@@ -191,10 +193,10 @@ class Pipeline:
 
     @property
     def edits_by_rows(self) -> bool:
-        """Whether modules of the denoiser may be edited for some rows of a batch and not others.
+        """Whether modules of the denoiser can be edited for some rows of a batch and not others.
 
-        A compiled network is valid for other weights, but not for other functions in its modules.
-        The edited weights of some rows would not move with a network that is offloaded.
+        A compiled network allows other weights, but no other functions in its modules; and edited
+        weights of some rows would not move between devices with an offloaded network.
         """
         return not self.compiled and self.source.offload is None
 
@@ -224,13 +226,12 @@ class Pipeline:
         return guided_rows_of(config, self.pipe.config)
 
     def qualified(self, component: str, paths: Iterable[str]) -> set[str]:
-        """How modules are told to a user: those of another component than the edited one with its
-        name."""
+        """Module paths as shown to users: with the component's name if it is not the edited one."""
         other = component != self.component
         return {f"{component}:{path}" if other else path for path in paths}
 
     def settings(self, sampling: Any) -> Settings:
-        """What a recipe's sampling comes to on this model."""
+        """A recipe's sampling settings with this model's defaults filled in."""
         scheduler = self.scheduler_of(sampling.scheduler)
         return Settings(
             num_inference_steps=sampling.num_inference_steps,
@@ -242,7 +243,7 @@ class Pipeline:
         )
 
     def check_size(self, settings: Settings) -> None:
-        """Raises `ModelError` for pictures of a size that the pipeline is known not to make."""
+        """Raise `ModelError` for pictures of a size that the pipeline is known not to support."""
         for name in ("width", "height"):
             wrong = wrong_side(self.pipe, name, getattr(settings, name))
             if wrong is not None:
@@ -250,91 +251,86 @@ class Pipeline:
 
     @contextmanager
     def explain_size_errors(self, settings: Settings) -> Iterator[None]:
-        """Errors of sampling become a `SizeError` where the size of the pictures is sure to be the
-        reason: two steps of the network as it is fail too, and do not at the model's own size."""
+        """Turn errors of sampling into a `SizeError` if the size of the pictures causes them.
+
+        Neither the type nor the text of an error shows its cause: it may as well be an edit, a
+        hook or the model. So two steps are sampled again without edits: if they fail at this size
+        and not at the model's default size, the size is the cause. This costs time only after an
+        error.
+        """
         try:
             yield
-        except (ModelError, *OF_SIZES) as error:
-            # What a named scheduler is blamed for may be the size.
+        except (ModelError, *SIZE_ERRORS) as error:
+            # An error that is reported for a scheduler may be due to the size.
             cause = error.__cause__ if isinstance(error, ModelError) else error
-            if not isinstance(cause, OF_SIZES) or isinstance(cause, ScopeError):
+            if not isinstance(cause, SIZE_ERRORS) or isinstance(cause, ScopeError):
                 raise
-            own = replace(
-                settings,
-                width=default_side(self.pipe, "width"),
-                height=default_side(self.pipe, "height"),
-            )
-            known = is_out_of_memory(cause) or settings == own
-            if known or self._makes(settings) or not self._makes(own):
+            width, height = (default_side(self.pipe, name) for name in ("width", "height"))
+            default = replace(settings, width=width, height=height)
+            is_other = is_out_of_memory(cause) or settings == default
+            if is_other or self._can_sample(settings) or not self._can_sample(default):
                 raise
             first = str(cause).strip().splitlines() or [type(cause).__name__]
             raise SizeError(
                 f"`{self.model}` cannot make pictures of {settings.width} × {settings.height}"
-                f" pixels, while it can of {own.width} × {own.height}, its own size: {first[0]}"
+                f" pixels, while it can of {default.width} × {default.height}, its default size:"
+                f" {first[0]}"
             ) from error
 
-    def _makes(self, settings: Settings) -> bool:
-        """Whether a picture can be made, tried with two steps."""
+    def _can_sample(self, settings: Settings) -> bool:
+        """Whether two steps can be sampled."""
         try:
             self.sample([Request("", 0)], replace(settings, num_inference_steps=2))
-        except Exception:  # whatever it is
+        except Exception:
             return False
         return True
 
     def scheduler_of(self, name: str | None) -> Any:
-        """The scheduler of that name, set up for this model; None is its own. Raises `ModelError`
-        where there is none or where it solves other equations than the model was trained for."""
-        if name is None or name == type(self._own_scheduler).__name__:
-            return self._own_scheduler
-        found: Any = scheduler_class(name)
-        own, flow = self._own_scheduler, {}
-        if _flows(type(own)) or own.config.get("prediction_type") == "flow_prediction":
-            if "use_flow_sigmas" in inspect.signature(found).parameters:
-                flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-            elif not _flows(found):
-                raise ModelError(
-                    f"`{self.model}` was trained by flow matching, which {found.__name__} does not"
-                    " solve; flow_match_euler_discrete, uni_p_c_multistep and"
-                    " dpm_solver_multistep do"
-                )
-        elif _flows(found):
-            raise ModelError(
-                f"`{self.model}` was not trained by flow matching, which is all that"
-                f" {found.__name__} solves"
-            )
-        return found.from_config(own.config, **flow)
+        """A scheduler by name, configured for this model; None is the model's default.
 
-    # ------------------------------------------------------------ sampling
+        Raises `ModelError` if there is none, or if it does not fit the model's training.
+        """
+        if name is None or name == type(self._default_scheduler).__name__:
+            return self._default_scheduler
+        return matched_scheduler(name, self._default_scheduler, self.model)
 
     @torch.inference_mode()
     def sample(
         self,
         requests: Sequence[Request],
         settings: Settings,
-        moments: Callbacks | None = None,
+        callbacks: Callbacks | None = None,
         frames: AbstractSet[int] = frozenset(),
     ) -> Samples:
-        """Images for the requests, in their order; the pipeline's own code makes them.
+        """Sample images with the code of the pipeline.
 
-        `moments`: what is told and asked on the way. `frames`: numbers of steps after which the
-        image is wanted as it is estimated then. The initial latent of a request depends on its
-        seed and shape alone: it is drawn in float32 on the CPU.
+        Args:
+            requests: One for each image.
+            settings: Settings for all of them.
+            callbacks: Functions to be called on the way.
+            frames: The numbers of steps after which the estimated image is wanted too.
+
+        Returns:
+            The images in the order of the requests. The initial latent of each depends on its seed
+            and shape alone: it is drawn in float32 on the CPU.
+
+        Raises:
+            ModelError: The pipeline cannot be sampled with these settings.
+            Stopped, UnevenError: As in `ablate.sampling.request`.
         """
         scheduler = self.scheduler_of(settings.scheduler)
-        moments = moments or Callbacks()
-        stop = Callbacks(
-            moments.on_start, moments.on_step, lambda: self.stop() or moments.should_stop()
-        )
+        given = callbacks or Callbacks()
+        callbacks = replace(given, should_stop=lambda: self.stop() or given.should_stop())
         options: dict[str, Any] = {
             "num_inference_steps": settings.num_inference_steps,
             self.guidance: settings.guidance_scale,
             "width": settings.width,
             "height": settings.height,
-            # Both would make of what is asked for something else.
+            # Both would change what is asked for.
             "use_resolution_binning": False,
             "clean_caption": False,
         }
-        if hasattr(self.pipe, "decoder_pipe"):  # which deprecates what its whole passes on to it
+        if hasattr(self.pipe, "decoder_pipe"):  # which deprecates what the whole passes on to it
             options["callback_steps"] = None
         options = {name: value for name, value in options.items() if name in self._parameters}
         parts = (self.pipe, *inner_pipelines(self.pipe)[-1:])
@@ -346,7 +342,7 @@ class Pipeline:
                 requests,
                 options,
                 self._negative(settings),
-                stop,
+                callbacks,
                 frames,
                 self._encoded,
             )
@@ -355,7 +351,7 @@ class Pipeline:
         except ScopeError:
             raise
         except (TypeError, ValueError) as error:
-            if scheduler is self._own_scheduler:
+            if scheduler is self._default_scheduler:
                 raise
             first = str(error).splitlines()[0]
             raise ModelError(
@@ -364,18 +360,18 @@ class Pipeline:
             ) from error
         finally:
             for part in parts:
-                part.scheduler = self._own_scheduler
+                part.scheduler = self._default_scheduler
 
     @cached_property
     def _parameters(self) -> Mapping[str, Any]:
-        """What the pipeline takes when it is called, with its defaults."""
-        found = inspect.signature(type(self.pipe).__call__).parameters
-        return {name: parameter.default for name, parameter in found.items()}
+        """The arguments of the pipeline, with their defaults."""
+        parameters = inspect.signature(type(self.pipe).__call__).parameters
+        return {name: parameter.default for name, parameter in parameters.items()}
 
     @property
     def guidance(self) -> str:
-        """The pipeline's name for the scale of classifier-free guidance; of networks that guidance
-        was distilled into, for the scale that they are told."""
+        """The pipeline's argument for the scale of guidance, classifier-free or distilled
+        into the network."""
         config: Any = self.denoiser.config
         if "true_cfg_scale" in self._parameters and not config.get("guidance_embeds"):
             return "true_cfg_scale"
@@ -383,24 +379,24 @@ class Pipeline:
         return other if other in self._parameters else "guidance_scale"
 
     def _negative(self, settings: Settings) -> str | None:
-        """The negative prompt, None to leave an empty one to the pipeline."""
+        """The negative prompt; None to leave an empty one to the pipeline."""
         if "negative_prompt" not in self._parameters or not settings.guided:
             return None
-        # Without one these would not be guided at all.
-        needed = self.guidance == "true_cfg_scale"
-        return settings.negative_prompt or ("" if needed else None)
+        # Without one these pipelines would not guide at all.
+        is_needed = self.guidance == "true_cfg_scale"
+        return settings.negative_prompt or ("" if is_needed else None)
 
     def checkpoint(self, model: str, component: str | None, module: str, parameter: str) -> Tensor:
-        """A parameter of another model, as it lies there; of which component, module, name."""
-        found = weights_of(source_like(self.source, model), component or self.component)
-        return found[f"{module}.{parameter}"]
+        """A parameter of another model, in the dtype of its file; for `NoiseCache`."""
+        weights = weights_of(source_like(self.source, model), component or self.component)
+        return weights[f"{module}.{parameter}"]
 
     @lru_cache(maxsize=8)  # noqa: B019, pipelines live as long as their process
     def checkpoint_fingerprint(self, model: str) -> str:
-        """What tells a model that edits blend with."""
+        """The fingerprint of a model that edits blend with."""
         return identify(source_like(self.source, model))[1]
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished its work."""
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()

@@ -1,7 +1,8 @@
-"""The finished image as a scheduler expects it, halfway."""
+"""Schedulers of diffusers: by name, matched to a model, and their estimates of finished latents."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import diffusers
@@ -11,26 +12,84 @@ from ablate.messages import did_you_mean
 from ablate.models import ModelError
 
 
-def estimate(
+def scheduler_class(name: str) -> type:
+    """A scheduler of diffusers by name: `DDIMScheduler`, `ddim`, `euler_ancestral`, ...
+
+    Raises `ModelError` with the nearest names when there is none.
+    """
+    known = {_plain(n): n for n in dir(diffusers) if n.endswith("Scheduler") and "Flax" not in n}
+    # `euler` is short for EulerDiscreteScheduler, `euler_ancestral` for its sibling.
+    full_name = known.get(_plain(name)) or known.get(_plain(name) + "discrete")
+    if not _plain(name) or full_name is None:
+        near = did_you_mean(_plain(name), known)
+        listed = ", ".join(sorted(k for k in known if k))
+        raise ModelError(f"diffusers has no scheduler `{name}`{near or f'; it has {listed}'}")
+    scheduler: type = getattr(diffusers, full_name)
+    return scheduler
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower().removesuffix("scheduler")
+
+
+def matched_scheduler(name: str, default: Any, model: str) -> Any:
+    """A scheduler by name, with the configuration of a model's default one.
+
+    Raises `ModelError` if there is none, or if it solves other equations than the model was trained
+    for.
+    """
+    kind: Any = scheduler_class(name)
+    flow: dict[str, Any] = {}
+    if _is_flow(type(default)) or default.config.get("prediction_type") == "flow_prediction":
+        if "use_flow_sigmas" in inspect.signature(kind).parameters:
+            flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+        elif not _is_flow(kind):
+            raise ModelError(
+                f"`{model}` was trained by flow matching, which {kind.__name__} does not solve;"
+                " flow_match_euler_discrete, uni_p_c_multistep and dpm_solver_multistep do"
+            )
+    elif _is_flow(kind):
+        raise ModelError(
+            f"`{model}` was not trained by flow matching, which is all that {kind.__name__} solves"
+        )
+    return kind.from_config(default.config, **flow)
+
+
+def _is_flow(kind: type) -> bool:
+    """Whether a scheduler is one of flow matching alone."""
+    return kind.__name__.startswith("FlowMatch")
+
+
+def estimated_latents(
     scheduler: Any, number: int, model_output: Tensor, timestep: Any, sample: Tensor, result: Any
 ) -> Tensor:
-    """The finished latents as they look after a step; of a scheduler that tells none, the latents
-    as they are."""
+    """The finished latents as estimated at a step; without an estimate, the latents after it.
+
+    Args:
+        scheduler: The scheduler.
+        number: The number of its call, from 0.
+        model_output: The output of the denoiser.
+        timestep: The timestep.
+        sample: The latents before the step.
+        result: The scheduler's output.
+    """
     for name in ("pred_original_sample", "denoised"):
-        told: Tensor | None = getattr(result, name, None)
-        if told is not None:
-            return told
-    cumulative, sigmas = getattr(scheduler, "alphas_cumprod", None), scheduler_sigmas(scheduler)
-    if sigmas is not None:
-        # Flow matching: x_t = (1 - sigma) x_0 + sigma * noise, and the network tells noise - x_0
+        estimate: Tensor | None = getattr(result, name, None)
+        if estimate is not None:
+            return estimate
+    if type(scheduler).__name__.startswith("FlowMatchEuler"):
+        # Flow matching: x_t = (1 - sigma) x_0 + sigma * noise, and the network predicts noise - x_0
         # (Lipman et al. 2023, Flow matching for generative modeling).
-        sigma = sigmas[number].to(sample.device)
-        return sample.float() - sigma * model_output.float()
-    # Of those that tell no estimate and work on latents of unit variance: eq. 9 of Song et al.
-    # 2021 (Denoising diffusion implicit models), and its form for v-prediction.
+        flow: Tensor = sample.float() - scheduler.sigmas[number].to(sample.device) * (
+            model_output.float()
+        )
+        return flow
+    # Other schedulers on latents of unit variance: eq. 9 of Song et al. 2021 (Denoising diffusion
+    # implicit models), and its form for v-prediction.
     kind = scheduler.config.get("prediction_type")
-    unit = float(getattr(scheduler, "init_noise_sigma", 0)) == 1
-    if cumulative is not None and unit and kind in ("epsilon", "v_prediction"):
+    cumulative = getattr(scheduler, "alphas_cumprod", None)
+    is_unit = float(getattr(scheduler, "init_noise_sigma", 0)) == 1
+    if cumulative is not None and is_unit and kind in ("epsilon", "v_prediction"):
         alpha = cumulative.to(sample.device)[int(timestep)]
         signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
         if kind == "v_prediction":
@@ -40,31 +99,3 @@ def estimate(
         return estimated
     latents: Tensor = result[0]
     return latents
-
-
-def scheduler_sigmas(scheduler: Any) -> Tensor | None:
-    """The noise levels of a flow-matching scheduler, one a step; None of any other."""
-    if type(scheduler).__name__.startswith("FlowMatchEuler"):
-        sigmas: Tensor = scheduler.sigmas
-        return sigmas
-    return None
-
-
-def scheduler_class(name: str) -> type:
-    """A diffusers scheduler by name: `DDIMScheduler`, `ddim`, `euler_ancestral`, ...
-
-    Raises `ModelError` with the nearest names when there is none.
-    """
-    known = {_plain(n): n for n in dir(diffusers) if n.endswith("Scheduler") and "Flax" not in n}
-    # `euler` is short for EulerDiscreteScheduler, `euler_ancestral` for its sibling.
-    found = known.get(_plain(name)) or known.get(_plain(name) + "discrete")
-    if not _plain(name) or found is None:
-        near = did_you_mean(_plain(name), known)
-        listed = ", ".join(sorted(k for k in known if k))
-        raise ModelError(f"diffusers has no scheduler `{name}`{near or f'; it has {listed}'}")
-    scheduler: type = getattr(diffusers, found)
-    return scheduler
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").replace("-", "").lower().removesuffix("scheduler")

@@ -1,4 +1,4 @@
-"""Sampling settings, and those that a pipeline draws with."""
+"""The settings of sampling, as asked for and as carried out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are sampled. `scheduler` None: the model's own. Sizes in pixels, None: its own."""
+    """How images are to be sampled.
+
+    Attributes:
+        num_inference_steps, guidance_scale, negative_prompt: As in diffusers.
+        scheduler: The name of a scheduler; None is the model's default.
+        width, height: In pixels; None is the model's default.
+    """
 
     num_inference_steps: int = 20
     guidance_scale: float = 5.0
@@ -22,7 +28,7 @@ SAMPLING = tuple(f.name for f in fields(Sampling))
 
 @dataclass(frozen=True)
 class Settings:
-    """Sampling as it is carried out: nothing left open. Sizes in pixels."""
+    """Sampling on a certain model, with its defaults filled in. Sizes in pixels."""
 
     num_inference_steps: int
     guidance_scale: float
@@ -33,5 +39,5 @@ class Settings:
 
     @property
     def guided(self) -> bool:
-        """Whether a cell takes two denoiser rows a step: without and with its prompt."""
+        """Whether a cell has two rows in the denoiser's batch: without and with its prompt."""
         return self.guidance_scale > 1

@@ -19,8 +19,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from ablate import Edit, Variant, applied, lab
 from ablate.network.slices import ScopeError, Unit
 from ablate.recipe.recipe import Recipe, RecipeError
-from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
 from ablate.sweep.check import resolve
 from ablate.units.record.layers import capturing

@@ -23,8 +23,8 @@ from ablate.edits.in_place import applied
 from ablate.edits.rows import by_rows
 from ablate.edits.variants import Edit, Variant
 from ablate.recipe.recipe import Recipe
-from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
 from ablate.sweep.check import resolve
 

@@ -19,8 +19,8 @@ from ablate.edits.variants import When
 from ablate.engine.replay import replay_cell
 from ablate.network.slices import ScopeError
 from ablate.recipe.recipe import Recipe, RecipeError
-from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.sweep.check import resolve
 
 Build = Callable[..., Recipe]

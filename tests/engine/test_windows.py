@@ -13,8 +13,8 @@ from ablate.drift.measure import MeasuredCell
 from ablate.edits.in_place import applied
 from ablate.edits.variants import Edit, Variant
 from ablate.recipe.recipe import Recipe, RecipeError
-from ablate.sampling.call import Callbacks, Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Callbacks, Request
 from ablate.sweep.check import resolve
 
 pytestmark = pytest.mark.usefixtures("without_report")

@@ -27,8 +27,8 @@ from ablate.models.files import ModelError, identify
 from ablate.models.source import Lora, Source
 from ablate.models.weights import weights_of
 from ablate.recipe.recipe import Recipe, RecipeError
-from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
 from ablate.sweep.check import resolve
 
@@ -245,7 +245,7 @@ def test_files_that_are_not_read_are_told(single: str, tiny_folder: Path, tmp_pa
         ("v1.safetensors", "x/y", "`x/y` is not in the hub cache"),
         ("v1.safetensors", single, "is a file; what describes a model is a folder"),
         (single, None, "does not know .* by its tensors; `config: FOLDER` says what it is"),
-        (str(tiny_folder), str(tiny_folder), "has a configuration of its own"),
+        (str(tiny_folder), str(tiny_folder), "contains its configuration"),
     ]:
         with pytest.raises(ModelError, match=message):
             load(str(tmp_path / model), config=config)

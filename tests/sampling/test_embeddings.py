@@ -27,9 +27,9 @@ from transformers import (
 
 from ablate import bundled, lab
 from ablate.recipe.recipe import Recipe, RecipeError
-from ablate.sampling.call import Request
 from ablate.sampling.embeddings import PROMPTS, between, embed, on_plane, random_point, slerp
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
 from ablate.store.png import read_latents
 from ablate.sweep.check import resolve

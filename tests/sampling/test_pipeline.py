@@ -20,8 +20,8 @@ from ablate.models.catalogs import load_catalog
 from ablate.models.devices import find_device, find_dtype
 from ablate.models.files import ModelError, SizeError
 from ablate.recipe.recipe import Recipe
-from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.sampling.schedulers import scheduler_class
 from ablate.sampling.settings import Sampling
 
@@ -172,8 +172,8 @@ def test_a_wrong_size_is_told_whatever_the_scheduler(scheduler: str | None, tiny
             raise ValueError("size mismatch")
 
     settings = tiny.settings(Sampling(2, width=32, height=32, scheduler=scheduler))
-    told = "cannot make pictures of 32 × 32 pixels, while it can of 16 × 16, its own size: size mis"
-    refused = pytest.raises(SizeError, match=told)
+    message = "cannot make pictures of 32 × 32 pixels, while it can of 16 × 16, its default size: s"
+    refused = pytest.raises(SizeError, match=message)
     with hooked(tiny.network, "conv_in", refuse), refused, tiny.explain_size_errors(settings):
         tiny.sample([Request("a cat", 0)], settings)
 

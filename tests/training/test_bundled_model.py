@@ -14,8 +14,8 @@ from ablate import bundled
 from ablate.drift.metrics import rmse
 from ablate.edits.in_place import applied
 from ablate.edits.variants import Edit, Variant
-from ablate.sampling.call import Request
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
 from ablate.training import data
 

@@ -19,8 +19,8 @@ from ablate.drift.clip import Reader
 from ablate.engine import run as engine
 from ablate.engine.progress import Progress
 from ablate.engine.records import with_keys
-from ablate.sampling.call import Stopped
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Stopped
 from ablate.store.activations import Layer, Statistics
 from ablate.store.png import read_record
 from ablate.store.run import Run

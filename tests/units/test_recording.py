@@ -18,8 +18,8 @@ from ablate.edits.variants import When
 from ablate.engine.progress import Progress
 from ablate.network.selectors import SelectorError
 from ablate.network.slices import ScopeError
-from ablate.sampling.call import Stopped
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Stopped
 from ablate.store.activations import Statistics
 from ablate.units.concepts.selectivity import ByConcept, record_selectivity
 from ablate.units.record import recording

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ablate.drift.clip import Preparation, Reader
 from ablate.engine.progress import Progress
 from ablate.models.files import ModelError
-from ablate.sampling.call import Request, Stopped
 from ablate.sampling.pipeline import Pipeline
+from ablate.sampling.request import Request, Stopped
 from ablate.store.files import StoreError
 from ablate.store.png import read_record
 from ablate.store.visualizations import has_visualization
@@ -308,7 +308,6 @@ def test_latents_and_prompts_of_every_family(family: tuple[Pipeline, str]) -> No
 
 
 def test_pictures_of_an_unchanged_embedding_are_those_of_its_prompt(tiny: Pipeline) -> None:
-    call, settings = capture(tiny, "a cat", [0], 0.8), plain_settings(tiny, 5.0)
     (plain,) = tiny.sample([Request("a cat", 3)], settings).images
     (found,) = sample_with_embeddings(tiny, call, call.embeddings, [3], settings).images
     np.testing.assert_allclose(found, plain, atol=1e-5)
