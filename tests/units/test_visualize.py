@@ -308,6 +308,7 @@ def test_latents_and_prompts_of_every_family(family: tuple[Pipeline, str]) -> No
 
 
 def test_pictures_of_an_unchanged_embedding_are_those_of_its_prompt(tiny: Pipeline) -> None:
+    call, settings = capture(tiny, "a cat", [0], 0.8), plain_settings(tiny, 5.0)
     (plain,) = tiny.sample([Request("a cat", 3)], settings).images
     (found,) = sample_with_embeddings(tiny, call, call.embeddings, [3], settings).images
     np.testing.assert_allclose(found, plain, atol=1e-5)
