@@ -16,6 +16,7 @@ from .measure import (
     read_notes as read_notes,
     write_drift as write_drift,
 )
+from .metrics import softmax as softmax
 from .projection import (
     has_umap as has_umap,
     principal_components as principal_components,

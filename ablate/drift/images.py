@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ablate.drift.metrics import WINDOW, Luma, embedding_distance, rmse
+from ablate.drift.metrics import WINDOW, Luma, embedding_distance, rmse, softmax
 from ablate.messages import phrase
 from ablate.store import StoredCell, read_latents
 
@@ -138,9 +138,9 @@ class Concepts:
     def likeliest(self, embedding: np.ndarray) -> tuple[tuple[str, float], ...]:
         """The words nearest to an image, with their probabilities among all words."""
         logits = self.scale * (self.texts.astype(np.float64) @ embedding)
-        odds = np.exp(logits - logits.max())
+        odds = softmax(logits)
         best = np.argsort(-odds, kind="stable")[:NAMED]
-        return tuple((self.words[i], float(odds[i] / odds.sum())) for i in best)
+        return tuple((self.words[i], float(odds[i])) for i in best)
 
 
 def pairwise_distances(images: Sequence[Features]) -> dict[str, np.ndarray]:

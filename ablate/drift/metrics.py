@@ -68,3 +68,10 @@ def score(image: np.ndarray, text: np.ndarray) -> float:
     captioning), without its factor of 2.5 and its floor at 0.
     """
     return float(image.astype(np.float64) @ text)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (..., n) of logits (..., n)."""
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities: np.ndarray = odds / odds.sum(-1, keepdims=True)
+    return probabilities

@@ -1,4 +1,4 @@
-from .applying import PhaseEdits as PhaseEdits, denoiser_edits as denoiser_edits
+from .applying import PhaseEdits as PhaseEdits, check_opens as check_opens
 from .batches import (
     Batch as Batch,
     Batcher as Batcher,

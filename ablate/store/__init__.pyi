@@ -2,6 +2,7 @@ from .activations import (
     Layer as Layer,
     Statistics as Statistics,
     StatisticsError as StatisticsError,
+    read_statistics as read_statistics,
     student as student,
 )
 from .files import (

@@ -1,8 +1,8 @@
-"""Running statistics of units' activations by concept, and what follows from them.
+"""Running statistics of units' activations by concept, and measures computed from them.
 
-Samples stream by in batches and are forgotten; what is kept does not grow with their number: for
-each unit a count, a mean and a deviation a concept, the same means under shuffled labels, and the
-samples that drove it most.
+Samples are added in batches and forgotten. The statistics do not grow with their number: for each
+unit and concept a count, a mean and a deviation, means under shuffled labels, and the samples of
+the largest activations.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,19 +22,24 @@ from ablate.messages import RequestError
 from ablate.store.files import atomic_write
 
 EPSILON = 1e-7
-TOP = 16  # samples kept that drive a unit most
+TOP = 16  # samples of the largest activations that are kept of a unit
 FORMAT = 1
 KINDS = ("channels", "heads")
 
 
 class StatisticsError(RequestError, ValueError):
-    """A file of statistics that is not there or cannot be read; the message says why."""
+    """A file of statistics that is missing or cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module or block whose units were recorded. `kind`: `channels` or `heads`; `units`: how
-    many; `component`: the network that it belongs to, `clip` for the CLIP model that reads images.
+    """A module or block whose units were recorded.
+
+    Attributes:
+        component: The network that it belongs to, `clip` for the CLIP model that reads images.
+        path: The module path.
+        kind: Of its units: `channels` or `heads`.
+        units: How many.
     """
 
     component: str
@@ -45,18 +51,22 @@ class Layer:
 
 
 class Statistics:
-    """Of U units, those of all layers one after the other, over C concepts.
+    """Statistics of U units, those of all layers one after the other, over C concepts.
 
-    `count` (C,), `mean` and `m2` (C, U): samples, means, sums of squared deviations by concept;
-    `chance` (C, U): means where labels were shuffled, and `chance_count` (C,) their samples.
-    `top_values` (TOP, U), falling, `top_samples` (TOP, U), -1 where there were fewer, `top_places`
-    (TOP, U, 2): the samples that drove a unit most and where in the picture, y and x in 0 to 1, NaN
-    where a layer is no map of it.
-
-    `done`: samples seen so far; `total`: of how many, None where that is not known and the study is
-    taken to be whole; `skipped`: those of `done` that count for nothing, because a unit gave a
-    value that is not finite. `settled`: whether all of this is of the same samples: not so after an
-    `add` that was cut short, of which nothing is saved.
+    Attributes:
+        count: Samples by concept (C,).
+        mean: Means by concept (C, U).
+        m2: Sums of squared deviations by concept (C, U).
+        chance_count, chance: Samples (C,) and means (C, U) by shuffled labels.
+        top_values: The largest activations of each unit, falling (TOP, U).
+        top_samples: The indices of their samples (TOP, U), -1 where there are fewer.
+        top_places: Where in the picture (TOP, U, 2): y and x in 0 to 1, NaN where a layer is no map
+            of it.
+        done: Samples so far.
+        total: Samples of the whole study, None where that is not known and it is taken to be whole.
+        skipped: Samples, of those done, that are left out because an activation is not finite.
+        settled: Whether all of this is of the same samples: not so after an `add` that was cut
+            short, of which nothing is saved.
     """
 
     def __init__(
@@ -80,22 +90,22 @@ class Statistics:
 
     @property
     def units(self) -> int:
-        """How many units there are in all."""
+        """The number of units U."""
         return self.mean.shape[1]
 
     @property
     def spreads(self) -> bool:
         """Whether a concept has two samples: of one each there is no deviation within concepts, and
-        shuffled labels deal out the same means."""
+        shuffled labels have the same means."""
         return bool((self.count > 1).any())
 
     @property
     def fewest(self) -> int:
-        """The samples of the concept that has fewest, of those that have any."""
+        """The smallest number of samples of a concept that has any."""
         return int(self.count[self.count > 0].min(initial=np.iinfo(np.int64).max))
 
     def slice_of(self, layer: Layer) -> slice:
-        """Where the units of a layer stand among all."""
+        """Return the indices of a layer's units among all."""
         start = 0
         for other in self.layers:
             if other == layer:
@@ -104,7 +114,7 @@ class Statistics:
         raise KeyError(layer.path)
 
     def place_of(self, unit: int) -> tuple[Layer, int]:
-        """The layer of a unit, and its number in it."""
+        """Return the layer of a unit and the unit's number in it."""
         for layer in self.layers:
             if unit < layer.units:
                 return layer, unit
@@ -120,11 +130,17 @@ class Statistics:
         places: np.ndarray | None = None,
         shuffled: np.ndarray | None = None,
     ) -> None:
-        """Count n samples: the numbers of their concepts (n,), activations (n, U), where in the
-        picture they are strongest (n, U, 2), and the concepts of shuffled labels (n,).
+        """Add n samples.
 
         Samples with a value that is not finite, of whatever unit, are left out: one of them would
-        be the mean of its concept for good."""
+        spoil the mean of its concept for good.
+
+        Args:
+            concepts: The indices of their concepts (n,).
+            values: Activations (n, U).
+            places: Where in the picture activations are largest (n, U, 2).
+            shuffled: The indices of concepts by shuffled labels (n,).
+        """
         values, concepts = np.asarray(values, np.float64), np.asarray(concepts)
         numbers = np.arange(self.done, self.done + len(values), dtype=np.int32)
         self.settled = False
@@ -136,10 +152,10 @@ class Statistics:
         for concept in np.unique(concepts):
             self._merge(int(concept), values[concepts == concept])
         for concept in np.unique(shuffled) if shuffled is not None else ():
-            own = values[shuffled == concept]
-            self.chance_count[concept] += len(own)
-            share = len(own) / self.chance_count[concept]
-            self.chance[concept] += (own.mean(0) - self.chance[concept]) * share
+            some = values[shuffled == concept]
+            self.chance_count[concept] += len(some)
+            share = len(some) / self.chance_count[concept]
+            self.chance[concept] += (some.mean(0) - self.chance[concept]) * share
         self._rank(values.astype(np.float32), places, numbers)
         self.skipped += int((~finite).sum())
         self.done += len(finite)
@@ -164,85 +180,84 @@ class Statistics:
             wide = np.broadcast_to(numbers[:, None], values[:, part].shape)
             samples = np.concatenate([self.top_samples[:, part], wide])
             spots = np.concatenate([self.top_places[:, part], places[:, part]])
-            # Of equal ones the earlier stays in front, whatever the batches.
+            # Of equal values the earlier sample is first, whatever the batches.
             order = np.argsort(-some, axis=0, kind="stable")[:TOP]
             self.top_values[:, part] = np.take_along_axis(some, order, 0)
             self.top_samples[:, part] = np.take_along_axis(samples, order, 0)
             self.top_places[:, part] = np.take_along_axis(spots, order[..., None], 0)
 
-    # ------------------------------------------------------------ what follows
+    # ------------------------------------------------------------ measures
 
     def selectivity(self) -> np.ndarray:
-        """The class selectivity index of every unit (U,), 0 to 1: the mean activation for the
-        concept that drives it most, against the mean of its means for all others.
+        """Return the class selectivity index of every unit (U,), 0 to 1: the mean activation for
+        the preferred concept, against the mean of the means for all others.
 
         Leavitt and Morcos 2020, Selectivity considered harmful, eq. 1: (μmax − μ−max) / (μmax +
-        μ−max + ε). 0: all concepts drive it alike; 1: one alone does.
+        μ−max + ε). 0: the means of all concepts are equal; 1: one alone is above 0.
         """
         return _index(self.mean[self.count > 0])
 
     def by_chance(self) -> np.ndarray:
-        """The index (U,) where labels were shuffled: what so few samples give by chance. NaN where
+        """Return the index (U,) by shuffled labels: that of so few samples by chance. NaN where
         every concept has one (`spreads`)."""
-        found = _index(self.chance[self.chance_count > 0])
-        return found if self.spreads else np.full_like(found, np.nan)
+        index = _index(self.chance[self.chance_count > 0])
+        return index if self.spreads else np.full_like(index, np.nan)
 
     def preferred(self) -> np.ndarray:
-        """The number of the concept that drives every unit most (U,)."""
-        found: np.ndarray = np.where(self.count[:, None] > 0, self.mean, -np.inf).argmax(0)
-        return found
+        """Return the index of the concept with the largest mean of every unit (U,)."""
+        preferred: np.ndarray = np.where(self.count[:, None] > 0, self.mean, -np.inf).argmax(0)
+        return preferred
 
     def rest(self) -> np.ndarray:
-        """For every concept and unit the mean of the means of all other concepts (C, U)."""
+        """Return for every concept and unit the mean of the means of all other concepts (C, U)."""
         return _rest(self.mean, self.count)
 
     def deviation(self) -> np.ndarray:
-        """The pooled standard deviation within concepts (U,)."""
+        """Return the pooled standard deviation within concepts (U,)."""
         freedom = max(int((self.count - 1).clip(0).sum()), 1)
-        found: np.ndarray = np.sqrt(self.m2.sum(0) / freedom)
-        return found
+        deviation: np.ndarray = np.sqrt(self.m2.sum(0) / freedom)
+        return deviation
 
     def contrast(self) -> np.ndarray:
-        """How far the mean of a concept stands from that of all others, in pooled deviations
-        (Cohen's d), (C, U). NaN where every concept has one sample (`spreads`)."""
+        """Return the difference of each concept's mean from that of all others, in pooled
+        deviations (Cohen's d), (C, U). NaN where every concept has one sample (`spreads`)."""
         if not self.spreads:
             return np.full_like(self.mean, np.nan)
-        found: np.ndarray = _apart(self.mean, self.count) / self.floored(self.deviation())
-        return found
+        contrast: np.ndarray = _apart(self.mean, self.count) / self._floored(self.deviation())
+        return contrast
 
     def contrast_by_chance(self) -> np.ndarray:
-        """The same (C, U) where labels were shuffled.
+        """Return the same (C, U) by shuffled labels.
 
-        What is within shuffled concepts is not kept, but its sum of squares is what all samples
-        have in all, less that between the concepts.
+        The sum of squares within shuffled concepts is that of all samples, less that between these
+        concepts.
         """
-        count, dealt = self.count[:, None], self.chance_count[:, None]
+        count, shuffled = self.count[:, None], self.chance_count[:, None]
         total = max(int(count.sum()), 1)
         grand = (count * self.mean).sum(0) / total
         squares = self.m2.sum(0) + (count * (self.mean - grand) ** 2).sum(0)
-        within = (squares - (dealt * (self.chance - grand) ** 2).sum(0)).clip(0)
-        deviation = np.sqrt(within / max(total - int((dealt > 0).sum()), 1))
-        found: np.ndarray = _apart(self.chance, self.chance_count) / self.floored(deviation)
-        return found
+        within = (squares - (shuffled * (self.chance - grand) ** 2).sum(0)).clip(0)
+        deviation = np.sqrt(within / max(total - int((shuffled > 0).sum()), 1))
+        contrast: np.ndarray = _apart(self.chance, self.chance_count) / self._floored(deviation)
+        return contrast
 
-    def floored(self, deviation: np.ndarray) -> np.ndarray:
-        """Deviations (U,) to divide by: a unit that gives one concept always the same value has
-        none, and rounding leaves some of a constant. A thousandth of its largest mean is the least.
-        """
-        found: np.ndarray = np.maximum(deviation, 1e-3 * np.abs(self.mean).max(0, initial=0))
-        return found + EPSILON
+    def _floored(self, deviation: np.ndarray) -> np.ndarray:
+        """Return deviations (U,) to divide by, a thousandth of a unit's largest mean at least: they
+        are 0, or mere rounding, where a unit has one value for all samples of a concept."""
+        floor: np.ndarray = np.maximum(deviation, 1e-3 * np.abs(self.mean).max(0, initial=0))
+        return floor + EPSILON
 
     # ------------------------------------------------------------ files
 
     ARRAYS = ("count", "mean", "m2", "chance_count", "chance",
               "top_values", "top_samples", "top_places")  # fmt: skip
 
+    FIELDS = ("component", "path", "kind", "stage", "role")  # of layers
+
     def save(self, path: Path) -> None:
-        """Write all of it, whole or not at all. Raises `StatisticsError` unless it is settled."""
+        """Write a file atomically. Raises `StatisticsError` unless the statistics are settled."""
         if not self.settled:
             raise StatisticsError(f"{path}: a batch was cut short, so that nothing is written")
-        fields = ("component", "path", "kind", "stage", "role")
-        told = {name: np.array([getattr(x, name) for x in self.layers], str) for name in fields}
         arrays: dict[str, Any] = {
             "format": np.array(FORMAT),
             "done": np.array(self.done),
@@ -250,17 +265,22 @@ class Statistics:
             "concepts": np.array(self.concepts, str),
             "units": np.array([layer.units for layer in self.layers], np.int64),
             **({} if self.total is None else {"total": np.array(self.total)}),
-            **{f"layer_{name}": values for name, values in told.items()},
+            **{f"layer_{name}": np.array([getattr(layer, name) for layer in self.layers], str)
+               for name in self.FIELDS},
             **{name: getattr(self, name) for name in self.ARRAYS},
-        }
+        }  # fmt: skip
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path, whole: bool = False) -> Statistics:
-        """Read a file that `save` wrote. `whole`: only where all samples of the study were seen.
+        """Read a file that `save` wrote.
 
-        Raises `StatisticsError` when it is none, disagrees with itself, or holds a part.
+        Args:
+            whole: Whether all samples of the study have to be in it.
+
+        Raises:
+            StatisticsError: The file is missing, no file of statistics, inconsistent, or a part.
         """
         if not path.exists():
             raise StatisticsError(
@@ -268,54 +288,53 @@ class Statistics:
             )
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                found = cls._read(file)
+                statistics = cls._read(file)
         except StatisticsError as error:
             raise StatisticsError(f"{path}{error}") from error.__cause__
         except _UNREADABLE as error:
             raise StatisticsError(
-                f"{path} holds no statistics of units ({error}); without the file `ablate units"
+                f"{path} is no file of statistics of units ({error}); without it `ablate units"
                 " selectivity` records them anew"
             ) from error
-        if whole and found.total is not None and found.done < found.total:
+        if whole and statistics.total is not None and statistics.done < statistics.total:
             raise StatisticsError(
-                f"{path} holds {found.done} of {found.total} samples; run `ablate units"
+                f"{path} has {statistics.done} of {statistics.total} samples; run `ablate units"
                 " selectivity` again to go on"
             )
-        return found
+        return statistics
 
     @classmethod
     def _read(cls, file: Mapping[str, np.ndarray]) -> Statistics:
-        """The statistics in a file's arrays. Nothing is made before the sizes that it tells are
-        those of its own arrays."""
+        """Return the statistics in a file's arrays. Nothing is allocated before the sizes that it
+        states are those of its arrays."""
         if (known := _number(file, "format")) != FORMAT:
             raise StatisticsError(f" has format {known}; this version reads {FORMAT}")
-        fields = ("component", "path", "kind", "stage", "role")
-        told = {name: _column(file, f"layer_{name}", "U") for name in fields}
+        columns = {name: _column(file, f"layer_{name}", "U") for name in cls.FIELDS}
         units, concepts = _column(file, "units", "i"), _column(file, "concepts", "U")
-        if {len(column) for column in told.values()} != {len(units)}:
-            raise StatisticsError(": its layers have not all that a layer has")
-        if min(units, default=1) < 1 or not set(told["kind"]) <= set(KINDS):
+        if {len(column) for column in columns.values()} != {len(units)}:
+            raise StatisticsError(": its layers lack some of the values of a layer")
+        if min(units, default=1) < 1 or not set(columns["kind"]) <= set(KINDS):
             raise StatisticsError(": its layers have no units of a kind that is known")
         arrays = {name: file[name] for name in cls.ARRAYS}
         if arrays["mean"].shape != (len(concepts), sum(units)):
-            raise StatisticsError(": `mean` has not the shape that it says")
+            raise StatisticsError(": `mean` has not the shape that it states")
         layers = [
-            Layer(**{name: column[i] for name, column in told.items()}, units=number)
+            Layer(**{name: column[i] for name, column in columns.items()}, units=number)
             for i, number in enumerate(units)
         ]
-        found = cls(layers, concepts, _number(file, "total") if "total" in file else None)
-        found.done = _number(file, "done")
-        found.skipped = _number(file, "skipped") if "skipped" in file else 0
+        statistics = cls(layers, concepts, _number(file, "total") if "total" in file else None)
+        statistics.done = _number(file, "done")
+        statistics.skipped = _number(file, "skipped") if "skipped" in file else 0
         for name, array in arrays.items():
-            own = getattr(found, name)
-            if (array.shape, array.dtype) != (own.shape, own.dtype):
-                raise StatisticsError(f": `{name}` has not the shape that it says")
-            setattr(found, name, array)
-        found._check()
-        return found
+            empty = getattr(statistics, name)
+            if (array.shape, array.dtype) != (empty.shape, empty.dtype):
+                raise StatisticsError(f": `{name}` has not the shape that it states")
+            setattr(statistics, name, array)
+        statistics._check()
+        return statistics
 
     def _check(self) -> None:
-        """Whether what was read can be true. Raises `StatisticsError`."""
+        """Raise `StatisticsError` where values contradict one another."""
         if self.count.min(initial=0) < 0 or self.count.sum() + self.skipped != self.done:
             raise StatisticsError(
                 f": its concepts have {self.count.sum()} samples, and it was shown"
@@ -327,13 +346,29 @@ class Statistics:
             raise StatisticsError(": its strongest samples are not among those it was shown")
 
 
-# What numpy raises of files that `Statistics.save` did not write.
+def read_statistics(folder: Path) -> Statistics:
+    """Return the whole statistics of a study's folder, not to be changed.
+
+    A file is read once as long as it stays the same. Raises `StatisticsError` where there are none,
+    or only a part.
+    """
+    path = folder / "activations.npz"
+    stat = path.stat() if path.exists() else None
+    return _load(path, stat and (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, _version: tuple[int, ...] | None) -> Statistics:
+    return Statistics.load(path, whole=True)
+
+
+# What numpy raises for files that `Statistics.save` did not write.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile,
                zlib.error, MemoryError, OverflowError, RuntimeError)  # fmt: skip
 
 
 def _number(file: Mapping[str, np.ndarray], name: str) -> int:
-    """A whole number, 0 or more, of a file."""
+    """Return a whole number, 0 or more, of a file."""
     array = file[name]
     if array.shape or array.dtype.kind not in "iu" or int(array) < 0:
         raise StatisticsError(f": `{name}` is no whole number")
@@ -341,7 +376,7 @@ def _number(file: Mapping[str, np.ndarray], name: str) -> int:
 
 
 def _column(file: Mapping[str, np.ndarray], name: str, kind: str) -> list[Any]:
-    """A list of a file; `kind`: of the array's type, `U` for texts, `i` for whole numbers."""
+    """Return a list of a file; `kind`: of the array's type, `U` for texts, `i` for integers."""
     array = file[name]
     if array.ndim != 1 or array.dtype.kind != kind:
         what = "texts" if kind == "U" else "whole numbers"
@@ -350,23 +385,23 @@ def _column(file: Mapping[str, np.ndarray], name: str, kind: str) -> list[Any]:
 
 
 def _rest(means: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Of means by concept (C, U) the mean of all others that have samples: `count` (C,)."""
+    """Return for each of the means by concept (C, U) that of all others with samples (C,)."""
     seen = (count > 0)[:, None]
     means = np.where(seen, means, 0)
-    found: np.ndarray = (means.sum(0) - means) / np.maximum(seen.sum() - seen, 1)
-    return found
+    rest: np.ndarray = (means.sum(0) - means) / np.maximum(seen.sum() - seen, 1)
+    return rest
 
 
 def _apart(means: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """How far means (C, U) are from the rest; 0 for concepts without samples."""
-    found: np.ndarray = np.where((count > 0)[:, None], means - _rest(means, count), 0)
-    return found
+    """Return the difference of means (C, U) from the rest; 0 for concepts without samples."""
+    apart: np.ndarray = np.where((count > 0)[:, None], means - _rest(means, count), 0)
+    return apart
 
 
 def student(tail: float, freedom: int) -> float:
-    """The value that Student's t of so many degrees of freedom exceeds with a probability of
-    `tail`, below ½: the distribution's finite sums (Abramowitz and Stegun 1964, Handbook of
-    Mathematical Functions, 26.7.3 and 26.7.4), inverted by halving."""
+    """Return the value that Student's t with so many degrees of freedom exceeds with a probability
+    of `tail`, below ½: the distribution's finite sums (Abramowitz and Stegun 1964, Handbook of
+    Mathematical Functions, 26.7.3 and 26.7.4), inverted by bisection."""
     odd = freedom % 2
     steps = np.arange(2 + odd, freedom, 2)  # 2, 4, ... or 3, 5, ...
     factors = np.concatenate([np.ones(min(freedom - 1, 1)), (steps - 1) / steps])
@@ -384,10 +419,10 @@ def student(tail: float, freedom: int) -> float:
 
 
 def _index(means: np.ndarray) -> np.ndarray:
-    """Class selectivity of means by concept (C, U)."""
+    """Return the class selectivity of means by concept (C, U)."""
     if len(means) < 2:
         return np.zeros(means.shape[1])
     most = means.max(0)
     others = (means.sum(0) - most) / (len(means) - 1)
-    found: np.ndarray = (most - others) / (most + others + EPSILON)
-    return found
+    index: np.ndarray = (most - others) / (most + others + EPSILON)
+    return index

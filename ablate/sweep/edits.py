@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from ablate.recipe import (
     WhenSpec,
     keyed,
 )
-from ablate.store import Layer, Statistics, StatisticsError
+from ablate.store import Layer, StatisticsError, read_statistics
 from ablate.sweep.axes import PlanAxis, paths_of
 
 
@@ -268,7 +267,7 @@ class Studied:
         self.layers: list[Layer] = []
         self._kept: dict[tuple[Any, ...], tuple[tuple[str, Unit], ...]] = {}
         try:
-            self.study = _statistics(Path(asked.run) / "activations.npz")
+            self.study = read_statistics(Path(asked.run))
         except StatisticsError as error:
             raise RecipeError([Problem(str(error), f"{key}.run")]) from error
 
@@ -363,17 +362,6 @@ class Studied:
             values = self.study.contrast()[self.study.concepts.index(str(asked.concept))]
         values = values if asked.order == "least" else -values
         return [values[self.study.slice_of(layer)] for layer in self.layers]
-
-
-def _statistics(path: Path) -> Statistics:
-    """A study's statistics, to be read alone: the file is read once until it is another."""
-    there = path.stat() if path.exists() else None
-    return _read(path, there and (there.st_ino, there.st_mtime_ns, there.st_size))
-
-
-@lru_cache(maxsize=4)
-def _read(path: Path, _version: tuple[int, ...] | None) -> Statistics:
-    return Statistics.load(path, whole=True)
 
 
 def _narrowed(layers: Sequence[Layer], asked: UnitsSpec, catalog: Catalog, key: str) -> list[Layer]:

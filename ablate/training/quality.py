@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ablate.bundled import FOLDER
-from ablate.drift import Reader
+from ablate.drift import Reader, softmax
 from ablate.sampling import Pipeline, Request, Sampling
 from ablate.training import data
 
@@ -36,9 +36,7 @@ class Readout:
         """Probabilities of captions, shape (images, captions), for images in [0, 1]."""
         pictures = [Image.fromarray((i * 255).round().astype("uint8")) for i in images]
         cosines = self.reader.images(pictures) @ self.reader.texts(captions).T
-        odds = np.exp(self.reader.scale * (cosines - cosines.max(1, keepdims=True)))
-        probabilities: np.ndarray = odds / odds.sum(1, keepdims=True)
-        return probabilities
+        return softmax(self.reader.scale * cosines)
 
     def subjects(self, images: np.ndarray) -> list[str]:
         """The most likely subject of each image."""

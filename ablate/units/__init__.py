@@ -1,4 +1,4 @@
-"""Channels, neurons and attention heads: what drives them, and what they stand for.
+"""Channels, neurons and attention heads: what drives them, and what they are selective for.
 
 Recording, concepts, feature visualization, activation atlases."""
 

@@ -81,7 +81,7 @@ def test_the_pictures_are_a_run(recorded: Path) -> None:
 def test_search_goes_both_ways(recorded: Path) -> None:
     found = units("search", recorded, "cat")
     assert found.exit_code == 0
-    assert f"{NORM}#" in found.output or "cat: no unit stands for it" in found.output
+    assert f"{NORM}#" in found.output or "cat: no unit is selective for it" in found.output
     everything = units("search", recorded)
     assert all(word in everything.output for word in ("cat", "dog", "owl", "car"))
     one = units("search", recorded, f"{NORM}#3")
@@ -178,11 +178,11 @@ def test_parts_of_a_command_have_lines_of_their_own(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("selectivity", "--concepts", "cat"), "one concept has nothing to be told apart"),
+        (("selectivity", "--concepts", "cat"), "one concept has nothing to be compared with"),
         (("selectivity", "--concepts", ""), "--concepts: there is nothing in it; leave it out"),
         (("selectivity", "--component", " "), "--component: there is nothing in it"),
         (("selectivity", "--select", ""), "--select: there is nothing in it"),
-        (("selectivity", "--concepts", "cat,cat"), "`cat` stands twice among the concepts"),
+        (("selectivity", "--concepts", "cat,cat"), "`cat` is twice among the concepts"),
         (("selectivity", "--seeds", "3-x"), "--seeds: `3-x` is no number nor a range"),
         (("selectivity", "--when", "later"), "--when: `later` is no window"),
         (
@@ -208,7 +208,7 @@ def test_parts_of_a_command_have_lines_of_their_own(capsys: pytest.CaptureFixtur
         (("visualize", "conv_in#3", "--input", "latent", "--start", "FILE"), "only images"),
     ],
 )
-def test_what_cannot_be_is_told(
+def test_wrong_requests_end_in_a_sentence(
     arguments: tuple[str, ...], message: str, recorded: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file.png").write_bytes(b"")

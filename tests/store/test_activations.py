@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 
 from ablate.engine import Progress
-from ablate.store.activations import TOP, Layer, Statistics, StatisticsError, student
-from ablate.units.concepts import ablation as need, multimodal, search, selectivity
-from ablate.units.record.study import StudyError
+from ablate.store.activations import (
+    TOP,
+    Layer,
+    Statistics,
+    StatisticsError,
+    read_statistics,
+    student,
+)
+from ablate.units.concepts import ablation, multimodal, search, selectivity
+from ablate.units.record.setup import StudyError
 
 LAYERS = (Layer("unet", "a.conv", "channels", 3, "down", "resnet"), Layer("unet", "b", "heads", 2))
 CONCEPTS = ("cat", "dog", "fox")
@@ -103,12 +110,14 @@ def test_one_sample_a_concept_has_no_contrast_and_no_chance() -> None:
     found.add(np.array([0, 1]), np.array([[2.0], [1.0]]), None, np.array([1, 0]))
     assert np.isnan([*found.contrast().flat, *found.by_chance()]).all()
     with pytest.raises(StudyError, match="one sample a concept: no spread"):
-        search.find(found, "a", 0)
+        search.describe_unit(found, "a", 0)
 
 
 def test_few_samples_a_concept_are_told() -> None:
-    assert search.rough(given([[1], [0]])).startswith("Contrasts are of 2 samples a concept, so")
-    assert search.rough(streamed([50])) == ""
+    assert search.few_samples_note(given([[1], [0]])).startswith(
+        "Contrasts are of 2 samples a concept, so"
+    )
+    assert search.few_samples_note(streamed([50])) == ""
 
 
 def test_a_concept_without_samples_does_not_count() -> None:
@@ -142,7 +151,7 @@ def test_a_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(StatisticsError, match=r"there is no .*activations.npz.*selectivity"):
         Statistics.load(path)
     path.write_bytes(content)
-    with pytest.raises(StatisticsError, match="holds no statistics of units"):
+    with pytest.raises(StatisticsError, match="is no file of statistics of units"):
         Statistics.load(path)
 
 
@@ -166,7 +175,7 @@ def rewritten(path: Path, **arrays: Any) -> None:
         ({"units": np.array([10**12, 2])}, "`mean` has not the shape"),
         ({"units": np.array([3.5, 1.5])}, "`units` is no list of whole numbers"),
         ({"units": np.array([-3, 8])}, "no units of a kind that is known"),
-        ({"units": np.array([5])}, "its layers have not all that a layer has"),
+        ({"units": np.array([5])}, "its layers lack some of the values of a layer"),
         ({"layer_kind": np.array(["channels", "mro"])}, "no units of a kind that is known"),
         ({"format": np.array([1, 2])}, "`format` is no whole number"),
         ({"format": np.array(2)}, "has format 2; this version reads 1"),
@@ -193,7 +202,7 @@ def test_a_file_with_something_else_in_it_is_told(
 def test_an_array_is_no_file_of_statistics(tmp_path: Path) -> None:
     with (tmp_path / "a.npz").open("wb") as file:
         np.save(file, np.ones(3))
-    with pytest.raises(StatisticsError, match="holds no statistics of units"):
+    with pytest.raises(StatisticsError, match="is no file of statistics of units"):
         Statistics.load(tmp_path / "a.npz")
 
 
@@ -206,7 +215,7 @@ def test_a_part_of_a_study_is_told_where_all_of_it_is_asked_for(tmp_path: Path) 
         assert Statistics.load(path).total == total
         if whole:
             assert Statistics.load(path, whole=True).done == 50
-    with pytest.raises(StatisticsError, match="holds 50 of 60 samples; run `ablate units sel"):
+    with pytest.raises(StatisticsError, match="has 50 of 60 samples; run `ablate units sel"):
         Statistics.load(path, whole=True)
 
 
@@ -302,7 +311,7 @@ def noise(seed: int, concepts: int, each: int, units: int, rank: int = 0) -> Sta
 @pytest.mark.parametrize("size", [(20, 4, 400), (5, 4, 16), (20, 4, 400, 2)])
 def test_of_studies_of_nothing_few_name_a_unit(size: tuple[int, ...]) -> None:
     studies = [noise(seed, *size) for seed in range(40)]
-    named = sum(any(row["units"] for row in search.search(study)) for study in studies)
+    named = sum(any(row["units"] for row in search.search_units(study)) for study in studies)
     assert named <= 5  # 2 of 40 are expected, more than 5 in one of a hundred times
 
 
@@ -313,7 +322,7 @@ def test_a_unit_that_is_planted_in_noise_is_named() -> None:
     values[labels == 3, 17] += 8
     found = Statistics([Layer("unet", "a", "channels", 400)], [str(n) for n in range(20)])
     found.add(labels, values, None, rng.permutation(labels))
-    rows = {row["concept"]: [u["unit"] for u in row["units"]] for row in search.search(found)}
+    rows = {row["concept"]: [u["unit"] for u in row["units"]] for row in search.search_units(found)}
     assert {concept: units for concept, units in rows.items() if units} == {"3": [17]}
 
 
@@ -321,19 +330,19 @@ def test_a_study_that_stopped_halfway_is_not_searched(tmp_path: Path) -> None:
     found = noise(0, 3, 2, 4)
     found.total = 12
     found.save(tmp_path / "activations.npz")
-    with pytest.raises(StatisticsError, match="holds 6 of 12 samples"):
-        search.load(tmp_path)
+    with pytest.raises(StatisticsError, match="has 6 of 12 samples"):
+        read_statistics(tmp_path)
     found.total = 6
     found.save(tmp_path / "activations.npz")
-    assert search.load(tmp_path).done == 6
+    assert read_statistics(tmp_path).done == 6
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
-    drawn = [need.interval(changes) for changes in rng.normal(size=(1000, 4))]
+    drawn = [ablation.interval(changes) for changes in rng.normal(size=(1000, 4))]
     assert 930 <= sum(low <= 0 <= high for low, high in drawn) <= 970
-    assert need.interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((-0.484, 4.484), abs=1e-3)
-    assert need.interval(np.array([0.3])) == (-np.inf, np.inf)
+    assert ablation.interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((-0.484, 4.484), abs=1e-3)
+    assert ablation.interval(np.array([0.3])) == (-np.inf, np.inf)
 
 
 def test_coincidence_names_no_unit() -> None:
@@ -353,7 +362,7 @@ def test_coincidence_names_no_unit() -> None:
     pictures, words = rng.integers(0, 32, (2, 600))
     seen = search.Contrasts.of(answering_to(pictures, 1))
     read = search.Contrasts.of(answering_to(words, 2))
-    found = multimodal.paired(seen, read)
+    found = multimodal.pair_units(seen, read)
     assert found.alike == (pictures == words).sum() > 10
     assert found.expected == pytest.approx(found.alike, rel=0.5)
     assert not found.units
@@ -362,7 +371,7 @@ def test_coincidence_names_no_unit() -> None:
     meet = [(np.roll(read.values, n, 0).argmax(0) == first).sum() for n in range(1, 32)]
     assert found.expected == pytest.approx(np.mean(meet))
     words[:300] = pictures[:300]
-    found = multimodal.paired(seen, search.Contrasts.of(answering_to(words, 2)))
+    found = multimodal.pair_units(seen, search.Contrasts.of(answering_to(words, 2)))
     assert set(range(300)) <= set(found.units)
     assert len(found.units) < 320
 
@@ -403,8 +412,12 @@ def test_what_a_failed_batch_left_is_not_written(
         yield 7
 
     class Sink:
-        def __init__(self, _study: Any, statistics: Statistics) -> None:
+        def __init__(self, statistics: Statistics) -> None:
             self.statistics = statistics
+
+        @classmethod
+        def of(cls, _study: Any, statistics: Statistics) -> Sink:
+            return cls(statistics)
 
     monkeypatch.setattr(selectivity, "stream", stream)
     monkeypatch.setattr(selectivity, "ByConcept", Sink)

@@ -414,9 +414,7 @@ def test_a_study_that_stopped_halfway_is_not_used(tmp_path: Path, build: Build) 
     part = Statistics.load(folder / "activations.npz")
     part.total = 80
     part.save(folder / "activations.npz")
-    with pytest.raises(
-        RecipeError, match=r"run: .* holds 20 of 80 samples; run `ablate units"
-    ) as e:
+    with pytest.raises(RecipeError, match=r"run: .* has 20 of 80 samples; run `ablate units") as e:
         resolve(build(edits=zeroed(folder, count=1)))
     assert str(e.value).startswith("edits[0].zero.units.run: ")
     part.total = None  # as files of earlier versions have it

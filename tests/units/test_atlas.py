@@ -42,8 +42,9 @@ from ablate.units.atlas.vectors import (
     sample_positions,
 )
 from ablate.units.record import recording
+from ablate.units.record.setup import Setup, StudyError
 from ablate.units.record.stimuli import Stimuli
-from ablate.units.record.study import Setup, Study, StudyError
+from ablate.units.record.study import Study
 from ablate.units.visualize.ascent import Ascent
 from ablate.units.visualize.denoiser import Latents
 

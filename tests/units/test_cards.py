@@ -1,4 +1,4 @@
-"""Units that are planted for known concepts are found, told of, and needed for these alone."""
+"""Units that are planted for known concepts are found, content of, and needed for these alone."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from ablate.sampling.request import Stopped
 from ablate.store.activations import Layer, Statistics
 from ablate.store.png import read_record
 from ablate.store.run import Run
-from ablate.units.concepts import ablation as need, cards, multimodal, search
+from ablate.units.concepts import ablation, cards, multimodal, search
+from ablate.units.record.setup import Setup, StudyError
 from ablate.units.record.stimuli import Stimuli
-from ablate.units.record.study import Setup, Study, StudyError
+from ablate.units.record.study import Study
 
 VALUES = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
 NORM = "down_blocks.0.resnets.0.norm2"
@@ -89,23 +90,23 @@ def begin(planted: Pipeline, tiny_folder: Path) -> Begin:
 
 
 @pytest.fixture(scope="module")
-def made(begin: Begin, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def finished(begin: Begin, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A study of the planted channels, with its cards."""
     folder = tmp_path_factory.mktemp("cards") / "study"
     study = begin(folder, Reader.load("bundled", "cpu"), modules=VALUES)
-    cards.make(study, count=4, seeds=(0, 1), visualized=False)
+    cards.write_cards(study, count=4, seeds=(0, 1), visualized=False)
     return study
 
 
 @pytest.fixture(scope="module")
-def told(made: Study) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((made.folder / cards.FILE).read_text(encoding="utf-8"))
+def content(finished: Study) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((finished.folder / cards.FILE).read_text(encoding="utf-8"))
     return found
 
 
 @pytest.fixture
 def sampled(planted: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each call of the pipeline made."""
+    """How many images each call of the pipeline finished."""
     calls: list[int] = []
     before = planted.sample
 
@@ -117,11 +118,11 @@ def sampled(planted: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-# ---------------------------------------------------------------- which units stand for what
+# ---------------------------------------------------------------- which units respond to what
 
 
-def test_the_index_finds_what_was_planted(made: Study) -> None:
-    found = Statistics.load(made.folder / "activations.npz")
+def test_the_index_finds_what_was_planted(finished: Study) -> None:
+    found = Statistics.load(finished.folder / "activations.npz")
     index, contrast = found.selectivity(), found.contrast()
     rest = [unit for unit in range(found.units) if unit not in CHANNELS.values()]
     for concept, channel in CHANNELS.items():
@@ -132,45 +133,47 @@ def test_the_index_finds_what_was_planted(made: Study) -> None:
     assert contrast[:, rest].max() < search.threshold(found)
 
 
-def test_concepts_lead_to_their_units_and_to_none(told: dict[str, Any]) -> None:
+def test_concepts_lead_to_their_units_and_to_none(content: dict[str, Any]) -> None:
     found = {row["concept"]: [(u["module"], u["unit"]) for u in row["units"]]
-             for row in told["search"]}  # fmt: skip
+             for row in content["search"]}  # fmt: skip
     assert found == {concept: [(VALUES, channel)] for concept, channel in CHANNELS.items()}
-    assert told["none"] == ["owl"]
+    assert content["none"] == ["owl"]
 
 
-def test_one_concept_or_unit_can_be_asked_for(made: Study) -> None:
-    found = Statistics.load(made.folder / "activations.npz")
-    (dog,) = search.search(found, "dog")
+def test_one_concept_or_unit_can_be_asked_for(finished: Study) -> None:
+    found = Statistics.load(finished.folder / "activations.npz")
+    (dog,) = search.search_units(found, "dog")
     assert [unit["unit"] for unit in dog["units"]] == [7]
-    assert search.search(found, "owl") == [{"concept": "owl", "units": []}]
-    unit = search.find(found, VALUES, 7)
+    assert search.search_units(found, "owl") == [{"concept": "owl", "units": []}]
+    unit = search.describe_unit(found, VALUES, 7)
     assert (unit["concept"], unit["concepts"][0]) == ("dog", ["dog", dog["units"][0]["contrast"]])
     with pytest.raises(StudyError, match="no concept `dgo`, did you mean `dog`"):
-        search.search(found, "dgo")
+        search.search_units(found, "dgo")
     with pytest.raises(StudyError, match=r"no units of `attn2\.to_v`"):
-        search.find(found, "attn2.to_v", 7)
+        search.describe_unit(found, "attn2.to_v", 7)
     with pytest.raises(
         StudyError, match="has 16 channels, from 0 to 15; there is none of number 16"
     ):
-        search.find(found, VALUES, 16)
+        search.describe_unit(found, VALUES, 16)
 
 
 # ---------------------------------------------------------------- cards
 
 
-def test_cards_are_of_the_planted_units(told: dict[str, Any]) -> None:
-    assert {card["concept"]: card["unit"] for card in told["cards"]} == CHANNELS
-    assert [card["concepts"][0][1] for card in told["cards"]] == sorted(
-        (card["concepts"][0][1] for card in told["cards"]), reverse=True
+def test_cards_are_of_the_planted_units(content: dict[str, Any]) -> None:
+    assert {card["concept"]: card["unit"] for card in content["cards"]} == CHANNELS
+    assert [card["concepts"][0][1] for card in content["cards"]] == sorted(
+        (card["concepts"][0][1] for card in content["cards"]), reverse=True
     )
-    for card in told["cards"]:
+    for card in content["cards"]:
         assert (card["module"], card["kind"], card["component"]) == (VALUES, "channels", "unet")
         assert card["selectivity"] > 0.999
 
 
-def test_pictures_that_drive_a_unit_are_of_its_concept(made: Study, told: dict[str, Any]) -> None:
-    for card in told["cards"]:
+def test_pictures_that_drive_a_unit_are_of_its_concept(
+    finished: Study, content: dict[str, Any]
+) -> None:
+    for card in content["cards"]:
         assert len(card["top"]) == 8
         own = [top for top in card["top"] if top["value"] > 0]
         assert {(t["prompt"], t["seed"]) for t in own} == {
@@ -180,7 +183,7 @@ def test_pictures_that_drive_a_unit_are_of_its_concept(made: Study, told: dict[s
         }
         assert own == card["top"][:4]
         for top in own:
-            path = made.folder / top["image"]
+            path = finished.folder / top["image"]
             assert read_record(path)["condition"]["prompt"] == top["prompt"]
             assert top["place"] is None  # texts are no map of a picture
 
@@ -190,38 +193,38 @@ def test_of_one_prompt_two_samples_at_most() -> None:
     values = np.array([[9.0], [8.0], [7.0], [6.0], [5.0]])
     found.add(np.array([0, 0, 0, 1, 1]), values)
     prompts = ["a cat", "a cat", "a cat", "a dog", "a dog"]
-    assert cards.tops(found, 0, prompts) == [0, 1, 3, 4]
+    assert cards.top_ranks(found, 0, prompts) == [0, 1, 3, 4]
 
 
 def test_places_tell_the_grid_that_they_lie_on() -> None:
     places = np.array([[0.5 / 8, 3.5 / 6], [7.5 / 8, 0.5 / 6], [2.5 / 8, np.nan]], np.float32)
-    assert cards.sides(places) == (8, 6)
-    assert cards.sides(places[2:]) is None
+    assert cards.grid_sides(places) == (8, 6)
+    assert cards.grid_sides(places[2:]) is None
 
 
 def test_cards_of_named_units_show_where_in_the_picture(begin: Begin, tmp_path: Path) -> None:
     few = Stimuli(("cat", "dog"), ("a {}",), (0, 1))
     study = begin(tmp_path / "study", None, few, modules=NORM)
-    path = cards.make(study, [(NORM, 5), (NORM, 2)], visualized=False)
-    told = json.loads(path.read_text(encoding="utf-8"))
-    assert [card["unit"] for card in told["cards"]] == [5, 2]
+    path = cards.write_cards(study, [(NORM, 5), (NORM, 2)], visualized=False)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert [card["unit"] for card in content["cards"]] == [5, 2]
     found = Statistics.load(study.folder / "activations.npz")
-    for card in told["cards"]:
+    for card in content["cards"]:
         for rank, top in enumerate(card["top"]):
             y, x = found.top_places[rank, card["unit"]]
             assert top["place"] == pytest.approx([y - 1 / 16, x - 1 / 16, y + 1 / 16, x + 1 / 16])
         # Nobody reads the pictures.
         assert (card["effects"], card["examples"], card["sentence"]) == ([], [], None)
-    assert told["rough"] == told["notes"][0]
-    assert "`--clip` names one" in told["notes"][1]
+    assert content["rough"] == content["notes"][0]
+    assert "`--clip` names one" in content["notes"][1]
     with pytest.raises(StudyError, match="there is none of number 99"):
-        cards.make(study, [(NORM, 99)], visualized=False)
+        cards.write_cards(study, [(NORM, 99)], visualized=False)
 
 
 def test_one_sample_a_concept_makes_no_cards(begin: Begin, tmp_path: Path) -> None:
     study = begin(tmp_path / "study", None, Stimuli(("cat", "dog"), ("a {}",), (0,)), modules=NORM)
     with pytest.raises(StudyError, match="one sample a concept: no spread"):
-        cards.make(study, visualized=False)
+        cards.write_cards(study, visualized=False)
 
 
 def test_no_more_than_a_third_of_one_layer_while_others_stand_for_something() -> None:
@@ -234,18 +237,18 @@ def test_no_more_than_a_third_of_one_layer_while_others_stand_for_something() ->
         values[labels == concept, 6 + concept] += 15
     found = Statistics(layers, "abcdef")
     found.add(labels, values, None, rng.permutation(labels))
-    chosen = cards.outstanding(found, 6)
+    chosen = cards.outstanding_units(found, 6, search.Contrasts.of(found))
     assert sorted(found.contrast()[:, chosen].argmax(0).tolist()) == list(range(6))
     assert sum(unit < 6 for unit in chosen) == 4  # two, and two when both have had theirs
-    assert len(cards.outstanding(found, 3)) == 3
+    assert len(cards.outstanding_units(found, 3, search.Contrasts.of(found))) == 3
 
 
 # ---------------------------------------------------------------- what units are needed for
 
 
-def test_effects_are_those_of_hooks_by_hand(made: Study, told: dict[str, Any]) -> None:
-    (card,) = (card for card in told["cards"] if card["concept"] == "dog")
-    reader, pipe = made.reader, made.pipeline.pipe
+def test_effects_are_those_of_hooks_by_hand(finished: Study, content: dict[str, Any]) -> None:
+    (card,) = (card for card in content["cards"] if card["concept"] == "dog")
+    reader, pipe = finished.reader, finished.pipeline.pipe
     assert reader is not None
     words = reader.texts([f"an {c}" if c == "owl" else f"a {c}" for c in CONCEPTS])
 
@@ -287,9 +290,9 @@ def test_effects_are_those_of_hooks_by_hand(made: Study, told: dict[str, Any]) -
 
 
 def test_effects_are_of_the_unit_and_of_the_strongest_five(
-    made: Study, told: dict[str, Any]
+    finished: Study, content: dict[str, Any]
 ) -> None:
-    for card in told["cards"]:
+    for card in content["cards"]:
         asked = [(r["units"], r["factor"], r["concept"]) for r in card["effects"]]
         others = [c for c in CONCEPTS if c != card["concept"]]
         assert sorted(asked) == sorted(
@@ -302,7 +305,7 @@ def test_effects_are_of_the_unit_and_of_the_strongest_five(
         assert len(together) == 5
         assert (together[0]["module"], together[0]["unit"]) == (VALUES, card["unit"])
         around = card["together"]["reversed"]
-        assert [(r["units"], r["factor"]) for r in around] == [(5, need.REVERSED)] * 5
+        assert [(r["units"], r["factor"]) for r in around] == [(5, ablation.REVERSED)] * 5
         assert around[0]["own"]
         assert around[0]["drift"] > 10 * max(r["drift"] for r in around[1:])
         assert card["together"]["examples"][0]["reversed"].startswith("effects/cells/")
@@ -311,18 +314,18 @@ def test_effects_are_of_the_unit_and_of_the_strongest_five(
             f"a probability of {100 * own['after']:.1f} % ({100 * own['before']:.1f} % before"
             in card["sentence"]
         )
-    cells = list(Run(made.folder / need.FOLDER).cells())
+    cells = list(Run(finished.folder / ablation.FOLDER).cells())
     assert all(cell.done for cell in cells)
     # Five plain prompts: bare, with each of four units twice, with each of four sets three times.
     assert len(cells) == 5 * 2 * (1 + 4 * 2 + 4 * 3)
 
 
-def test_examples_are_pictures_before_and_after(made: Study, told: dict[str, Any]) -> None:
-    for card in told["cards"]:
+def test_examples_are_pictures_before_and_after(finished: Study, content: dict[str, Any]) -> None:
+    for card in content["cards"]:
         assert card["examples"][0]["prompt"] == f"a {card['concept']}"
         assert len(card["examples"]) == 3
         for example in card["examples"]:
-            record = {name: read_record(made.folder / example[name])
+            record = {name: read_record(finished.folder / example[name])
                       for name in ("baseline", "ablated", "amplified")}  # fmt: skip
             assert record["baseline"]["edits"] == []
             for name, factor in (("ablated", 0), ("amplified", 4)):
@@ -332,18 +335,18 @@ def test_examples_are_pictures_before_and_after(made: Study, told: dict[str, Any
 
 
 def test_a_second_time_nothing_is_made(
-    made: Study, told: dict[str, Any], sampled: list[int]
+    finished: Study, content: dict[str, Any], sampled: list[int]
 ) -> None:
-    file = made.folder / cards.FILE
-    cards.make(made, count=4, seeds=(0, 1), visualized=False)
+    file = finished.folder / cards.FILE
+    cards.write_cards(finished, count=4, seeds=(0, 1), visualized=False)
     assert not sampled
-    assert json.loads(file.read_text(encoding="utf-8")) == told
+    assert json.loads(file.read_text(encoding="utf-8")) == content
 
 
 def test_stopped_and_gone_on_with(
-    made: Study, told: dict[str, Any], begin: Begin, tmp_path: Path, sampled: list[int]
+    finished: Study, content: dict[str, Any], begin: Begin, tmp_path: Path, sampled: list[int]
 ) -> None:
-    study = begin(tmp_path / "study", made.reader, modules=VALUES)
+    study = begin(tmp_path / "study", finished.reader, modules=VALUES)
 
     def stop(now: Progress) -> None:
         if now.total > len(study.samples) and now.computed:  # the effects are under way
@@ -351,29 +354,29 @@ def test_stopped_and_gone_on_with(
 
     study.progress = Progress(stop)
     with pytest.raises(Stopped):
-        cards.make(study, count=4, seeds=(0, 1), visualized=False)
+        cards.write_cards(study, count=4, seeds=(0, 1), visualized=False)
     assert not (study.folder / cards.FILE).exists()
-    run = Run(study.folder / need.FOLDER)
+    run = Run(study.folder / ablation.FOLDER)
     before = len(run.finished())
     assert 0 < before < len(list(run.cells()))
     del sampled[:]
     study.progress = Progress()
-    cards.make(study, count=4, seeds=(0, 1), visualized=False)
+    cards.write_cards(study, count=4, seeds=(0, 1), visualized=False)
     assert sum(sampled) == len({cell.key for cell in run.cells()}) - before
     found = json.loads((study.folder / cards.FILE).read_text(encoding="utf-8"))
-    assert found["search"] == told["search"]
+    assert found["search"] == content["search"]
 
 
-def test_one_seed_has_no_interval(made: Study) -> None:
+def test_one_seed_has_no_interval(finished: Study) -> None:
     with pytest.raises(StudyError, match="effects take two seeds at least"):
-        cards.make(made, count=4, seeds=(3,), visualized=False)
+        cards.write_cards(finished, count=4, seeds=(3,), visualized=False)
 
 
-def test_units_of_a_text_encoder(begin: Begin, made: Study, tmp_path: Path) -> None:
+def test_units_of_a_text_encoder(begin: Begin, finished: Study, tmp_path: Path) -> None:
     path = "embeddings.token_embedding"
     few = Stimuli(("cat", "dog", "owl"), ("a {}", "a picture of a {}"), (0,))
-    study = begin(tmp_path / "study", made.reader, few, modules=path, component="text_encoder")
-    file = cards.make(study, [(path, CONCEPTS.index("dog"))], seeds=(0, 1))
+    study = begin(tmp_path / "study", finished.reader, few, modules=path, component="text_encoder")
+    file = cards.write_cards(study, [(path, CONCEPTS.index("dog"))], seeds=(0, 1))
     (card,) = json.loads(file.read_text(encoding="utf-8"))["cards"]
     assert card["concept"] == "dog"
     assert all((study.folder / top["image"]).exists() for top in card["top"])
@@ -394,10 +397,10 @@ def opened(study: Study, key: str) -> Image.Image:
 
 def inputs(clip: Reader, path: str, show: Callable[[], object]) -> torch.Tensor:
     """What a projection of the CLIP model is given, all calls one after the other."""
-    heard: list[torch.Tensor] = []
-    with hooked(clip.network, path, lambda _m, given, _o: heard.append(given[0].clone())):
+    inputs_seen: list[torch.Tensor] = []
+    with hooked(clip.network, path, lambda _m, given, _o: inputs_seen.append(given[0].clone())):
         show()
-    return torch.cat(heard)
+    return torch.cat(inputs_seen)
 
 
 def answering(given: torch.Tensor, labels: list[int], concept: int, jitter: float) -> torch.Tensor:
@@ -417,7 +420,7 @@ def both(begin: Begin, clip: Reader, tmp_path: Path) -> Study:
     shots = with_keys(study.samples, study.pipeline)
     pictures = [opened(study, shot.key) for shot in shots]
     looks = range(len(multimodal.LOOKS))
-    letters = [multimodal.picture(word, look, 64) for word in CONCEPTS for look in looks]
+    letters = [multimodal.draw_word(word, look, 64) for word in CONCEPTS for look in looks]
     texts = [STIMULI.concept_of(prompt) for prompt in STIMULI.prompts]
     seen = inputs(clip, "visual_projection", lambda: clip.images([*pictures, *letters]))
     read = inputs(
@@ -435,16 +438,18 @@ def both(begin: Begin, clip: Reader, tmp_path: Path) -> Study:
 
 
 def test_multimodal_units_answer_to_pictures_and_words(both: Study, sampled: list[int]) -> None:
-    file = cards.make(both, [("visual_projection", 7)], visualized=False)
-    told = json.loads(file.read_text(encoding="utf-8"))
-    found = [(row["module"], row["unit"], row["by"], row["concept"]) for row in told["multimodal"]]
+    file = cards.write_cards(both, [("visual_projection", 7)], visualized=False)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    found = [
+        (row["module"], row["unit"], row["by"], row["concept"]) for row in content["multimodal"]
+    ]
     assert found == [("visual_projection", 7, by, "dog") for by in ("letters", "prompts")]
-    assert all(min(row["picture"], row["word"]) > 3 for row in told["multimodal"])
+    assert all(min(row["picture"], row["word"]) > 3 for row in content["multimodal"])
     with (both.folder / multimodal.TABLE).open(encoding="utf-8", newline="") as lines:
         assert [row["by"] for row in csv.DictReader(lines)] == ["letters", "prompts"]
-    assert "1 answer to pictures of a concept and to pictures of its word" in told["notes"][0]
+    assert "1 respond to pictures of a concept and to pictures of its word" in content["notes"][0]
     # Of these units pictures stay as they are, and are read without the unit, as by hand.
-    (row,) = (r for r in told["cards"][0]["effects"]
+    (row,) = (r for r in content["cards"][0]["effects"]
               if r["units"] == 1 and r["factor"] == 0 and r["own"])  # fmt: skip
     assert both.reader is not None
     words = both.reader.texts([f"an {c}" if c == "owl" else f"a {c}" for c in CONCEPTS])
@@ -455,7 +460,7 @@ def test_multimodal_units_answer_to_pictures_and_words(both: Study, sampled: lis
     odds = np.exp(both.reader.scale * both.reader.images(pictures) @ words.T)
     assert row["after"] == pytest.approx((odds / odds.sum(1, keepdims=True))[:, 1].mean(), abs=1e-4)
     assert row["before"] > row["after"] + 0.1
-    assert told["cards"][0]["examples"] == []
+    assert content["cards"][0]["examples"] == []
     assert not sampled
 
 
@@ -467,27 +472,28 @@ def test_no_more_pictures_are_open_than_are_read_at_once(
     given: list[int] = []
     images = reader.images
     monkeypatch.setattr(reader, "images", lambda some: given.append(len(some)) or images(some))
-    monkeypatch.setattr(need, "READ", 3)
-    trial = need.Trial((("visual_projection", 7),), 1, (0,), (0.0,))
-    found = need.measure(both, [trial, trial], (0,))
+    monkeypatch.setattr(ablation, "READ", 3)
+    trial = ablation.Trial((("visual_projection", 7),), 1, (0,), (0.0,))
+    found = ablation.measure_effects(both, [trial, trial], (0,))
     # Four pictures of each of two concepts: each once before, and together with each trial.
     assert given == [3, 1, 3, 1, 3, 3, 2, 3, 3, 2]
     assert [row["concept"] for row in found[trial].rows] == ["dog", "cat"]
 
 
 def test_words_are_read_once(both: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    statistics = cards.recorded(both)
-    first = multimodal.find(both, statistics)
-    monkeypatch.setattr(multimodal, "_heard", None)
-    assert multimodal.find(both, statistics) == first
+    statistics = cards._statistics(both)
+    contrasts = search.Contrasts.of(statistics)
+    first = multimodal.find_multimodal(both, statistics, contrasts)
+    monkeypatch.setattr(multimodal, "ByConcept", None)
+    assert multimodal.find_multimodal(both, statistics, contrasts) == first
     statistics.concepts = ("猫", *statistics.concepts[1:])
-    *before, last = multimodal.find(both, statistics).notes
+    *before, last = multimodal.find_multimodal(both, statistics, contrasts).notes
     assert before == first.notes
     assert "1 of 5 concepts, such as “猫”, have letters that the typeface lacks" in last
 
 
 def test_words_are_shown_in_many_ways() -> None:
-    looks = [multimodal.picture("cat", look, 64) for look in range(len(multimodal.LOOKS))]
+    looks = [multimodal.draw_word("cat", look, 64) for look in range(len(multimodal.LOOKS))]
     assert len({picture.tobytes() for picture in looks}) == len(looks)
     for picture in looks:
         values = np.asarray(picture, float).mean(2)

@@ -24,8 +24,9 @@ from ablate.units.concepts.selectivity import record_selectivity
 from ablate.units.record import layers
 from ablate.units.record.layers import capturing, grid_of
 from ablate.units.record.recording import maps_of_study, stream
+from ablate.units.record.setup import Setup
 from ablate.units.record.stimuli import Stimuli
-from ablate.units.record.study import Setup, Study
+from ablate.units.record.study import Study
 
 NEGATIVE = "ugly"
 # What hidden units are called, behind the number of their block.
@@ -84,7 +85,7 @@ def unguided(pipeline: Pipeline, prompt: str, paths: list[str]) -> dict[str, np.
     nothing but the prompt's, and what it is with guidance, which is felt from the second step on.
     """
     family, takes = family_of(pipeline), inspect.signature(type(pipeline.pipe).__call__).parameters
-    side, heard = SIDES.get(family), defaultdict[str, list[np.ndarray]](list)
+    side, recorded = SIDES.get(family), defaultdict[str, list[np.ndarray]](list)
     options: dict[str, Any] = {"width": side, "height": side} if side else {}
     options |= {"use_resolution_binning": False, "clean_caption": False}
     if family == "kandinsky22":  # whose prior is guided by itself
@@ -92,16 +93,16 @@ def unguided(pipeline: Pipeline, prompt: str, paths: list[str]) -> dict[str, np.
     # Flux is told how much guidance was distilled into it; Z-Image guides from nought on.
     options[pipeline.guidance] = {"flux": 5.0, "z-image": 0.0}.get(family, 1.0)
 
-    def hear(path: str, values: Tensor) -> None:
+    def keep(path: str, values: Tensor) -> None:
         assert len(values) == 1
-        heard[path].append(values[0].clamp(min=0).mean(-1).numpy())
+        recorded[path].append(values[0].clamp(min=0).mean(-1).numpy())
 
     def stop(*_: object) -> None:
         raise Enough
 
     handle = pipeline.denoiser.register_forward_hook(stop)
     try:
-        with capturing(pipeline.denoiser, paths, "channels", hear), pytest.raises(Enough):
+        with capturing(pipeline.denoiser, paths, "channels", keep), pytest.raises(Enough):
             pipeline.pipe(
                 prompt=prompt,
                 num_inference_steps=2,
@@ -110,7 +111,7 @@ def unguided(pipeline: Pipeline, prompt: str, paths: list[str]) -> dict[str, np.
             )
     finally:
         handle.remove()
-    return {path: np.mean(calls, 0) for path, calls in heard.items()}
+    return {path: np.mean(calls, 0) for path, calls in recorded.items()}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -130,7 +131,7 @@ def test_only_what_follows_the_prompts_counts(
 ) -> None:
     pipeline = pipelines(name)
     study = begun(pipeline, tmp_path, when=When("steps", 0, 0))
-    assert not study.note
+    assert not study.layers_note
     found = record_selectivity(study)
     assert {re.sub(r".*\d\.(?=\D)", "", layer.path) for layer in found.layers} == HIDDEN[name]
     for concept, prompt in enumerate(("a", "b")):
@@ -158,9 +159,8 @@ def test_layers_without_a_row_a_sample(
     if name == "z-image":  # as a network would be whose hidden units have other names
         monkeypatch.setattr(layers, "HIDDEN", re.compile("(?!)"))
         study = begun(pipeline, tmp_path / "all")
-        assert (
-            f"all {len(study.layers)} are recorded, such as `{study.layers[0].path}`" in study.note
-        )
+        first = f"all {len(study.layers)} are recorded, such as `{study.layers[0].path}`"
+        assert first in study.layers_note
         paths = {layer.path for layer in record_selectivity(study).layers}
         assert path not in paths
         assert "layers.0.attention.to_q" in paths

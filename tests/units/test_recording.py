@@ -1,4 +1,4 @@
-"""What is recorded of layers is what hooks written by hand hear of plain diffusers."""
+"""What is recorded of layers is what hooks written by hand see in plain diffusers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from ablate.sampling.request import Stopped
 from ablate.store.activations import Statistics
 from ablate.units.concepts.selectivity import ByConcept, record_selectivity
 from ablate.units.record import recording
+from ablate.units.record.calls import Calls
 from ablate.units.record.layers import capturing, grid_of, maps_of, middle_of
+from ablate.units.record.setup import Setup, StudyError
 from ablate.units.record.stimuli import Stimuli
-from ablate.units.record.study import Setup, Study, StudyError
+from ablate.units.record.study import Study
 
 NORM = "down_blocks.0.resnets.0.norm2"
 GATE = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0"
@@ -55,7 +57,7 @@ def layer(found: Statistics, path: str) -> np.ndarray:
     return found.mean[:, found.slice_of(one)]
 
 
-# ---------------------------------------------------------------- what is heard
+# ---------------------------------------------------------------- what is recorded
 
 
 def test_channels_of_all_kinds_of_output() -> None:
@@ -63,25 +65,25 @@ def test_channels_of_all_kinds_of_output() -> None:
     network = nn.ModuleDict(
         {"conv": nn.Conv2d(3, 4, 1), "linear": nn.Linear(3, 5), "norm": nn.GroupNorm(1, 3)}
     )
-    heard: dict[str, torch.Tensor] = {}
-    with capturing(network, list(network), "channels", heard.__setitem__):
+    recorded: dict[str, torch.Tensor] = {}
+    with capturing(network, list(network), "channels", recorded.__setitem__):
         conv = network["conv"](torch.randn(2, 3, 4, 4))
         tokens = network["linear"](torch.randn(2, 7, 3))
         network["norm"](torch.randn(2, 3, 2, 2))
-    assert torch.equal(heard["conv"], conv.flatten(2))
-    assert torch.equal(heard["linear"], tokens.transpose(1, 2))
-    assert heard["norm"].shape == (2, 3, 4)
-    with capturing(network, ["linear"], "channels", heard.__setitem__):
+    assert torch.equal(recorded["conv"], conv.flatten(2))
+    assert torch.equal(recorded["linear"], tokens.transpose(1, 2))
+    assert recorded["norm"].shape == (2, 3, 4)
+    with capturing(network, ["linear"], "channels", recorded.__setitem__):
         pooled = network["linear"](torch.randn(2, 3))
-    assert torch.equal(heard["linear"], pooled[..., None])
+    assert torch.equal(recorded["linear"], pooled[..., None])
 
 
 def test_hooks_are_gone_whatever_happened() -> None:
     network = nn.ModuleDict({"a": nn.Linear(2, 2)})
-    heard: list[str] = []
+    recorded: list[str] = []
 
     def refuse(path: str, _values: torch.Tensor) -> None:
-        heard.append(path)
+        recorded.append(path)
         raise RuntimeError("enough")
 
     with (
@@ -90,14 +92,14 @@ def test_hooks_are_gone_whatever_happened() -> None:
     ):
         network["a"](torch.ones(1, 2))
     network["a"](torch.ones(1, 2))
-    assert heard == ["a"]
+    assert recorded == ["a"]
     with (
         pytest.raises(ScopeError, match="no module `b`"),
         capturing(network, ["a", "b"], "channels", refuse),
     ):
         pass
     network["a"](torch.ones(1, 2))
-    assert heard == ["a"]
+    assert recorded == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -148,58 +150,58 @@ def test_places_are_middles() -> None:
 # ---------------------------------------------------------------- the denoiser
 
 
-def test_it_hears_what_plain_hooks_hear(begin: Begin, plain: Any) -> None:
+def test_it_records_what_plain_hooks_see(begin: Begin, plain: Any) -> None:
     found = record_selectivity(begin())
     assert [layer.path for layer in found.layers][:2] == [NORM, GATE]
     for path, channels in ((NORM, 1), (GATE, 2)):
-        heard: list[np.ndarray] = []
+        recorded: list[np.ndarray] = []
 
-        def hear(_module: nn.Module, _given: Any, output: Any) -> None:
+        def keep(_module: nn.Module, _given: Any, output: Any) -> None:
             last = output[-1:].movedim(channels, 1).flatten(2)  # noqa: B023
-            heard.append(last.clamp(min=0).mean(-1)[0].numpy())  # noqa: B023
+            recorded.append(last.clamp(min=0).mean(-1)[0].numpy())  # noqa: B023
 
         for concept, prompt in enumerate(("a cat", "a dog")):
-            heard.clear()
-            with hooked(plain.unet, path, hear):
+            recorded.clear()
+            with hooked(plain.unet, path, keep):
                 image(plain, prompt)
-            assert len(heard) == 2
-            np.testing.assert_allclose(layer(found, path)[concept], np.mean(heard, 0), atol=1e-5)
+            assert len(recorded) == 2
+            np.testing.assert_allclose(layer(found, path)[concept], np.mean(recorded, 0), atol=1e-5)
 
 
 def test_heads_are_what_the_projection_reads(begin: Begin, plain: Any) -> None:
     found = record_selectivity(begin(kind="heads", modules="*attn2.to_out.0"))
-    heard: list[np.ndarray] = []
+    recorded: list[np.ndarray] = []
 
-    def hear(_module: nn.Module, given: Any, _output: Any) -> None:
+    def keep(_module: nn.Module, given: Any, _output: Any) -> None:
         last = given[0][-1]  # tokens of the rows with the prompt
         parts = last.reshape(len(last), 2, -1)
-        heard.append(parts.square().mean(-1).sqrt().mean(0).numpy())
+        recorded.append(parts.square().mean(-1).sqrt().mean(0).numpy())
 
-    with hooked(plain.unet, OUT, hear):
+    with hooked(plain.unet, OUT, keep):
         image(plain, "a cat")
     assert layer(found, OUT).shape == (2, 2)
-    np.testing.assert_allclose(layer(found, OUT)[0], np.mean(heard, 0), atol=1e-5)
+    np.testing.assert_allclose(layer(found, OUT)[0], np.mean(recorded, 0), atol=1e-5)
 
 
 def test_only_moments_within_the_window_count(begin: Begin, plain: Any) -> None:
     found = record_selectivity(begin(when=When("steps", 1, 1)))
-    heard: list[np.ndarray] = []
+    recorded: list[np.ndarray] = []
 
-    def hear(_module: nn.Module, _given: Any, output: Any) -> None:
-        heard.append(output[-1].clamp(min=0).flatten(1).mean(-1).numpy())
+    def keep(_module: nn.Module, _given: Any, output: Any) -> None:
+        recorded.append(output[-1].clamp(min=0).flatten(1).mean(-1).numpy())
 
-    with hooked(plain.unet, NORM, hear):
+    with hooked(plain.unet, NORM, keep):
         image(plain, "a cat")
-    np.testing.assert_allclose(layer(found, NORM)[0], heard[1], atol=1e-5)
+    np.testing.assert_allclose(layer(found, NORM)[0], recorded[1], atol=1e-5)
     with pytest.raises(ScopeError, match=r"steps 7–9: it never opens; this sampling has 2 steps"):
         record_selectivity(begin(folder="never", when=When("steps", 7, 9)))
 
 
-def test_edits_hold_while_it_hears(begin: Begin, tiny: Pipeline) -> None:
+def test_edits_are_active_while_it_records(begin: Begin, tiny: Pipeline) -> None:
     study = begin()
     record_selectivity(study)
     before = [p.clone() for p in tiny.denoiser.parameters()]
-    sink = ByConcept(study)
+    sink = ByConcept.of(study)
     edits = [{"zero": {"modules": NORM}}]
     assert list(recording.stream(study, sink, plan=study.planned(edits))) == [2]
     assert sink.statistics is not None
@@ -234,10 +236,10 @@ def test_the_strongest_samples_and_their_places(begin: Begin, plain: Any) -> Non
     for prompt, seed in (("a cat", 0), ("a cat", 1), ("a dog", 0), ("a dog", 1)):
         maps: list[np.ndarray] = []
 
-        def hear(_module: nn.Module, _given: Any, output: Any) -> None:
+        def keep(_module: nn.Module, _given: Any, output: Any) -> None:
             maps.append(output[-1].clamp(min=0).numpy())  # noqa: B023
 
-        with hooked(plain.unet, NORM, hear):
+        with hooked(plain.unet, NORM, keep):
             image(plain, prompt, seed)
         means.append(np.mean(maps, (0, 2, 3)))
         peaks.append(maps)
@@ -262,14 +264,14 @@ def test_text_encoders_read_each_prompt_once(begin: Begin, plain: Any) -> None:
     tokens = plain.tokenizer(
         ["a cat", "a cat at night"], padding="max_length", max_length=24, return_tensors="pt"
     )
-    heard: list[np.ndarray] = []
+    recorded: list[np.ndarray] = []
 
-    def hear(_module: nn.Module, _given: Any, output: Any) -> None:
-        heard.append(output.clamp(min=0).mean((0, 1)).numpy())
+    def keep(_module: nn.Module, _given: Any, output: Any) -> None:
+        recorded.append(output.clamp(min=0).mean((0, 1)).numpy())
 
-    with hooked(plain.text_encoder, only.path, hear), torch.no_grad():
+    with hooked(plain.text_encoder, only.path, keep), torch.no_grad():
         plain.text_encoder(tokens["input_ids"])
-    np.testing.assert_allclose(found.mean[0], heard[0], atol=1e-5)
+    np.testing.assert_allclose(found.mean[0], recorded[0], atol=1e-5)
 
 
 def test_the_clip_model_reads_the_images(begin: Begin) -> None:
@@ -286,14 +288,14 @@ def test_the_clip_model_reads_the_images(begin: Begin) -> None:
     ]
     assert study.reader is not None
     network = study.reader.network
-    heard: list[np.ndarray] = []
+    recorded: list[np.ndarray] = []
 
-    def hear(_module: nn.Module, _given: Any, output: Any) -> None:
-        heard.append(output.clamp(min=0).mean((0, 1)).numpy())
+    def keep(_module: nn.Module, _given: Any, output: Any) -> None:
+        recorded.append(output.clamp(min=0).mean((0, 1)).numpy())
 
-    with hooked(network, found.layers[0].path, hear):
+    with hooked(network, found.layers[0].path, keep):
         study.reader.images([next(iter(study.pictures.cells())).image()])
-    np.testing.assert_allclose(layer(found, found.layers[0].path)[0], heard[0], atol=1e-5)
+    np.testing.assert_allclose(layer(found, found.layers[0].path)[0], recorded[0], atol=1e-5)
     texts = record_selectivity(begin(folder="texts", component="clip", modules="text_projection",
                          keys={"clip": "bundled"}))  # fmt: skip
     assert (texts.done, texts.units) == (2, 128)
@@ -322,11 +324,11 @@ def test_it_goes_on_where_it_stopped(begin: Begin, monkeypatch: pytest.MonkeyPat
     assert Statistics.load(study.folder / "activations.npz").done == 4
     assert not (study.folder / "units.csv").exists()
     first = min(path.stat().st_mtime_ns for path in (study.folder / "pictures/cells").iterdir())
-    told: list[int] = []
+    reported: list[int] = []
     study = begin(stimuli)
-    study.progress = Progress(lambda now: told.append(now.done))
+    study.progress = Progress(lambda now: reported.append(now.done))
     again = record_selectivity(study)
-    assert told == [4, 6]
+    assert reported == [4, 6]
     for name in Statistics.ARRAYS:
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert (study.folder / "units.csv").read_bytes() == (
@@ -357,20 +359,20 @@ def test_ctrl_c_leaves_whole_batches(
 
 def test_a_folder_of_another_study_is_left_alone(begin: Begin) -> None:
     record_selectivity(begin())
-    with pytest.raises(StudyError, match=r"holds another study \(of other seeds\); `--out`"):
+    with pytest.raises(StudyError, match=r"has another study in it \(of other seeds\); `--out`"):
         begin(Stimuli(("cat", "dog"), ("a {}",), (1,)))
     with pytest.raises(StudyError, match=r"of other concepts"):
         begin(Stimuli(("cat", "fox"), ("a {}",), (0,)))
     study = begin()
-    told = study.folder / "study.json"
-    told.write_text(told.read_text(encoding="utf-8")[:99], encoding="utf-8")
+    manifest = study.folder / "study.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8")[:99], encoding="utf-8")
     with pytest.raises(StudyError, match=r"study.json cannot be read: .* anew with `--fresh`"):
         begin()
-    told.write_text('{"title": "mine"}', encoding="utf-8")
-    with pytest.raises(StudyError, match="tells of no study of units"):
+    manifest.write_text('{"title": "mine"}', encoding="utf-8")
+    with pytest.raises(StudyError, match="is of no study of units"):
         study.begin("selectivity", fresh=True)
-    told.unlink()
-    with pytest.raises(StudyError, match="that tells what they are of"):
+    manifest.unlink()
+    with pytest.raises(StudyError, match="that says what they are of"):
         study.begin("selectivity", fresh=True)
     assert (study.folder / "pictures/run.json").exists()
 
@@ -409,7 +411,7 @@ def test_a_study_is_opened_from_its_folder(begin: Begin) -> None:
             StudyError,
             "`vae` cannot be recorded; those of .*unet.* and clip can",
         ),
-        ({"component": "text_encoder", "when": When("t", 1, 0.5)}, StudyError, "at work once"),
+        ({"component": "text_encoder", "when": When("t", 1, 0.5)}, StudyError, "runs once"),
         (
             {"stimuli": Stimuli(("a", "b"), ("{}",), tuple(range(99_999))), "modules": "nothing"},
             SelectorError,
@@ -425,7 +427,7 @@ def test_a_study_is_opened_from_its_folder(begin: Begin) -> None:
         ({"modules": "conv_in", "kind": "heads"}, ScopeError, "names no projection"),
     ],
 )
-def test_what_cannot_be_recorded_is_told(
+def test_what_cannot_be_recorded_is_an_error(
     begin: Begin, asked: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -464,7 +466,7 @@ def test_memory_stays_flat_while_samples_stream_by(
 
     monkeypatch.setattr("ablate.engine.batches.LATENT_PIXELS", {"cpu": 4 * 64})  # four at once
     study = begin(Stimuli(("cat", "dog"), ("a {}",), tuple(range(16))), modules=NORM)
-    sink = ByConcept(study)
+    sink = ByConcept.of(study)
     after = {done: held() for done in recording.stream(study, sink) if done in (16, 32)}
     assert sink.statistics is not None
     assert sink.statistics.done == 32
@@ -476,7 +478,7 @@ def test_its_consumer_is_left_alone(begin: Begin) -> None:
     """What it needs for itself, such as that no gradients are kept, does not hold between batches;
     other calls of the denoiser are told, and no hook stays."""
     study = begin()
-    batches = recording.stream(study, ByConcept(study))
+    batches = recording.stream(study, ByConcept.of(study))
     assert next(batches) == 2
     assert not torch.is_inference_mode_enabled()
     assert torch.is_grad_enabled()
@@ -486,10 +488,10 @@ def test_its_consumer_is_left_alone(begin: Begin) -> None:
 
 
 def test_calls_unlike_those_of_the_first_step() -> None:
-    calls = recording.Calls(((True,), (False,)), frozenset())
+    calls = Calls(((True,), (False,)), frozenset())
     assert calls.rows(0, 3, 3) == [slice(0, 3)]
     assert calls.rows(1, 3, 3) == []
-    assert recording.Calls(((False, True),), frozenset()).rows(0, 6, 3) == [slice(3, 6)]
+    assert Calls(((False, True),), frozenset()).rows(0, 6, 3) == [slice(3, 6)]
     for call, rows in ((2, 3), (0, 6)):
         with pytest.raises(ScopeError, match=r"unlike in the first \(3 and 3\)"):
             calls.rows(call, rows, 3)

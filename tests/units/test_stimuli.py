@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ablate.edits.variants import When
-from ablate.units.record.stimuli import Stimuli, parse_concepts, parse_seeds, told
-from ablate.units.record.study import StudyError, parse_window
+from ablate.units.record.setup import StudyError, parse_window
+from ablate.units.record.stimuli import Stimuli, fill_template, parse_concepts, parse_seeds
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_windows_are_those_of_recipes() -> None:
             parse_window(given)
 
 
-def test_prompts_are_told_as_people_do() -> None:
-    assert told("a picture of a {}", "owl") == "a picture of an owl"
-    assert told("A {} at night", "cat") == "A cat at night"
+def test_articles_fit_the_concept() -> None:
+    assert fill_template("a picture of a {}", "owl") == "a picture of an owl"
+    assert fill_template("A {} at night", "cat") == "A cat at night"
     stimuli = Stimuli(("cat", "owl"), ("a {}", "a {} at night"), (0, 3))
     assert stimuli.prompts == ("a cat", "a cat at night", "an owl", "an owl at night")
     assert [stimuli.concept_of(prompt) for prompt in stimuli.prompts] == [0, 0, 1, 1]
@@ -71,7 +71,7 @@ def test_prompts_are_told_as_people_do() -> None:
     ("concepts", "templates", "seeds", "message"),
     [
         ((), ("a {}",), (0,), "there are no concepts"),
-        (("cat", "cat"), ("a {}",), (0,), "`cat` stands twice among the concepts"),
+        (("cat", "cat"), ("a {}",), (0,), "`cat` is twice among the concepts"),
         (("cat",), ("a cat",), (0,), "the template `a cat` has no `{}`"),
         (("cat",), ("a {}",), (), "there are no seeds"),
     ],

@@ -39,7 +39,8 @@ from ablate.units.atlas.layout import Layout, check_method, fit
 from ablate.units.atlas.pictures import PATCHES, PICTURES, cut_patches, render_bins
 from ablate.units.atlas.vectors import Vectors, collect, plan_edits
 from ablate.units.record.recording import is_picture
-from ablate.units.record.study import CLIP, Study, StudyError
+from ablate.units.record.setup import CLIP, StudyError
+from ablate.units.record.study import Study
 
 FILE = "atlas.json"
 SPREAD = "even"  # of the axes, as keys and files have it; older atlases may have another

@@ -18,7 +18,8 @@ from ablate.units.atlas.layout import Layout
 from ablate.units.atlas.vectors import Vectors, image_size
 from ablate.units.record.layers import grid_of
 from ablate.units.record.recording import is_picture, open_picture
-from ablate.units.record.study import CLIP, Study
+from ablate.units.record.setup import CLIP
+from ablate.units.record.study import Study
 from ablate.units.visualize.ascent import Ascent
 from ablate.units.visualize.denoiser import LEVEL, Latents
 from ablate.units.visualize.images import Images

@@ -28,7 +28,8 @@ from ablate.store import Run, key_of
 from ablate.sweep import Plan
 from ablate.units.record.layers import grid_of, middle_of
 from ablate.units.record.recording import maps_of_study, render_missing, stream
-from ablate.units.record.study import CLIP, Study, StudyError
+from ablate.units.record.setup import CLIP, StudyError
+from ablate.units.record.study import Study
 
 FORMAT = 1
 FOLDER = "vectors"

@@ -1,10 +1,8 @@
-"""Need: what becomes of pictures, or of how they are read, without some units and with more of
-them.
+"""Effects of units: changes of pictures, or of how they are read, without units and with more.
 
-Of a network that makes pictures the pictures are made anew, as a run of its own; a CLIP model reads
-what they show then. Of the CLIP model itself the pictures stay, and are read anew. Either way an
-effect is by how much the probability of a concept changes for its own pictures, among all concepts
-of the study.
+Of a network that renders pictures the pictures are rendered again with edits, as a run; a CLIP
+model reads what they show. Of the CLIP model itself the study's pictures are read again. An effect
+is the change of the probability of a concept for its pictures, among all concepts of the study.
 """
 
 from __future__ import annotations
@@ -12,38 +10,44 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ablate.drift import COVERED, Reader, read_embeddings, write_drift
+from ablate.drift import COVERED, Reader, read_embeddings, softmax, write_drift
 from ablate.edits import Edit, Variant, applied
 from ablate.engine import stoppable, with_keys
 from ablate.messages import phrase
 from ablate.network import Unit
-from ablate.store import Run, student
+from ablate.store import Run, batched, student
 from ablate.sweep import BASELINE, Cell, Condition, Plan, PlanAxis, condition_axis
 from ablate.units.record.recording import READ, open_picture, render_missing
-from ablate.units.record.stimuli import told
-from ablate.units.record.study import CLIP, Study, StudyError
+from ablate.units.record.setup import CLIP, StudyError
+from ablate.units.record.stimuli import fill_template
+from ablate.units.record.study import Study
 
 FOLDER = "effects"
-FACTORS = (0.0, 4.0)  # by which the units are multiplied: removed, amplified
-# Turned around: where a concept has so many units that none is missed, this still tells whether
-# they are its own.
+FACTORS = (0.0, 4.0)  # by which units are multiplied: removed, amplified
+# Reversed: where a concept has so many units that none is missed, this still shows whether they are
+# units of the concept.
 REVERSED = -4.0
 NAMES = {0.0: "ablated", 4.0: "amplified", REVERSED: "reversed"}
-NEXT, OTHERS = 3, 7  # concepts asked about beside a unit's own: those next in contrast, and all
+NEXT, OTHERS = 3, 7  # other concepts that are measured: the next by contrast, and all
 EXAMPLES = 3
-# What the run of effects was planned from; it can be read, and its cells tell their own edits.
-HEAD = "# Planned by `ablate units cards`, from the cells' own edits. The study that it is of:\n"
+# The source of the run's recipe; the run can be read, and its cells have their edits with them.
+HEAD = "# Planned by `ablate units cards`, from the edits of its cells. Its study:\n"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Units that are edited together, by module path and number, and what is asked: the number of
-    the concept that they stand for, and of others. `factors`: by which they are multiplied."""
+    """Units that are edited together, and the concepts whose change is measured.
+
+    Attributes:
+        units: Module path and number of each.
+        concept: The index of their concept.
+        others: Those of other concepts.
+        factors: By which the units are multiplied.
+    """
 
     units: tuple[tuple[str, int], ...]
     concept: int
@@ -52,61 +56,73 @@ class Trial:
 
     @property
     def concepts(self) -> tuple[int, ...]:
-        """The numbers of all concepts that are asked about, its own first."""
+        """The indices of all measured concepts, that of the units first."""
         return (self.concept, *self.others)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a trial came to: a row a factor and concept, and pictures before and after, by path."""
+class Effects:
+    """The results of a trial.
+
+    Attributes:
+        rows: One for each factor and concept, as `cards.json` has them.
+        examples: Paths of pictures before and after.
+    """
 
     rows: tuple[dict[str, Any], ...]
     examples: tuple[dict[str, Any], ...] = ()
 
 
-# Probabilities of a concept before and after, and distances, one for each of its pictures.
-Reading = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Of some pictures: embeddings (n, width), and the probabilities of all concepts (n, C).
+Read = tuple[np.ndarray, np.ndarray]
 
 
-def others_of(ranked: Sequence[int]) -> tuple[int, ...]:
-    """Which other concepts are asked about, of all in a unit's order, its own first: the next, and
-    some drawn, the same for all units where that is possible, so that their baselines are made
-    once."""
+def other_concepts(ranked: Sequence[int]) -> tuple[int, ...]:
+    """Return the other concepts that are measured for a unit, of all in its order.
+
+    The next ones, and some drawn at random: the same for all units where that is possible, so that
+    they share baselines.
+    """
     drawn = sorted(ranked)
     random.Random("others").shuffle(drawn)
     rest = [concept for concept in drawn if concept not in ranked[: NEXT + 1]]
     return (*ranked[1 : NEXT + 1], *rest[: OTHERS - NEXT])
 
 
-def check(study: Study, seeds: Sequence[int]) -> None:
-    """Raises `StudyError` where pictures of these seeds would tell nothing."""
+def check_seeds(study: Study, seeds: Sequence[int]) -> None:
+    """Raise `StudyError` where pictures of these seeds are too few for an interval."""
     if study.reader is not None and study.component != CLIP and len(set(seeds)) < 2:
         raise StudyError("effects take two seeds at least: their intervals are over seeds")
 
 
-def measure(study: Study, trials: Sequence[Trial], seeds: Sequence[int]) -> dict[Trial, Found]:
-    """The effects of every trial at each factor; none without a CLIP model that reads pictures.
+def measure_effects(
+    study: Study, trials: Sequence[Trial], seeds: Sequence[int]
+) -> dict[Trial, Effects]:
+    """Measure the effects of every trial; none without a CLIP model that reads pictures.
 
-    `seeds`: of the pictures that are made; of the CLIP model's own units the study's pictures are
-    read. Raises `Stopped` after Ctrl-C; what was made until then is not made again.
+    Args:
+        seeds: Of the pictures that are rendered. For units of the CLIP model the study's pictures
+            are read.
+
+    Raises:
+        Stopped: Ctrl-C was pressed; pictures until then are kept.
     """
     if study.reader is None:
         return {}
     if study.component == CLIP:
-        return dict(_read_anew(study, study.reader, trials))
-    return _made_anew(study, study.reader, trials, tuple(dict.fromkeys(seeds)))
+        return dict(_by_reading(study, study.reader, trials))
+    return dict(_by_rendering(study, study.reader, trials, tuple(dict.fromkeys(seeds))))
 
 
-def variant(study: Study, trial: Trial, factor: float) -> Variant:
-    """The units of a trial, multiplied by a factor where their modules give them out."""
+def variant_of(study: Study, trial: Trial, factor: float) -> Variant:
+    """Return the edits that multiply the outputs of a trial's units by a factor."""
     by_path: dict[str, list[int]] = {}
     for path, number in trial.units:
         by_path.setdefault(path, []).append(number)
-    own = None if study.component == study.pipeline.denoiser_name else study.component
-    kind = study.setup.kind
+    other = None if study.component in (study.pipeline.denoiser_name, CLIP) else study.component
     edits = (
-        Edit("scale", (path,), factor, component=None if own == CLIP else own, where="output",
-             unit=Unit(kind, tuple(sorted(numbers))))
+        Edit("scale", (path,), factor, component=other, where="output",
+             unit=Unit(study.setup.kind, tuple(sorted(numbers))))
         for path, numbers in by_path.items()
     )  # fmt: skip
     return Variant(f"{_name(study, trial)} × {factor:g}", tuple(edits))
@@ -119,21 +135,26 @@ def _name(study: Study, trial: Trial) -> str:
     return f"{path} {study.setup.kind.removesuffix('s')} {number}"
 
 
-def plan(study: Study, trials: Sequence[Trial], seeds: Sequence[int]) -> Plan:
-    """Units × factors × plain prompts × seeds, each trial with the concepts that it asks about;
+def plan_effects(study: Study, trials: Sequence[Trial], seeds: Sequence[int]) -> Plan:
+    """Return the plan of units × factors × plain prompts × seeds, each trial with its concepts;
     baselines first."""
     names = {trial: _name(study, trial) for trial in trials}
     prompts = {c: _prompt(study, c) for t in trials for c in t.concepts}
-    cells = [_cell(study, p, seed, BASELINE, {}) for p in prompts.values() for seed in seeds]
+
+    def cells_of(concepts: Sequence[int], edited: Variant, axes: Mapping[str, Any]) -> list[Cell]:
+        cells = []
+        for prompt in (prompts[concept] for concept in concepts):
+            for seed in seeds:
+                condition = Condition(prompt, seed, study.plan.recipe.sampling)
+                values = {**axes, "prompt": prompt, "seed": seed}
+                cells.append(Cell(edited, condition, values, condition))
+        return cells
+
+    cells = cells_of(tuple(prompts), BASELINE, {})
     for trial in dict.fromkeys(trials):
         for factor in trial.factors:
-            edited = variant(study, trial, factor)
             axes = {"units": names[trial], "factor": factor}
-            cells += [
-                _cell(study, prompts[concept], seed, edited, axes)
-                for concept in trial.concepts
-                for seed in seeds
-            ]
+            cells += cells_of(trial.concepts, variant_of(study, trial, factor), axes)
     # Trials of one concept may share some.
     cells = list({(cell.variant, cell.condition): cell for cell in cells}.values())
     units = tuple(dict.fromkeys(names.values()))
@@ -159,161 +180,105 @@ def plan(study: Study, trials: Sequence[Trial], seeds: Sequence[int]) -> Plan:
 
 def _prompt(study: Study, concept: int) -> str:
     stimuli = study.setup.stimuli
-    return told(stimuli.templates[0], stimuli.concepts[concept])
+    return fill_template(stimuli.templates[0], stimuli.concepts[concept])
 
 
-def _cell(study: Study, prompt: str, seed: int, edited: Variant, axes: Mapping[str, Any]) -> Cell:
-    condition = Condition(prompt, seed, study.plan.recipe.sampling)
-    return Cell(edited, condition, {**axes, "prompt": prompt, "seed": seed}, condition)
-
-
-def _made_anew(
-    study: Study,
-    reader: Reader,
-    trials: Sequence[Trial],
-    seeds: tuple[int, ...],
-) -> dict[Trial, Found]:
-    planned = plan(study, trials, seeds)
-    run = Run(study.folder / FOLDER)
-    render_missing(study, planned, run)
+def _by_rendering(
+    study: Study, reader: Reader, trials: Sequence[Trial], seeds: tuple[int, ...]
+) -> Iterator[tuple[Trial, Effects]]:
+    plan, run = plan_effects(study, trials, seeds), Run(study.folder / FOLDER)
+    render_missing(study, plan, run)
     write_drift(run, reader, study.setup.stimuli.concepts)
-    pictures = _Pictures(study, reader, run, planned)
-    return {trial: pictures.found(trial, seeds) for trial in trials}
+    embedded = read_embeddings(run)
+    assert embedded is not None
+    odds = dict(zip(embedded.keys, probabilities(embedded.images, embedded.texts, reader.scale),
+                    strict=True))  # fmt: skip
+    vectors = dict(zip(embedded.keys, embedded.images, strict=True))
+    keys = {
+        (cell.variant.name, cell.condition.prompt, cell.condition.seed): keyed.key
+        for keyed in with_keys(plan.cells, study.pipeline)
+        for cell in [keyed.cell]
+    }
 
+    def row(trial: Trial, factor: float, concept: int) -> dict[str, Any]:
+        names, prompt = (
+            (BASELINE.name, variant_of(study, trial, factor).name),
+            _prompt(study, concept),
+        )
+        before, after = ([keys[name, prompt, seed] for seed in seeds] for name in names)
+        # A broken picture, of a network with NaN in its output, shows nothing.
+        first, second = (
+            np.array([float(odds[key][concept]) if key in odds else 0.0 for key in some])
+            for some in (before, after)
+        )
+        pairs = [(a, b) for a, b in zip(before, after, strict=True) if a in odds and b in odds]
+        apart = np.array([1 - float(vectors[a] @ vectors[b]) for a, b in pairs])
+        return _row(study, trial, factor, concept, first, second, apart)
 
-class _Pictures:
-    """The pictures of a run of effects, as they were read."""
-
-    def __init__(self, study: Study, reader: Reader, run: Run, planned: Plan) -> None:
-        self.study, self.run = study, run
-        shots = with_keys(planned.cells, study.pipeline)
-        self.keys = {
-            (shot.cell.variant.name, shot.cell.condition.prompt, shot.cell.condition.seed): shot.key
-            for shot in shots
-        }
-        read = read_embeddings(run)
-        assert read is not None
-        odds = probabilities(read.images, read.texts, reader.scale)
-        self.vectors = dict(zip(read.keys, read.images, strict=True))
-        self.odds = dict(zip(read.keys, odds, strict=True))
-
-    def found(self, trial: Trial, seeds: Sequence[int]) -> Found:
-        rows = []
-        for factor in trial.factors:
-            edited = variant(self.study, trial, factor).name
-            for concept in trial.concepts:
-                pairs = [
-                    (self._key(BASELINE.name, concept, seed), self._key(edited, concept, seed))
-                    for seed in seeds
-                ]
-                rows.append(_row(self.study, trial, factor, concept, self._reading(pairs, concept)))
-        return Found(tuple(rows), tuple(self._examples(trial, seeds[0])))
-
-    def _key(self, edited: str, concept: int, seed: int) -> str:
-        return self.keys[edited, _prompt(self.study, concept), seed]
-
-    def _reading(self, pairs: Sequence[tuple[str, str]], concept: int) -> Reading:
-        # A picture that broke, of a network that gave NaN, is read as nothing.
-        def odds(key: str) -> float:
-            return float(self.odds[key][concept]) if key in self.odds else 0.0
-
-        apart = [
-            1 - float(self.vectors[a] @ self.vectors[b])
-            for a, b in pairs
-            if a in self.vectors and b in self.vectors
-        ]
-        before, after = ([odds(pair[i]) for pair in pairs] for i in (0, 1))
-        return np.array(before), np.array(after), np.array(apart)
-
-    def _examples(self, trial: Trial, seed: int) -> Iterator[dict[str, Any]]:
-        """Of its own concept, of the next, and of one that was drawn."""
-        chosen = (trial.concept, *trial.others[:1], *trial.others[NEXT:], *trial.others[1:])
-        for concept in chosen[:EXAMPLES]:
-            edited = {NAMES[f]: variant(self.study, trial, f).name for f in trial.factors}
-            shown = {
-                name: self.run.path(self._key(its, concept, seed)).relative_to(self.study.folder)
-                for name, its in {"baseline": BASELINE.name, **edited}.items()
+    def examples(trial: Trial) -> Iterator[dict[str, Any]]:
+        """Of the units' concept, of the next, and of one that was drawn."""
+        concepts = (trial.concept, *trial.others[:1], *trial.others[NEXT:], *trial.others[1:])
+        variants = {NAMES[f]: variant_of(study, trial, f).name for f in trial.factors}
+        for prompt in (_prompt(study, concept) for concept in concepts[:EXAMPLES]):
+            paths = {
+                name: run.path(keys[variant, prompt, seeds[0]]).relative_to(study.folder).as_posix()
+                for name, variant in {"baseline": BASELINE.name, **variants}.items()
             }
-            paths = {name: path.as_posix() for name, path in shown.items()}
-            yield {"prompt": _prompt(self.study, concept), "seed": seed, **paths}
+            yield {"prompt": prompt, "seed": seeds[0], **paths}
+
+    for trial in trials:
+        rows = (row(trial, f, concept) for f in trial.factors for concept in trial.concepts)
+        yield trial, Effects(tuple(rows), tuple(examples(trial)))
 
 
-def _read_anew(
+def _by_reading(
     study: Study, reader: Reader, trials: Sequence[Trial]
-) -> Iterator[tuple[Trial, Found]]:
+) -> Iterator[tuple[Trial, Effects]]:
     render_missing(study, study.plan)
-    pictures = _by_concept(study)
-    asked = dict.fromkeys(c for trial in trials for c in trial.concepts)
-    before = {c: _read(study, reader, pictures, [c]) for c in asked}
-    total, done = sum(len(trial.factors) for trial in trials), 0
-    study.progress.start("readings", total)
+    words = study.setup.stimuli.concepts
+    paths: dict[int, list[Any]] = {}  # of pictures, by concept
+    for keyed in with_keys(study.plan.cells, study.pipeline):
+        concept = study.setup.stimuli.concept_of(keyed.cell.condition.prompt)
+        paths.setdefault(concept, []).append(study.pictures.path(keyed.key))
+
+    def read(concepts: Sequence[int]) -> dict[int, Read]:
+        """Have the CLIP model, as it is at the moment, read the pictures of some concepts."""
+        texts = reader.texts([phrase(word) for word in words])
+        batches = batched([path for concept in concepts for path in paths[concept]], READ)
+        images = (reader.images([open_picture(path) for path in batch]) for batch in batches)
+        vectors = np.concatenate(list(images))
+        odds = probabilities(vectors, texts, reader.scale)
+        ends = np.cumsum([len(paths[concept]) for concept in concepts])[:-1]
+        parts = zip(np.split(vectors, ends), np.split(odds, ends), strict=True)
+        return dict(zip(concepts, parts, strict=True))
+
+    before = {c: read([c])[c] for c in dict.fromkeys(c for trial in trials for c in trial.concepts)}
+    study.progress.start("readings", sum(len(trial.factors) for trial in trials))
+    done = 0
     with stoppable(study.pipeline) as check_stop:
         for trial in trials:
             rows = []
             for factor in trial.factors:
-                with applied(reader.network, variant(study, trial, factor)):
-                    after = _read(study, reader, pictures, trial.concepts)
+                with applied(reader.network, variant_of(study, trial, factor)):
+                    after = read(trial.concepts)
                 for concept in trial.concepts:
-                    rows.append(
-                        _row(study, trial, factor, concept,
-                             _compared(before[concept][concept], after[concept], concept))
-                    )  # fmt: skip
+                    (vectors, odds), (others, changed) = before[concept], after[concept]
+                    apart = 1 - (vectors * others).sum(1)
+                    rows.append(_row(study, trial, factor, concept, odds[:, concept],
+                                     changed[:, concept], apart))  # fmt: skip
                 study.progress.update(done := done + 1)
                 check_stop()
-            yield trial, Found(tuple(rows))
-
-
-# Of some pictures: what they are as vectors, and the probabilities of all concepts.
-Seen = tuple[np.ndarray, np.ndarray]
-
-
-def _compared(before: Seen, after: Seen, concept: int) -> Reading:
-    apart = 1 - (before[0] * after[0]).sum(1)
-    return before[1][:, concept], after[1][:, concept], apart
-
-
-def _by_concept(study: Study) -> dict[int, list[Path]]:
-    """The files of the study's pictures by concept, of all seeds."""
-    found: dict[int, list[Path]] = {}
-    for shot in with_keys(study.plan.cells, study.pipeline):
-        concept = study.setup.stimuli.concept_of(shot.cell.condition.prompt)
-        found.setdefault(concept, []).append(study.pictures.path(shot.key))
-    return found
-
-
-def _read(
-    study: Study,
-    reader: Reader,
-    pictures: Mapping[int, Sequence[Path]],
-    concepts: Sequence[int],
-) -> dict[int, Seen]:
-    """How a CLIP model, as it is at the moment, reads the pictures of some concepts."""
-    texts = reader.texts([phrase(word) for word in study.setup.stimuli.concepts])
-    paths = [path for concept in concepts for path in pictures[concept]]
-    batches = [paths[first : first + READ] for first in range(0, len(paths), READ)]
-    vectors = np.concatenate(
-        [reader.images([open_picture(path) for path in some]) for some in batches]
-    )
-    odds = probabilities(vectors, texts, reader.scale)
-    found, start = {}, 0
-    for concept in concepts:
-        own = slice(start, start + len(pictures[concept]))
-        found[concept] = vectors[own], odds[own]
-        start = own.stop
-    return found
+            yield trial, Effects(tuple(rows))
 
 
 def probabilities(images: np.ndarray, texts: np.ndarray, scale: float) -> np.ndarray:
-    """The probability of each text for each image (images, texts): softmax of scaled cosines."""
-    logits = scale * (images.astype(np.float64) @ texts.T.astype(np.float64))
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    found: np.ndarray = odds / odds.sum(1, keepdims=True)
-    return found
+    """Return the probability of each text for each image (images, texts), from embeddings."""
+    return softmax(scale * (images.astype(np.float64) @ texts.T.astype(np.float64)))
 
 
 def interval(changes: np.ndarray) -> tuple[float, float]:
-    """Low and high end of the 95 % t interval of a mean (Student 1908, The probable error of a
-    mean), over seeds or pictures. Of a single one, which tells nothing of the spread, -∞ to ∞.
+    """Return low and high end of the 95 % t interval of a mean (Student 1908, The probable error of
+    a mean), over seeds or pictures. Of a single one, which has no spread, -∞ to ∞.
 
     Not by resampling: of four seeds the percentiles of a bootstrap cover the mean four times in
     five.
@@ -327,9 +292,16 @@ def interval(changes: np.ndarray) -> tuple[float, float]:
 
 
 def _row(
-    study: Study, trial: Trial, factor: float, concept: int, reading: Reading
+    study: Study,
+    trial: Trial,
+    factor: float,
+    concept: int,
+    before: np.ndarray,
+    after: np.ndarray,
+    apart: np.ndarray,
 ) -> dict[str, Any]:
-    before, after, apart = reading
+    """Return the effect on a concept, from its probabilities before and after for each of its
+    pictures, and the distances of their embeddings."""
     # Probabilities change by no more than 1.
     low, high = (min(max(end, -1.0), 1.0) for end in interval(after - before))
     return {
@@ -342,39 +314,39 @@ def _row(
         "change": float((after - before).mean()),
         "low": low,
         "high": high,
-        # Where a probability is near 0 or 1, its odds still tell by how much it moved.
+        # Where a probability is near 0 or 1, its odds still show the size of a change.
         "log_odds": float((_log_odds(after) - _log_odds(before)).mean()),
         "drift": float(apart.mean()) if len(apart) else None,
     }
 
 
 def _log_odds(odds: np.ndarray) -> np.ndarray:
-    known = odds.clip(1e-9, 1 - 1e-9)
-    found: np.ndarray = np.log(known / (1 - known))
-    return found
+    odds = odds.clip(1e-9, 1 - 1e-9)
+    logs: np.ndarray = np.log(odds / (1 - odds))
+    return logs
 
 
 def sentence(rows: Sequence[Mapping[str, Any]], factor: float = 0.0) -> str:
-    """What the effects of a trial at a factor come to, for a reader in a hurry."""
+    """Return the effects of a trial at a factor in a sentence or two."""
     rows = [row for row in rows if row["factor"] == factor]
-    own = next(row for row in rows if row["own"])
+    row = next(row for row in rows if row["own"])
     others = [row for row in rows if not row["own"]]
-    units = "it" if own["units"] == 1 else f"these {own['units']}"
+    units = "it" if row["units"] == 1 else f"these {row['units']}"
     how = f"Without {units}" if not factor else f"With {units} times {factor:g}".replace("-", "−")
-    words = phrase(own["concept"])
-    said = (
-        f"{how} {words} is read as {words} with a probability of {100 * own['after']:.1f} %"
-        f" ({100 * own['before']:.1f} % before)"
+    words = phrase(row["concept"])
+    text = (
+        f"{how} {words} is read as {words} with a probability of {100 * row['after']:.1f} %"
+        f" ({100 * row['before']:.1f} % before)"
     )
     if others:
         points = 100 * float(np.mean([abs(row["change"]) for row in others]))
-        said += f"; other concepts change by {points:.1f} points on average"
-    known = [row["drift"] for row in others if row["drift"] is not None]
-    if own["drift"] is None or not known:
-        return f"{said}."
+        text += f"; other concepts change by {points:.1f} points on average"
+    drifts = [row["drift"] for row in others if row["drift"] is not None]
+    if row["drift"] is None or not drifts:
+        return f"{text}."
     return (
-        f"{said}. In embedding distance its pictures move by {_plain(own['drift'])}, those of"
-        f" others by {_plain(float(np.mean(known)))}."
+        f"{text}. In embedding distance its pictures move by {_plain(row['drift'])}, those of"
+        f" others by {_plain(float(np.mean(drifts)))}."
     )
 
 

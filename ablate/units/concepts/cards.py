@@ -1,12 +1,12 @@
-"""Unit cards: what drives a unit, what it stands for, and what it is needed for.
+"""Unit cards: what drives a unit, which concepts it is selective for, and what it is needed for.
 
 As Goh et al. 2021, Multimodal neurons in artificial neural networks, and Olah et al. 2020, Zoom in:
 an introduction to circuits, look at single units: by the pictures that drive them most, and by what
-happens without them.
+changes without them.
 
-    cards.json       the cards, the units that stand for each concept, multimodal units
-    effects/         a run of its own: pictures without the units, and with more of them
-    multimodal.csv   units of the CLIP model that answer to pictures and to words alike
+    cards.json       the cards, the units of each concept, multimodal units
+    effects/         a run: pictures without the units, and with more of them
+    multimodal.csv   units of the CLIP model that respond to pictures and to words alike
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from ablate.engine import KeyedCell, describe_run, with_keys
+from ablate.engine import describe_run, with_keys
 from ablate.models import ModelError
 from ablate.store import Layer, Run, Statistics, finished_file
-from ablate.units.concepts import ablation as need, multimodal, search, selectivity
-from ablate.units.concepts.ablation import Found, Trial
+from ablate.units.concepts import ablation, search
+from ablate.units.concepts.ablation import Effects, Trial
+from ablate.units.concepts.multimodal import find_multimodal
+from ablate.units.concepts.search import Contrasts
+from ablate.units.concepts.selectivity import FILE as STATISTICS, record_selectivity
 from ablate.units.record.recording import missing_pictures, render_missing
-from ablate.units.record.study import CLIP, Study, StudyError
+from ablate.units.record.setup import CLIP, StudyError
+from ablate.units.record.study import Study
 from ablate.units.visualize import objectives
 from ablate.units.visualize.denoiser import Latents
 from ablate.units.visualize.images import Images
@@ -34,13 +38,13 @@ from ablate.units.visualize.render import render
 from ablate.view import save_visualizations
 
 FILE = "cards.json"
-TOPS, ALIKE = 8, 2  # samples shown that drive a unit most, and of one prompt
+TOPS, ALIKE = 8, 2  # samples that drive a unit most: on a card, and of one prompt
 SEEDS = tuple(range(8))  # of the pictures that effects are measured on
 TOGETHER = 5  # strongest units of a concept that are edited at once
 FINEST = 1024  # rows or columns of a layer's grid, at most
 
 
-def make(
+def write_cards(
     study: Study,
     units: Sequence[tuple[str, int]] | None = None,
     count: int = 10,
@@ -48,166 +52,167 @@ def make(
     *,
     visualized: bool = True,
 ) -> Path:
-    """Write the cards of some units, by module path and number, or of `count` that stand out.
+    """Write the cards of some units, and return the path of `cards.json`.
 
-    Those that stand out are the units with the largest contrast for any concept, the strongest
-    first, but one a concept, and of one layer no more than a third of all cards as long as other
-    layers have units that stand for something (`ablate.units.search.threshold`).
+    Without named units they are those of the largest contrast for any concept, the strongest first,
+    but one a concept, and of one layer no more than a third of all cards as long as other layers
+    have units above the threshold (`search.threshold`). Records the study first where that was not
+    done.
 
-    Records the study first where that was not done, and goes on where an earlier time stopped.
-    `seeds`: of the pictures that effects are measured on. `visualized`: whether inputs are made
-    that drive the units most. Raises `StudyError` where there is no
-    such unit, `Stopped` after Ctrl-C.
+    Args:
+        units: Module path and number of each.
+        count: The number of cards where no units are named.
+        seeds: Of the pictures that effects are measured on.
+        visualized: Whether to optimize inputs that drive the units.
+
+    Raises:
+        StudyError: There is no such unit.
+        Stopped: Ctrl-C was pressed.
     """
-    need.check(study, seeds)
+    ablation.check_seeds(study, seeds)
     for path, _ in units or ():  # before anything is recorded
-        search.among(path, [module.path for module in study.layers])
+        search.check_layer(path, [module.path for module in study.layers])
     if len(study.samples) == len(study.setup.stimuli.concepts):
         raise StudyError(search.ONE)
     study.begin("selectivity")
-    statistics = recorded(study)
-    known = search.Contrasts.of(statistics)
-    chosen = (
-        outstanding(statistics, count, known)
-        if units is None
-        else [search.number_of(statistics, path, number) for path, number in dict.fromkeys(units)]
-    )
+    statistics = _statistics(study)
+    contrasts = Contrasts.of(statistics)
+    if units is None:
+        chosen = outstanding_units(statistics, count, contrasts)
+    else:
+        chosen = [search.unit_index(statistics, *unit) for unit in dict.fromkeys(units)]
     if not chosen:
         raise StudyError("no units were asked for; name some, or a count above 0")
-    _draw(study, statistics, chosen)
-    deck = _Deck(study, statistics, chosen, known)
-    effects = need.measure(study, [*deck.alone, *deck.together], seeds)
-    both = multimodal.find(study, statistics, known)
-    unseen: list[str] = []
-    if visualized:
-        deck.seen, unseen = _visualized(study, statistics, chosen)
-    table = search.search(statistics, known=known)
-    told = {
+    _render_tops(study, statistics, chosen)
+    deck = _Deck(study, statistics, chosen, contrasts)
+    effects = ablation.measure_effects(study, [*deck.alone, *deck.together], seeds)
+    multimodal = find_multimodal(study, statistics, contrasts)
+    pictures, note = _visualize(study, statistics, chosen) if visualized else ({}, "")
+    table = search.search_units(statistics, contrasts=contrasts)
+    notes = [*_notes(study, statistics), *deck.notes(), *multimodal.notes, note]
+    content = {
         "component": study.component,
         "model": study.pipeline.model,
         "concepts": list(statistics.concepts),
-        "threshold": known.least,
-        "rough": search.rough(statistics) or None,
-        "cards": list(deck.cards(effects)),
+        "threshold": contrasts.least,
+        "rough": search.few_samples_note(statistics) or None,
+        "cards": list(deck.cards(effects, pictures)),
         "search": [row for row in table if row["units"]],
         "none": [row["concept"] for row in table if not row["units"]],
-        "multimodal": both.rows,
-        "notes": [*_notes(study, statistics), *deck.notes(), *both.notes, *unseen],
+        "multimodal": multimodal.rows,
+        "notes": [note for note in notes if note],
     }
-    return Run(study.folder).write_text(FILE, json.dumps(told, indent=1) + "\n")
+    return Run(study.folder).write_text(FILE, json.dumps(content, indent=1) + "\n")
 
 
-def recorded(study: Study) -> Statistics:
-    """The statistics of all samples of a study, recorded where they were not yet."""
-    path = study.folder / selectivity.FILE
+def _statistics(study: Study) -> Statistics:
+    """Return the statistics of all samples of a study; record those that are missing."""
+    path = study.folder / STATISTICS
     if path.exists():
         statistics = Statistics.load(path)
         if statistics.done == len(study.samples):
             return statistics
-    return selectivity.record_selectivity(study)
+    return record_selectivity(study)
 
 
-def outstanding(
-    statistics: Statistics, count: int, known: search.Contrasts | None = None
-) -> list[int]:
-    """The units that `make` takes by itself, by their numbers among all. `known`: the study's
-    contrasts."""
-    known = known or search.Contrasts.of(statistics)
-    contrast, least = known.values, known.least
-    concepts, best = contrast.argmax(0), contrast.max(0)
+def outstanding_units(statistics: Statistics, count: int, contrasts: Contrasts) -> list[int]:
+    """Return the units that get a card where none are named, by their indices among all."""
+    concepts, best = contrasts.values.argmax(0), contrasts.values.max(0)
     layers = np.repeat(np.arange(len(statistics.layers)), [x.units for x in statistics.layers])
     ranked = np.argsort(-best, kind="stable").tolist()
-    found: list[int] = []
-    for most, low in ((ceil(count / 3), least), (count, -np.inf)):
+    units: list[int] = []
+    for most, least in ((ceil(count / 3), contrasts.least), (count, -np.inf)):
         for unit in ranked:
-            if len(found) == count or best[unit] <= low:
+            if len(units) == count or best[unit] <= least:
                 break
-            taken = any(concepts[unit] == concepts[other] for other in found)
-            alike = sum(layers[unit] == layers[other] for other in found)
+            taken = any(concepts[unit] == concepts[other] for other in units)
+            alike = sum(layers[unit] == layers[other] for other in units)
             if not taken and alike < most:
-                found.append(unit)
-    return sorted(found, key=lambda unit: -best[unit])
+                units.append(unit)
+    return sorted(units, key=lambda unit: -best[unit])
 
 
-def _notes(study: Study, statistics: Statistics) -> Iterator[str]:
+def _notes(study: Study, statistics: Statistics) -> list[str]:
+    skipped = clip = ""
     if statistics.skipped:
-        yield (
-            f"{statistics.skipped} of {statistics.done} samples count for nothing: a unit gave a"
-            " value that is not finite."
+        skipped = (
+            f"{statistics.skipped} of {statistics.done} samples do not count: a unit had a value"
+            " that is not finite."
         )
-    for note in (search.rough(statistics), study.letters):
-        if note:
-            yield note
     if study.reader is None:
-        yield (
-            "No CLIP model reads the pictures, so that the cards tell of no effects; `--clip` names"
+        clip = (
+            "No CLIP model reads the pictures, so that the cards have no effects; `--clip` names"
             " one, such as `openai/clip-vit-large-patch14`."
         )
+    return [skipped, search.few_samples_note(statistics), study.letters_note, clip]
 
 
-def tops(statistics: Statistics, unit: int, prompts: Sequence[str]) -> list[int]:
-    """The ranks of the samples that are shown of a unit: those that drive it most, but for further
-    ones of a prompt. `prompts`: of all samples."""
-    found: list[int] = []
+def top_ranks(statistics: Statistics, unit: int, prompts: Sequence[str]) -> list[int]:
+    """Return the ranks of the samples on a unit's card: those that drive it most, `ALIKE` of a
+    prompt at most. `prompts`: of all samples."""
+    ranks: list[int] = []
     for rank, sample in enumerate(statistics.top_samples[:, unit].tolist()):
-        before = sum(prompts[statistics.top_samples[r, unit]] == prompts[sample] for r in found)
-        if sample >= 0 and before < ALIKE and len(found) < TOPS:
-            found.append(rank)
-    return found
+        before = sum(prompts[statistics.top_samples[r, unit]] == prompts[sample] for r in ranks)
+        if sample >= 0 and before < ALIKE and len(ranks) < TOPS:
+            ranks.append(rank)
+    return ranks
 
 
-def sides(places: np.ndarray) -> tuple[int, int] | None:
-    """Rows and columns of the grid that places of a layer (n, 2) are middles of; None without any.
+def grid_sides(places: np.ndarray) -> tuple[int, int] | None:
+    """Return rows and columns of the grid whose middles places (n, 2) are; None without any.
 
     A middle is (row + ½) / rows. The fewest rows are taken that all of them agree with: too few
     only where all happen to be middles of a grid an odd number of times as coarse.
     """
-    known = places[~np.isnan(places).any(1)]
-    if not len(known):
+    places = places[~np.isnan(places).any(1)]
+    if not len(places):
         return None
-    found = []
-    for along in known.T.astype(np.float64):
-        fits = (n for n in range(1, FINEST + 1) if _whole(along * n - 0.5))
-        found.append(next(fits, FINEST))
-    return found[0], found[1]
+    rows, columns = (
+        next((n for n in range(1, FINEST + 1) if _whole(along * n - 0.5)), FINEST)
+        for along in places.T.astype(np.float64)
+    )
+    return rows, columns
 
 
 def _whole(values: np.ndarray) -> bool:
     return bool((np.abs(values - values.round()) < 1e-3).all())
 
 
-def _draw(study: Study, statistics: Statistics, units: Sequence[int]) -> None:
-    """Have the pictures made that cards show and that are not there, or cannot be read any more: of
-    what reads texts none were made before."""
+def _render_tops(study: Study, statistics: Statistics, units: Sequence[int]) -> None:
+    """Render the pictures of cards that are missing or broken: of layers that read texts none were
+    rendered before."""
     prompts = [cell.condition.prompt for cell in study.samples]
-    shown = {
+    samples = {
         int(statistics.top_samples[rank, unit])
         for unit in units
-        for rank in tops(statistics, unit, prompts)
+        for rank in top_ranks(statistics, unit, prompts)
     }
-    cells = [study.samples[n] for n in sorted(shown)]
+    cells = [study.samples[n] for n in sorted(samples)]
     missing = tuple(cells[n] for n in missing_pictures(study, cells, study.pictures))
     if not missing:
         return
     try:
         render_missing(study, replace(study.plan, cells=missing, floor=()))
     finally:
-        # The run is that of all stimuli, whatever is there of it.
-        everything = with_keys(study.plan.cells, study.pipeline)
-        describe_run(study.plan, study.pipeline, study.pictures, everything)
+        # The run is that of all stimuli, however many of them have pictures.
+        keyed = with_keys(study.plan.cells, study.pipeline)
+        describe_run(study.plan, study.pipeline, study.pictures, keyed)
 
 
-def _visualized(
+def _visualize(
     study: Study, statistics: Statistics, units: Sequence[int]
-) -> tuple[dict[int, Path], list[str]]:
-    """What the units respond to most, a file a unit: what the denoiser makes of latents, images of
-    the CLIP model's image encoder; of what reads texts there are none. And why, where there can be
-    none."""
+) -> tuple[dict[int, Path], str]:
+    """Optimize inputs that drive the units: latents of the denoiser, sampled to their end, or
+    images of the CLIP model. Layers that read texts have none.
+
+    Returns:
+        A file for each unit, and a note where there can be none.
+    """
     if study.texts:
-        return {}, []
-    make = objectives.head if study.setup.kind == "heads" else objectives.channel
+        return {}, ""
+    objective = objectives.head if study.setup.kind == "heads" else objectives.channel
     places = [statistics.place_of(unit) for unit in units]
-    driven = [make(layer.path, number) for layer, number in places]
+    driven = [objective(layer.path, number) for layer, number in places]
     folder = study.folder / "visualizations"
     try:
         if study.component == CLIP:
@@ -217,100 +222,108 @@ def _visualized(
             files = render(Latents(study.pipeline), driven, folder, study.progress)
             files = [finished_file(file) for file in files]
     except (objectives.ObjectiveError, ModelError) as error:
-        return {}, [f"Nothing was visualized: {error}."]
+        return {}, f"Nothing was visualized: {error}."
     save_visualizations(folder)
-    return dict(zip(units, files, strict=True)), []
+    return dict(zip(units, files, strict=True)), ""
 
 
 class _Deck:
-    """The cards of some units, by their numbers among all.
+    """The cards of some units, by their indices among all.
 
-    `alone`, `together`: by card, what is tried of its unit, and of the strongest of its concept.
-    `seen`: files of feature visualizations, by unit. `known`: the study's contrasts.
+    Attributes:
+        alone: By card, the trial of its unit.
+        together: By card, the trial of the strongest units of its concept.
     """
 
     def __init__(
-        self, study: Study, statistics: Statistics, units: Sequence[int], known: search.Contrasts
+        self, study: Study, statistics: Statistics, units: Sequence[int], contrasts: Contrasts
     ) -> None:
         self.study, self.statistics, self.units = study, statistics, units
-        self.seen: Mapping[int, Path] = {}
-        self.shots: list[KeyedCell] = with_keys(study.samples, study.pipeline)
+        self.contrasts = contrasts
+        self.shots = with_keys(study.samples, study.pipeline)
         self.prompts = [cell.condition.prompt for cell in study.samples]
-        self.contrast, self.least = known.values, known.least
         self.grids: dict[Layer, tuple[int, int] | None] = {}
-        self.alone = [self._trial(unit, [unit], need.FACTORS) for unit in units]
-        several = (*need.FACTORS, need.REVERSED)
-        self.together = [self._trial(unit, self._strongest(unit), several) for unit in units]
+        self.ranked = {
+            unit: search.rank_concepts(statistics, contrasts, unit) for unit in units
+        }  # all concepts by unit
+        self.strongest = {
+            unit: search.strongest_units(contrasts, self.ranked[unit][0], TOGETHER)
+            for unit in units
+        }
+        several = (*ablation.FACTORS, ablation.REVERSED)
+        self.alone = [self._trial(unit, [unit], ablation.FACTORS) for unit in units]
+        self.together = [self._trial(unit, self.strongest[unit], several) for unit in units]
 
     def notes(self) -> Iterator[str]:
-        """Which cards are not to be trusted."""
+        """Yield which cards are not to be trusted."""
         for unit in self.units:
-            if search.silent(self.statistics, unit):
+            if search.is_silent(self.statistics, unit):
                 layer, number = self.statistics.place_of(unit)
                 yield (
-                    f"`{layer.path}#{number}` was never active: that a concept stands on its card"
-                    " means nothing."
+                    f"`{layer.path}#{number}` was never active: the concept on its card means"
+                    " nothing."
                 )
-        below = sum(float(self.contrast[:, unit].max()) <= self.least for unit in self.units)
+        least = self.contrasts.least
+        below = sum(float(self.contrasts.values[:, unit].max()) <= least for unit in self.units)
         if below:
             which = f"{below} of {len(self.units)} cards are of units with"
             if below == len(self.units):
                 which = "All cards are of units with" if below > 1 else "The card is of a unit with"
             yield (
-                f"{which} a contrast of {self.least:.2f} or less, which chance gives as well:"
-                f" {'these stand' if below > 1 else 'it stands'} for nothing."
+                f"{which} a contrast of {least:.2f} or less, which chance gives as well:"
+                f" {'they are' if below > 1 else 'it is'} selective for nothing."
             )
-
-    def _ranked(self, unit: int) -> list[int]:
-        return search.ranked(self.contrast[:, unit], self.statistics.mean[:, unit])
-
-    def _strongest(self, unit: int) -> list[int]:
-        return search.strongest(self.contrast, self._ranked(unit)[0], TOGETHER)
 
     def _trial(self, unit: int, edited: Sequence[int], factors: tuple[float, ...]) -> Trial:
         places = [self.statistics.place_of(number) for number in edited]
-        own = self._ranked(unit)
+        ranked = self.ranked[unit]
         return Trial(
             tuple((layer.path, number) for layer, number in places),
-            own[0],
-            need.others_of(own),
+            ranked[0],
+            ablation.other_concepts(ranked),
             factors,
         )
 
-    def cards(self, effects: Mapping[Trial, Found]) -> Iterator[dict[str, Any]]:
-        """All cards in order, as `cards.json` has them."""
-        described = search.described(self.statistics, self.units, self.contrast)
-        for i, (unit, known) in enumerate(zip(self.units, described, strict=True)):
-            alone, together = (effects.get(t[i]) for t in (self.alone, self.together))
-            measured = [row for found in (alone, together) if found for row in found.rows]
+    def cards(
+        self, effects: Mapping[Trial, Effects], pictures: Mapping[int, Path]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield all cards, as `cards.json` has them. `pictures`: visualizations, by unit."""
+        described = search.describe_units(self.statistics, self.units, self.contrasts)
+        for i, (unit, row) in enumerate(zip(self.units, described, strict=True)):
+            alone, together = (effects.get(trials[i]) for trials in (self.alone, self.together))
+            measured = [row for result in (alone, together) if result for row in result.rows]
+            picture = pictures.get(unit)
             yield {
-                **known,
+                **row,
                 "top": list(self._tops(unit)),
-                "effects": [row for row in measured if row["factor"] in need.FACTORS],
-                "sentence": need.sentence(alone.rows) if alone else None,
+                "effects": [row for row in measured if row["factor"] in ablation.FACTORS],
+                "sentence": ablation.sentence(alone.rows) if alone else None,
                 "examples": list(alone.examples) if alone else [],
                 "together": self._together(unit, together),
-                "visualization": self._seen(unit),
+                "visualization": picture and picture.relative_to(self.study.folder).as_posix(),
             }
 
-    def _together(self, unit: int, found: Found | None) -> dict[str, Any]:
-        """The strongest units of the card's concept. Their effects, removed and amplified, stand
-        beside the unit's own; here those of all of them turned around."""
-        concept, own = self._ranked(unit)[0], self._strongest(unit)
-        rows = found.rows if found else ()
-        factors = (0.0, need.REVERSED) if found else ()
+    def _together(self, unit: int, effects: Effects | None) -> dict[str, Any]:
+        """Return the strongest units of the card's concept. The effects of removing and amplifying
+        them are beside those of the unit; here are those of reversing all of them."""
+        contrasts = self.contrasts.values[self.ranked[unit][0]]
+        rows = effects.rows if effects else ()
+        factors = (0.0, ablation.REVERSED) if effects else ()
         return {
-            "units": [search.told(self.statistics, u, self.contrast[concept, u]) for u in own],
-            "sentences": [need.sentence(rows, factor) for factor in factors],
-            "reversed": [row for row in rows if row["factor"] == need.REVERSED],
-            "examples": list(found.examples) if found else [],
+            "units": [
+                search.unit_row(self.statistics, u, contrasts[u]) for u in self.strongest[unit]
+            ],
+            "sentences": [ablation.sentence(rows, factor) for factor in factors],
+            "reversed": [row for row in rows if row["factor"] == ablation.REVERSED],
+            "examples": list(effects.examples) if effects else [],
         }
 
     def _tops(self, unit: int) -> Iterator[dict[str, Any]]:
         layer, _ = self.statistics.place_of(unit)
-        places = self.statistics.top_places
-        grid = self._grid(layer)
-        for rank in tops(self.statistics, unit, self.prompts):
+        if layer not in self.grids:
+            places = self.statistics.top_places[:, self.statistics.slice_of(layer)]
+            self.grids[layer] = grid_sides(places.reshape(-1, 2))
+        for rank in top_ranks(self.statistics, unit, self.prompts):
             shot = self.shots[self.statistics.top_samples[rank, unit]]
             path = self.study.pictures.path(shot.key).relative_to(self.study.folder)
             yield {
@@ -318,22 +331,12 @@ class _Deck:
                 "prompt": shot.cell.condition.prompt,
                 "seed": shot.cell.condition.seed,
                 "value": float(self.statistics.top_values[rank, unit]),
-                "place": _frame(places[rank, unit], grid),
+                "place": _frame(self.statistics.top_places[rank, unit], self.grids[layer]),
             }
-
-    def _grid(self, layer: Layer) -> tuple[int, int] | None:
-        if layer not in self.grids:
-            places = self.statistics.top_places[:, self.statistics.slice_of(layer)]
-            self.grids[layer] = sides(places.reshape(-1, 2))
-        return self.grids[layer]
-
-    def _seen(self, unit: int) -> str | None:
-        path = self.seen.get(unit)
-        return None if path is None else path.relative_to(self.study.folder).as_posix()
 
 
 def _frame(middle: np.ndarray, grid: tuple[int, int] | None) -> list[float] | None:
-    """The cell of a grid around its middle, y and x: top, left, bottom, right."""
+    """Return the cell of a grid around its middle, y and x: top, left, bottom, right."""
     if grid is None or np.isnan(middle).any():
         return None
     (y, x), (rows, columns) = middle.tolist(), grid

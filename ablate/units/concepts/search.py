@@ -1,8 +1,8 @@
-"""Search: which units stand for a concept, and what a unit stands for.
+"""Search: the units of a concept, and the concepts of a unit.
 
-A unit stands for a concept where its contrast (Cohen's d, `Statistics.contrast`) is above what
-chance gives: of studies in which no unit answers to anything, one in twenty has a unit above it for
-any of its concepts (`threshold`).
+A unit is selective for a concept where its contrast (Cohen's d, `Statistics.contrast`) is above
+what chance gives: of studies in which no unit responds to anything, one in twenty has a unit above
+it for any of its concepts (`threshold`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -18,11 +17,11 @@ import numpy as np
 
 from ablate.messages import did_you_mean
 from ablate.store import Statistics, student
-from ablate.units.record.study import StudyError
+from ablate.units.record.setup import StudyError
 
-UNITS = 5  # that are told of a concept, at most
-FOR, AGAINST = 8, 3  # concepts that are told of a unit
-FEW = 3  # samples of a concept, at most, that a deviation is rough of
+UNITS = 5  # of a concept, at most
+FOR, AGAINST = 8, 3  # concepts of a unit
+FEW = 3  # samples a concept, at most, whose deviations are rough
 ONE = (
     "one sample a concept: no spread to measure contrast in; more `--seeds` or `--template` give it"
 )
@@ -31,28 +30,26 @@ ERRORS = 0.05  # part of the studies of nothing in which chance alone names a un
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What is asked of a study over and over: `values`, the contrast of every concept and unit
-    (C, U), and `least`, above which it is more than chance."""
+    """Contrasts of a study, computed once.
+
+    Attributes:
+        values: Of every concept and unit (C, U).
+        least: Contrasts above it are more than chance.
+    """
 
     values: np.ndarray
     least: float
 
     @classmethod
     def of(cls, statistics: Statistics) -> Contrasts:
-        """Those of a study. Raises `StudyError` where every concept has one sample."""
+        """Compute them. Raises `StudyError` where every concept has one sample."""
         if not statistics.spreads:
             raise StudyError(ONE)
         return cls(statistics.contrast(), threshold(statistics))
 
 
-def load(folder: Path) -> Statistics:
-    """The statistics of a study's folder. Raises `StatisticsError` where there are none, or where
-    not all samples were recorded."""
-    return Statistics.load(folder / "activations.npz", whole=True)
-
-
-def rough(statistics: Statistics) -> str:
-    """What is to be said of contrasts of few samples; else nothing."""
+def few_samples_note(statistics: Statistics) -> str:
+    """Return a note on contrasts of few samples, or ``."""
     few = statistics.fewest
     if few > FEW:
         return ""
@@ -61,30 +58,31 @@ def rough(statistics: Statistics) -> str:
 
 
 def threshold(statistics: Statistics) -> float:
-    """The contrast above which a unit stands for a concept, with a family-wise error of `ERRORS`
-    for all units and concepts together: the largest of three.
+    """Return the contrast above which a unit is selective for a concept.
 
-    Where labels are shuffled, the largest contrast of each unit follows a Gumbel distribution, that
-    of maxima; fitted by its moments (Gumbel 1958, Statistics of Extremes) it tells what the largest
-    of all units exceeds in so many studies, with a margin for the fit (`_gumbel`). Dudbridge and
+    Its family-wise error is `ERRORS`, for all units and concepts together. The largest of three.
+
+    By shuffled labels, the largest contrast of each unit follows a Gumbel distribution, that of
+    maxima. Fitted by its moments (Gumbel 1958, Statistics of Extremes) it gives what the largest of
+    all units exceeds in so many studies, with a margin for the fit (`_gumbel`). Dudbridge and
     Koeleman 2004, Efficient computation of significance levels for multiple associations in large
-    studies of correlated data, save shuffles in this way. One shuffle of few units, or of units
-    that go together, says too little of the spread: nor is it less than Student's t gives, with
-    Bonferroni's correction; nor than what the shuffled labels reach.
+    studies of correlated data, save shuffles in this way. One shuffle of few units, or of
+    correlated ones, does not show the spread: so the threshold is no less than by Student's t with
+    Bonferroni's correction, and no less than the largest contrast by shuffled labels.
 
     The error is more than `ERRORS` where concepts have two or three samples, or units are active in
     hardly any: then a deviation is 0 every now and then by chance.
     """
     by_chance = statistics.contrast_by_chance().max(0, initial=0)
-    by_chance = by_chance[by_chance > 0]  # units that are always silent are none
-    told = float(by_chance.max(initial=0))
-    return max(told, _gumbel(by_chance), _bonferroni(statistics))
+    by_chance = by_chance[by_chance > 0]  # without units that are always silent
+    largest = float(by_chance.max(initial=0))
+    return max(largest, _gumbel(by_chance), _bonferroni(statistics))
 
 
 def _gumbel(maxima: np.ndarray) -> float:
-    """What the largest of as many maxima as these exceeds with a probability of `ERRORS`: the upper
-    95 % limit of that quantile, as few maxima tell it badly (Kite 1975, Confidence limits for
-    design events)."""
+    """Return what the largest of as many maxima as these exceeds with a probability of `ERRORS`:
+    the upper 95 % limit of that quantile, which is imprecise for few maxima (Kite 1975, Confidence
+    limits for design events)."""
     count = len(maxima)
     if not count:
         return 0.0
@@ -97,8 +95,8 @@ def _gumbel(maxima: np.ndarray) -> float:
 
 
 def _bonferroni(statistics: Statistics) -> float:
-    """The same of independent samples with normal values: a contrast is Student's t times the
-    standard error of a concept's mean less that of the others, in deviations."""
+    """Return the same for independent samples with normal values: a contrast is Student's t times
+    the standard error of a concept's mean less that of the others, in deviations."""
     count = statistics.count[statistics.count > 0]
     if len(count) < 2:
         return 0.0
@@ -108,46 +106,56 @@ def _bonferroni(statistics: Statistics) -> float:
     return error * student(ERRORS / (len(count) * max(statistics.units, 1)), freedom)
 
 
-def search(
-    statistics: Statistics, concept: str | None = None, known: Contrasts | None = None
+def search_units(
+    statistics: Statistics, concept: str | None = None, contrasts: Contrasts | None = None
 ) -> list[dict[str, Any]]:
-    """For a concept, or each of the study, the units that stand for it, `UNITS` at most, by falling
-    contrast: `{"concept", "units": [{"module", "unit", "contrast"}]}`. `known`: its contrasts.
+    """Return the units selective for a concept, or for each of the study, by falling contrast.
 
-    `units` is empty where no unit stands for it. Raises `StudyError` for a concept that the study
-    lacks.
+    Args:
+        contrasts: Of the study, where they are known.
+
+    Returns:
+        `{"concept", "units": [{"module", "unit", "contrast"}]}`, `UNITS` units at most.
+
+    Raises:
+        StudyError: The study has no such concept, or one sample of each.
     """
     if concept is not None and concept not in statistics.concepts:
         raise StudyError(
             f"the study has no concept `{concept}`{did_you_mean(concept, statistics.concepts)};"
             f" it has {', '.join(statistics.concepts)}"
         )
-    known = known or Contrasts.of(statistics)
-    contrast, least = known.values, known.least
-    found = []
-    for number, name in enumerate(statistics.concepts):
-        if concept in (None, name):
-            own = [unit for unit in strongest(contrast, number) if contrast[number, unit] > least]
-            units = [told(statistics, unit, contrast[number, unit]) for unit in own]
-            found.append({"concept": name, "units": units})
-    return found
+    contrasts = contrasts or Contrasts.of(statistics)
+    return [
+        {
+            "concept": name,
+            "units": [
+                unit_row(statistics, unit, contrasts.values[number, unit])
+                for unit in strongest_units(contrasts, number)
+                if contrasts.values[number, unit] > contrasts.least
+            ],
+        }
+        for number, name in enumerate(statistics.concepts)
+        if concept in (None, name)
+    ]
 
 
-def strongest(contrast: np.ndarray, concept: int, count: int = UNITS) -> list[int]:
-    """The units of the largest contrast (C, U) for a concept, the first of equal ones."""
-    found: list[int] = np.argsort(-contrast[concept], kind="stable")[:count].tolist()
-    return found
+def strongest_units(contrasts: Contrasts, concept: int, count: int = UNITS) -> list[int]:
+    """Return the units of the largest contrast for a concept, the first of equal ones."""
+    order = np.argsort(-contrasts.values[concept], kind="stable")
+    units: list[int] = order[:count].tolist()
+    return units
 
 
-def told(statistics: Statistics, unit: int, contrast: float) -> dict[str, Any]:
-    """A unit as tables name it: its module, its number there, its contrast."""
+def unit_row(statistics: Statistics, unit: int, contrast: float) -> dict[str, Any]:
+    """Return a unit as tables have it: its module, its number there, its contrast."""
     layer, number = statistics.place_of(unit)
     return {"module": layer.path, "unit": number, "contrast": float(contrast)}
 
 
-def number_of(statistics: Statistics, path: str, number: int) -> int:
-    """Where a unit stands among all of a study. Raises `StudyError` where it is none of them."""
-    among(path, [layer.path for layer in statistics.layers])
+def unit_index(statistics: Statistics, path: str, number: int) -> int:
+    """Return the index of a unit among all of a study. Raises `StudyError` for any other."""
+    check_layer(path, [layer.path for layer in statistics.layers])
     layer = next(layer for layer in statistics.layers if layer.path == path)
     if not 0 <= number < layer.units:
         raise StudyError(
@@ -158,8 +166,8 @@ def number_of(statistics: Statistics, path: str, number: int) -> int:
     return start + int(number)
 
 
-def among(path: str, paths: Sequence[str]) -> None:
-    """Raises `StudyError` where a layer is none of a study's, by their paths."""
+def check_layer(path: str, paths: Sequence[str]) -> None:
+    """Raise `StudyError` where a layer is none of a study's, by their paths."""
     if path not in paths:
         raise StudyError(
             f"the study has no units of `{path}`{did_you_mean(path, paths)};"
@@ -167,33 +175,30 @@ def among(path: str, paths: Sequence[str]) -> None:
         )
 
 
-def find(statistics: Statistics, path: str, number: int) -> dict[str, Any]:
-    """What a unit stands for: where it is, its class selectivity, the concept that drives it most,
-    and by contrast the concepts for and against. Raises `StudyError` where there is no such unit,
-    or no contrast (`Contrasts.of`).
+def describe_unit(statistics: Statistics, path: str, number: int) -> dict[str, Any]:
+    """Return what is known of a unit: `describe_units`, and `silent`, whether it was never active.
+
+    Raises `StudyError` where there is no such unit, or no contrast (`Contrasts.of`).
     """
-    unit = number_of(statistics, path, number)
-    return described(statistics, [unit], Contrasts.of(statistics).values)[0]
+    unit = unit_index(statistics, path, number)
+    (row,) = describe_units(statistics, [unit], Contrasts.of(statistics))
+    return {**row, "silent": is_silent(statistics, unit)}
 
 
-def silent(statistics: Statistics, unit: int) -> bool:
-    """Whether a unit, by its number among all, was active for no sample at all."""
-    return not statistics.mean[:, unit].any()
-
-
-def described(
-    statistics: Statistics, units: Sequence[int], contrast: np.ndarray | None = None
+def describe_units(
+    statistics: Statistics, units: Sequence[int], contrasts: Contrasts
 ) -> list[dict[str, Any]]:
-    """What `find` tells, of some units, by their numbers among all. `contrast`: of the study, where
-    it is known (C, U)."""
-    contrast = statistics.contrast() if contrast is None else contrast
+    """Return what is known of some units, by their indices among all: their place, class
+    selectivity, preferred concept, and by contrast the concepts for and against."""
     selectivity = statistics.selectivity()
-    found = []
+    rows = []
     for unit in units:
         layer, number = statistics.place_of(unit)
-        order = ranked(contrast[:, unit], statistics.mean[:, unit])
-        concepts = [[statistics.concepts[c], float(contrast[c, unit])] for c in order]
-        found.append({
+        concepts = [
+            [statistics.concepts[c], float(contrasts.values[c, unit])]
+            for c in rank_concepts(statistics, contrasts, unit)
+        ]
+        rows.append({
             "module": layer.path,
             "component": layer.component,
             "kind": layer.kind,
@@ -203,14 +208,19 @@ def described(
             "selectivity": float(selectivity[unit]),
             "concept": concepts[0][0],
             "concepts": concepts[:FOR],
-            # None of those that are told before.
             "against": concepts[FOR:][-AGAINST:],
         })  # fmt: skip
-    return found
+    return rows
 
 
-def ranked(contrast: np.ndarray, mean: np.ndarray) -> list[int]:
-    """The numbers of all concepts by a unit's contrast for each (C,), the largest first; by its
-    means (C,) where these are equal, as in units that give one concept always the same value."""
-    found: list[int] = np.lexsort((-mean, -contrast)).tolist()
-    return found
+def is_silent(statistics: Statistics, unit: int) -> bool:
+    """Whether a unit, by its index among all, was active for no sample."""
+    return not statistics.mean[:, unit].any()
+
+
+def rank_concepts(statistics: Statistics, contrasts: Contrasts, unit: int) -> list[int]:
+    """Return the indices of all concepts by a unit's contrast, the largest first; by its means
+    where contrasts are equal, as of units with one value for all samples of a concept."""
+    order = np.lexsort((-statistics.mean[:, unit], -contrasts.values[:, unit]))
+    concepts: list[int] = order.tolist()
+    return concepts

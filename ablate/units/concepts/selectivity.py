@@ -1,16 +1,14 @@
-"""Class selectivity: which units answer to which concept, and to how few.
+"""Class selectivity: which units respond to which concepts, and to how few.
 
 As Leavitt and Morcos 2020 (Selectivity considered harmful: evaluating the causal impact of class
 selectivity in DNNs), with concepts of prompts in the place of classes. A unit's activation for a
-sample is the mean, over positions and recorded moments, of what lies above 0.
+sample is the mean, over positions and recorded moments, of the part above 0.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,34 +16,65 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.store import Layer, Run, Statistics
+from ablate.store import Layer, Statistics, write_table
 from ablate.units.record.layers import grid_of, middle_of, strength
 from ablate.units.record.recording import maps_of_study, render_missing, stream
+from ablate.units.record.setup import CLIP, StudyError
 from ablate.units.record.stimuli import shuffled
-from ablate.units.record.study import CLIP, Study, StudyError
+from ablate.units.record.study import Study
 
 FILE = "activations.npz"
 TABLE = "units.csv"
-EVERY = 10.0  # seconds after which what was heard is written, at the least
+EVERY = 10.0  # seconds between two writes, at least
 SHARE = 0.05  # of the time that writing may take
 HEADS = ("module", "component", "kind", "unit", "stage", "role", "selectivity", "chance",
          "concept", "mean", "rest", "contrast")  # fmt: skip
+Grid = tuple[int, int, int]  # positions to skip, rows, columns
 
 
 class ByConcept:
-    """A sink that keeps statistics by concept."""
+    """A sink that computes statistics by concept.
 
-    def __init__(self, study: Study, statistics: Statistics | None = None) -> None:
-        self.study = study
+    Args:
+        layers: Those that may run, in order; the first batch gives their numbers of units.
+        concepts: Their names.
+        labels: The index of each sample's concept.
+        grid: Gives the grid of a layer with so many positions; None where they are no map.
+        statistics: Of earlier samples.
+
+    Attributes:
+        statistics: Of all samples so far; None before the end of the first batch.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        concepts: Sequence[str],
+        labels: Sequence[int],
+        grid: Callable[[int], Grid | None] = lambda _: None,
+        statistics: Statistics | None = None,
+    ) -> None:
+        self.layers, self.concepts, self.grid = layers, concepts, grid
+        self.labels, self.shuffled = np.array(labels), np.array(shuffled(labels))
+        self.kind = layers[0].kind
         self.statistics = statistics
         if statistics is not None:
-            statistics.total = len(study.samples)
-        self.concepts = np.array(study.concepts)
-        self.shuffled = np.array(shuffled(study.concepts))
-        size = study.pipeline.settings(study.plan.recipe.sampling)
-        self.size = (1, 1) if study.component == CLIP else (size.height, size.width)
-        self.maps = maps_of_study(study)
+            statistics.total = len(labels)
         self.begin(0)
+
+    @classmethod
+    def of(cls, study: Study, statistics: Statistics | None = None) -> ByConcept:
+        """Return the sink of a study's samples."""
+        kind = study.setup.kind
+        layers = [Layer(study.component, m.path, kind, 0, m.stage, m.role) for m in study.layers]
+        settings = study.pipeline.settings(study.plan.recipe.sampling)
+        size = (1, 1) if study.component == CLIP else (settings.height, settings.width)
+        maps = maps_of_study(study)
+
+        def grid(positions: int) -> Grid | None:
+            return None if study.texts else grid_of(positions, *size, maps)
+
+        return cls(layers, study.setup.stimuli.concepts, study.concepts, grid, statistics)
 
     def begin(self, samples: int) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -54,10 +83,11 @@ class ByConcept:
         self.places: dict[str, Tensor] = {}
 
     def record(self, path: str, values: Tensor) -> None:
-        active = strength(values, self.study.setup.kind)
-        grid = None if self.study.texts else grid_of(values.shape[2], *self.size, self.maps)
-        peaks, at = active[..., grid[0] if grid else 0 :].max(-1)
-        places = middle_of(at + (grid[0] if grid else 0), grid)
+        active = strength(values, self.kind)
+        grid = self.grid(values.shape[2])
+        skipped = grid[0] if grid else 0
+        peaks, at = active[..., skipped:].max(-1)
+        places = middle_of(at + skipped, grid)
         if path in self.sums:
             self.sums[path] += active.mean(-1)
             self.calls[path] += 1
@@ -70,51 +100,39 @@ class ByConcept:
 
     def end(self, numbers: Sequence[int]) -> None:
         if self.statistics is None:
-            concepts = self.study.setup.stimuli.concepts
-            self.statistics = Statistics(self._layers(), concepts, len(self.study.samples))
+            layers = [replace(layer, units=self.sums[layer.path].shape[1])
+                      for layer in self.layers if layer.path in self.sums]  # fmt: skip
+            self.statistics = Statistics(layers, self.concepts, len(self.labels))
         paths = [layer.path for layer in self.statistics.layers]
-        silent = next((path for path in paths if path not in self.sums), None)
-        if silent is not None:
-            raise StudyError(f"`{silent}` did not run for all samples; leave it out")
+        for path in paths:
+            if path not in self.sums:
+                raise StudyError(f"`{path}` did not run for all samples; leave it out")
         values = torch.cat([self.sums[path] / self.calls[path] for path in paths], 1)
         places = torch.cat([self.places[path] for path in paths], 1)
-        some = list(numbers)
+        batch = list(numbers)
         self.statistics.add(
-            self.concepts[some], values.cpu().numpy(), places.cpu().numpy(), self.shuffled[some]
+            self.labels[batch], values.cpu().numpy(), places.cpu().numpy(), self.shuffled[batch]
         )
-
-    def _layers(self) -> list[Layer]:
-        """The layers that ran, with as many units as they turned out to have."""
-        return [
-            Layer(
-                self.study.component,
-                module.path,
-                self.study.setup.kind,
-                self.sums[module.path].shape[1],
-                module.stage,
-                module.role,
-            )
-            for module in self.study.layers
-            if module.path in self.sums
-        ]
 
 
 def record_selectivity(study: Study) -> Statistics:
-    """Record all samples of a study, going on where an earlier time stopped.
+    """Record all samples of a study, or those that are left of an earlier time.
 
-    Pictures of it that are gone, or cannot be read any more, are made again. Writes
-    `activations.npz` now and then, and `units.csv` at the end. Raises `Stopped` after Ctrl-C, with
-    what was heard until then on disk.
+    Pictures of it that are missing or broken are rendered again. Writes `activations.npz` now and
+    then, and `units.csv` at the end.
+
+    Raises:
+        Stopped: Ctrl-C was pressed; what was recorded until then is on disk.
     """
     path = study.folder / FILE
     statistics = Statistics.load(path) if path.exists() else None
     done = statistics.done if statistics is not None else 0
-    sink = ByConcept(study, statistics)
+    sink = ByConcept.of(study, statistics)
     reads = study.component == CLIP and not study.texts
     if reads or (done and not study.texts):
-        # Of a CLIP model they are made before anything is heard, and take the most time.
-        some = study.plan if reads else replace(study.plan, cells=study.samples[:done], floor=())
-        render_missing(study, some)
+        # Of a CLIP model they are rendered before anything is recorded, and take the most time.
+        plan = study.plan if reads else replace(study.plan, cells=study.samples[:done], floor=())
+        render_missing(study, plan)
     pace = _Pace()
     study.progress.start("samples", len(study.samples), done)
     study.progress.update(done)
@@ -124,17 +142,16 @@ def record_selectivity(study: Study) -> Statistics:
             if sink.statistics is not None and pace.due():
                 pace.write(sink.statistics, path)
     finally:
-        # Of a batch that was cut short nothing has been counted, or else nothing is written: what
-        # was written before still holds.
+        # A batch that was cut short either counts for nothing, or the earlier file stays.
         if sink.statistics is not None and sink.statistics.settled:
             sink.statistics.save(path)
     assert sink.statistics is not None
-    Run(study.folder).write_text(TABLE, table(sink.statistics))
+    write_table(study.folder / TABLE, HEADS, _rows(sink.statistics))
     return sink.statistics
 
 
 class _Pace:
-    """When it is time to write: all is written anew each time, which may take long."""
+    """When to write: everything is written anew each time, which may take long."""
 
     def __init__(self) -> None:
         self.next = time.monotonic() + EVERY
@@ -149,23 +166,18 @@ class _Pace:
         self.next = after + max(EVERY, (after - before) * (1 / SHARE - 1))
 
 
-def table(statistics: Statistics) -> str:
-    """A row a unit, as CSV: its index, what that is by chance, the concept that drives it most."""
+def _rows(statistics: Statistics) -> Iterator[list[object]]:
+    """Yield a row a unit: its place, its index, that by chance, and its preferred concept."""
     index, chance = statistics.selectivity(), statistics.by_chance()
     preferred, contrast, rest = statistics.preferred(), statistics.contrast(), statistics.rest()
-    lines = io.StringIO()
-    rows = csv.writer(lines, lineterminator="\n")
-    rows.writerow(HEADS)
     unit = 0
     for layer in statistics.layers:
-        told = (layer.path, layer.component, layer.kind)
         for number in range(layer.units):
             c = preferred[unit]
             figures = (statistics.mean[c, unit], rest[c, unit], contrast[c, unit])
-            rows.writerow(
-                [*told, number, layer.stage, layer.role]
-                + [f"{index[unit]:.6g}", f"{chance[unit]:.6g}", statistics.concepts[c]]
-                + [f"{figure:.6g}" for figure in figures]
-            )
+            yield [
+                layer.path, layer.component, layer.kind, number, layer.stage, layer.role,
+                f"{index[unit]:.6g}", f"{chance[unit]:.6g}", statistics.concepts[c],
+                *(f"{figure:.6g}" for figure in figures),
+            ]  # fmt: skip
             unit += 1
-    return lines.getvalue()

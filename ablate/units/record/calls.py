@@ -1,4 +1,4 @@
-"""Calls of a denoiser: which of their rows follow the prompt, found out by a trial."""
+"""Calls of a denoiser: which of their rows follow the prompt, determined by a trial."""
 
 from __future__ import annotations
 

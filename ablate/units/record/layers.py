@@ -1,4 +1,4 @@
-"""Layers: the modules and blocks of a network whose units are recorded, and how they are heard."""
+"""Layers: the modules and blocks whose units are recorded, and the hooks that capture them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ablate.network import (
     tensors,
 )
 
-# What a nonlinearity reads or gives inside of ResNets and of the MLPs of transformers, by the names
-# that diffusers and transformers give them: the hidden units of a network. Their outputs can be
-# zeroed without a trace, which is not so of what is added to the stream between blocks. Of an MLP
-# with a gate it is what the nonlinearity of the gate reads; some get gate and value, and some
-# queries, keys and values too, from one projection, which is taken whole.
+# Inputs or outputs of the nonlinearities inside of ResNets and of the MLPs of transformers, by the
+# names that diffusers and transformers give them: the hidden units of a network. Their outputs can
+# be zeroed without a trace, unlike what is added to the residual stream between blocks. Of a gated
+# MLP it is the input of the gate's nonlinearity; some compute gate and value, some also queries,
+# keys and values, by one projection, which is recorded whole.
 HIDDEN = re.compile(
     r"resnets\.\d+\.norm2$|resnet_blocks\.[1-3]\.group_norm$"
     r"|(^|\.)(ff|ffn|ff_context|feed_forward|mlp|img_mlp|txt_mlp|DenseReluDense)\."
@@ -39,49 +39,57 @@ HIDDEN = re.compile(
 
 
 def hidden_layers(catalog: Catalog) -> tuple[ModuleInfo, ...]:
-    """The modules and blocks that are `HIDDEN` units by their names."""
+    """Return the modules and blocks whose names are those of `HIDDEN` units."""
     return tuple(m for m in (*catalog.modules, *catalog.blocks) if HIDDEN.search(m.path))
 
 
 def choose_layers(catalog: Catalog, selector: Selector | None, kind: str) -> tuple[ModuleInfo, ...]:
-    """The layers that a selector names, in forward order; without one the hidden units (`HIDDEN`),
-    or all modules where a network has none that go by these names.
+    """Return the layers that a selector names, in forward order.
 
-    Of heads: the projections that attention layers end with, which read what their heads give.
-    Raises `SelectorError` where nothing is named, `ScopeError` where nothing that is has units.
+    Args:
+        selector: None for the hidden units (`HIDDEN`), or for all modules where a network has none
+            of these names.
+        kind: `channels`, or `heads`, for the output projections of attention layers, whose input is
+            the output of the heads.
+
+    Raises:
+        SelectorError: The selector matches nothing.
+        ScopeError: Nothing that it matches has heads.
     """
     if kind == "heads":
-        asked = "*" if selector is None else selector
-        named = select(asked, catalog)
-        found = tuple(m for m in named if m.heads and is_out_projection(m.path))
-        if not found:
+        selector = "*" if selector is None else selector
+        selected = select(selector, catalog)
+        layers = tuple(m for m in selected if m.heads and is_out_projection(m.path))
+        if not layers:
             raise ScopeError(
-                f"`{asked}` names no projection that an attention layer with heads ends with,"
+                f"`{selector}` names no projection that an attention layer with heads ends with,"
                 " such as `*.to_out.0` or `*.out_proj`"
             )
-        return found
+        return layers
     if selector is None:
-        found = hidden_layers(catalog) or tuple(m for m in catalog.modules if m.channels)
+        layers = hidden_layers(catalog) or tuple(m for m in catalog.modules if m.channels)
     else:
-        found = select(selector, catalog, blocks=True)
-    first = {m.path: m.number for m in catalog.modules}
+        layers = select(selector, catalog, blocks=True)
+    numbers = {m.path: m.number for m in catalog.modules}
 
-    def place(module: ModuleInfo) -> tuple[int, int]:
-        inside = [n for path, n in first.items() if f"{path}.".startswith(f"{module.path}.")]
-        return min(inside, default=len(first)), -len(inside)
+    def position(module: ModuleInfo) -> tuple[int, int]:
+        inside = [n for path, n in numbers.items() if f"{path}.".startswith(f"{module.path}.")]
+        return min(inside, default=len(numbers)), -len(inside)
 
-    return tuple(sorted(found, key=place))
+    return tuple(sorted(layers, key=position))
 
 
 @contextmanager
 def capturing(
-    network: nn.Module, paths: Sequence[str], kind: str, hear: Callable[[str, Tensor], None]
+    network: nn.Module, paths: Sequence[str], kind: str, record: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """While inside, `hear` is told what every call of the layers gives: the path, and activations
-    of shape (rows, units, positions), float32.
+    """Call `record` with the path and the activations of each call of the layers while inside.
 
-    Of heads an activation is the root mean square of what the head gives at a position. Hooks are
-    gone afterwards, whatever happened. Raises `ScopeError` for a path that the network lacks.
+    Activations have shape (rows, units, positions), float32. That of a head is the root mean square
+    of its output at a position. Hooks are removed at the end, also after an error.
+
+    Raises:
+        ScopeError: The network has no module of one of the paths, or it has no channels.
     """
     modules = dict(network.named_modules())
     with ExitStack() as stack:
@@ -91,49 +99,52 @@ def capturing(
                 raise ScopeError(f"the network has no module `{path}`")
             if kind == "heads":
                 heads = heads_of(modules, path)
-                hook = module.register_forward_pre_hook(partial(_heads, path, heads, hear))
+                hook = module.register_forward_pre_hook(partial(_heads, path, heads, record))
             else:
-                hook = module.register_forward_hook(partial(_channels, path, hear))
+                hook = module.register_forward_hook(partial(_channels, path, record))
             stack.callback(hook.remove)
         yield
 
 
 def _channels(
-    path: str, hear: Callable[[str, Tensor], None], module: nn.Module, _given: Any, output: Any
+    path: str, record: Callable[[str, Tensor], None], module: nn.Module, _args: Any, output: Any
 ) -> None:
-    found = next(tensors(output), None)
-    if found is None or found.dim() < 2 or not found.is_floating_point():
-        raise ScopeError(f"`{path}` gives nothing that has channels")
-    moved = found.detach().movedim(channel_dim(module, found), 1).float()
-    hear(path, moved.flatten(2) if moved.dim() > 2 else moved[..., None])
+    values = next(tensors(output), None)
+    if values is None or values.dim() < 2 or not values.is_floating_point():
+        raise ScopeError(f"the output of `{path}` has no channels")
+    values = values.detach().movedim(channel_dim(module, values), 1).float()
+    record(path, values.flatten(2) if values.dim() > 2 else values[..., None])
 
 
 def _heads(
-    path: str, heads: int, hear: Callable[[str, Tensor], None], _module: nn.Module, given: Any
+    path: str, heads: int, record: Callable[[str, Tensor], None], _module: nn.Module, args: Any
 ) -> None:
-    found = next(tensors(given)).detach().float()
-    rows = found.shape[0]
-    parts = found.reshape(rows, -1, heads, found.shape[-1] // heads)
-    hear(path, parts.square().mean(-1).sqrt().transpose(1, 2))
+    values = next(tensors(args)).detach().float()
+    rows = values.shape[0]
+    by_head = values.reshape(rows, -1, heads, values.shape[-1] // heads)
+    record(path, by_head.square().mean(-1).sqrt().transpose(1, 2))
 
 
 def strength(values: Tensor, kind: str) -> Tensor:
-    """How active units are at their positions: of channels what lies above 0, as after a ReLU."""
+    """Return how active units are at their positions: of channels, the part above 0, as a ReLU."""
     return values.clamp(min=0) if kind == "channels" else values
 
 
-def maps_of(network: nn.Module, given: Any, height: int, width: int) -> frozenset[tuple[int, int]]:
-    """Rows and columns of the maps that the layers of a denoiser can give.
+def maps_of(network: nn.Module, inputs: Any, height: int, width: int) -> frozenset[tuple[int, int]]:
+    """Return rows and columns of the feature maps that the layers of a denoiser can have.
 
-    `given`: what it was called with, latents first, for an image of this height and width. A
-    transformer keeps the map of its patches, a U-Net halves that of the latents level by level;
-    latents that come as tokens (rows, tokens, channels) are patches already.
+    A transformer keeps the map of its patches, a U-Net halves that of the latents level by level;
+    latents that are tokens (rows, tokens, channels) are patches already.
+
+    Args:
+        inputs: Of a call of the network, latents first.
+        height, width: Of the image, in pixels.
     """
     config: Any = getattr(network, "config", {})
-    latents = next(iter(given))
+    latents = next(iter(inputs))
     shape = next(tensors(latents)).shape
     if isinstance(latents, Tensor) and latents.dim() == 3:
-        return frozenset({_laid_out(shape[1], height, width)})
+        return frozenset({_sides_of(shape[1], height, width)})
     if "block_out_channels" in config:
         parts = [2**level for level in range(len(config["block_out_channels"]))]
         return frozenset((math.ceil(shape[-2] / n), math.ceil(shape[-1] / n)) for n in parts)
@@ -142,8 +153,8 @@ def maps_of(network: nn.Module, given: Any, height: int, width: int) -> frozense
     return frozenset({(shape[-2] // side, shape[-1] // side)})
 
 
-def _laid_out(count: int, height: int, width: int) -> tuple[int, int]:
-    """So many positions as rows and columns, in proportions as near to these as can be."""
+def _sides_of(count: int, height: int, width: int) -> tuple[int, int]:
+    """Return the rows and columns of so many positions that are nearest to these proportions."""
     sides = [n for n in range(1, count + 1) if count % n == 0]
     rows = min(sides, key=lambda n: abs(math.log(n * n / count * width / height)))
     return rows, count // rows
@@ -152,15 +163,19 @@ def _laid_out(count: int, height: int, width: int) -> tuple[int, int]:
 def grid_of(
     positions: int, height: int, width: int, maps: Collection[tuple[int, int]] | None = None
 ) -> tuple[int, int, int] | None:
-    """How a layer's positions lie on an image of these proportions: how many to skip (class tokens
-    in front), then rows and columns. None where they are no map of it.
+    """Return the grid of a layer's positions on an image of these proportions.
 
-    `maps`: rows and columns of those that there can be, where they are known (`maps_of`): as many
-    positions as the proportions allow may be the words of a text.
+    Args:
+        maps: Rows and columns of the possible feature maps, where they are known (`maps_of`):
+            positions whose number fits the proportions may be the words of a text.
+
+    Returns:
+        How many positions to skip (class tokens in front), rows, columns; None where the positions
+        are no map of the image.
     """
     if maps is not None:
-        found = [(0, *sides) for sides in sorted(maps) if math.prod(sides) == positions > 1]
-        return found[0] if found else None
+        grids = ((0, *sides) for sides in sorted(maps) if math.prod(sides) == positions > 1)
+        return next(grids, None)
     for skipped in (0, 1):
         count = positions - skipped
         rows = math.isqrt(max(count, 0) * height // width)
@@ -170,13 +185,20 @@ def grid_of(
     return None
 
 
-def middle_of(place: Tensor, grid: tuple[int, int, int] | None) -> Tensor:
-    """Where positions, counted along a layer, lie on the image: y and x of their middles in 0 to 1,
-    a dimension more, the last; NaN where they are no place of it."""
+def middle_of(position: Tensor, grid: tuple[int, int, int] | None) -> Tensor:
+    """Return the middles of positions on the image.
+
+    Args:
+        position: Indices along a layer's positions, any shape.
+        grid: Of the layer (`grid_of`).
+
+    Returns:
+        y and x in 0 to 1, in a last dimension of 2; NaN where a position is no place of the image.
+    """
     if grid is None:
-        return torch.full((*place.shape, 2), torch.nan, device=place.device)
+        return torch.full((*position.shape, 2), torch.nan, device=position.device)
     skipped, rows, columns = grid
-    own = (place - skipped).clamp(min=0)
-    y, x = own // columns, own % columns
-    found = torch.stack([(y + 0.5) / rows, (x + 0.5) / columns], -1)
-    return torch.where((place >= skipped)[..., None], found, torch.nan)
+    index = (position - skipped).clamp(min=0)
+    y, x = index // columns, index % columns
+    middles = torch.stack([(y + 0.5) / rows, (x + 0.5) / columns], -1)
+    return torch.where((position >= skipped)[..., None], middles, torch.nan)

@@ -1,4 +1,4 @@
-"""What is shown to a network: concepts, each told by several templates, with several seeds."""
+"""Stimuli of a study: concepts, each in several templates of prompts, with several seeds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from ablate.messages import takes_an
 
-# Ordinary wordings, so that a unit that answers to a concept and not to its setting stands out.
+# Ordinary wordings, so that units which respond to a setting are not taken for units of a concept.
 TEMPLATES = ("a {}", "a picture of a {}", "a {} on a white background", "a {} at night")
-SEEDS = 100_000  # at most
+MAX_SEEDS = 100_000
 
 
-def told(template: str, concept: str) -> str:
-    """A template with a concept in the place of `{}`; `a` before a vowel becomes `an`."""
+def fill_template(template: str, concept: str) -> str:
+    """Replace `{}` in a template by a concept; `a` before a vowel becomes `an`."""
     if takes_an(concept):
         template = re.sub(r"\b([Aa]) (?=\{\})", r"\1n ", template)
     return template.replace("{}", concept)
@@ -26,8 +26,17 @@ def told(template: str, concept: str) -> str:
 
 @dataclass(frozen=True)
 class Stimuli:
-    """Concepts × templates × seeds. Raises `ValueError` where a concept or template is missing,
-    stands twice, or where a template has no `{}`."""
+    """Concepts × templates × seeds.
+
+    Attributes:
+        concepts: Words or phrases, such as `cat`.
+        templates: Prompts with `{}` in the place of the concept.
+        seeds: Of the initial latents.
+
+    Raises:
+        ValueError: One of the three is empty or has an item twice, a template has no `{}`, or two
+            concepts give the same prompt.
+    """
 
     concepts: tuple[str, ...]
     templates: tuple[str, ...]
@@ -40,25 +49,25 @@ class Stimuli:
                 raise ValueError(f"there are no {name}")
             for value, count in Counter(values).items():
                 if count > 1:
-                    raise ValueError(f"`{value}` stands twice among the {name}")
-        lacking = next((t for t in self.templates if "{}" not in t), None)
-        if lacking is not None:
-            raise ValueError(f"the template `{lacking}` has no `{{}}` where the concept goes")
+                    raise ValueError(f"`{value}` is twice among the {name}")
+        for template in self.templates:
+            if "{}" not in template:
+                raise ValueError(f"the template `{template}` has no `{{}}` where the concept goes")
         for prompt, count in Counter(self.prompts).items():
             if count > 1:
-                raise ValueError(f"two concepts are both told as “{prompt}”")
+                raise ValueError(f"two concepts give the same prompt, “{prompt}”")
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
-        """All prompts, those of one concept one after the other."""
-        return tuple(told(t, c) for c in self.concepts for t in self.templates)
+        """All prompts, grouped by concept."""
+        return tuple(fill_template(t, c) for c in self.concepts for t in self.templates)
 
     @cached_property
     def _concepts_of(self) -> dict[str, int]:
         return {prompt: i // len(self.templates) for i, prompt in enumerate(self.prompts)}
 
     def concept_of(self, prompt: str) -> int:
-        """The number of a prompt's concept."""
+        """Return the index of a prompt's concept."""
         return self._concepts_of[prompt]
 
     def __len__(self) -> int:
@@ -66,8 +75,11 @@ class Stimuli:
 
 
 def parse_concepts(given: str) -> tuple[str, ...]:
-    """Concepts: a list with commas, or the lines of a file. Raises `ValueError` where there are
-    none, where a file is not there or is no text."""
+    """Parse concepts: a list with commas, or the path of a file with one a line.
+
+    Raises:
+        ValueError: There are no concepts, or the file is missing or no text.
+    """
     words = given.split(",")
     if _is(given, Path.is_file):
         try:
@@ -77,10 +89,10 @@ def parse_concepts(given: str) -> tuple[str, ...]:
     elif len(words) == 1 and (_is(given, Path.is_dir) or re.search(r"/|\\|\w\.\w+$", given)):
         what = f"{given} is a folder" if _is(given, Path.is_dir) else f"there is no file {given}"
         raise ValueError(f"--concepts: {what}; a concept of this name needs a comma behind it")
-    found = tuple(word.strip() for word in words if word.strip())
-    if not found:
+    concepts = tuple(word.strip() for word in words if word.strip())
+    if not concepts:
         raise ValueError(f"--concepts: there are none in `{given}`")
-    return found
+    return concepts
 
 
 def _is(given: str, what: Callable[[Path], bool]) -> bool:
@@ -91,8 +103,8 @@ def _is(given: str, what: Callable[[Path], bool]) -> bool:
 
 
 def parse_seeds(given: str) -> tuple[int, ...]:
-    """Seeds, as in `0-7,11`. Raises `ValueError`."""
-    found: list[int] = []
+    """Parse seeds, as in `0-7,11`. Raises `ValueError`."""
+    seeds: list[int] = []
     for part in given.split(","):
         low, dash, high = part.strip().partition("-")
         ends = (low, high) if dash else (low, low)
@@ -101,14 +113,14 @@ def parse_seeds(given: str) -> tuple[int, ...]:
         first, last = map(int, ends)
         if last < first:
             raise ValueError(f"`{part.strip()}` ends before it begins")
-        if len(found) + last - first >= SEEDS:
-            raise ValueError(f"`{given[:40]}` are more seeds than the {SEEDS:,} there may be")
-        found += range(first, last + 1)
-    return tuple(found)
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise ValueError(f"`{given[:40]}` are more seeds than the {MAX_SEEDS:,} there may be")
+        seeds += range(first, last + 1)
+    return tuple(seeds)
 
 
 def shuffled(labels: Sequence[int]) -> list[int]:
-    """The labels, dealt anew to the samples: always in the same way."""
-    found = list(labels)
-    random.Random("labels").shuffle(found)
-    return found
+    """Return the labels in a random order, which is the same at every call."""
+    labels = list(labels)
+    random.Random("labels").shuffle(labels)
+    return labels
