@@ -54,12 +54,8 @@ def edited_parameters(
 ) -> Iterator[EditedParameter]:
     """All parameters that a variant edits; a tensor that two modules share comes once.
 
-    Args:
-        modules: All modules of the network by path.
-        variant: The variant.
-
-    Raises:
-        ValueError: An edit, of weights or of outputs, names a path that is not among them.
+    `modules` are those of the network by path. Raises `ValueError` if an edit, of weights or of
+    outputs, names a path that is not among them.
     """
     seen: set[int] = set()
     by_module: dict[str, list[Edit]] = {}
@@ -94,7 +90,7 @@ def edited_weights(
         target: The parameter and its edits.
         untouched: Its weights as loaded; they are not changed.
         perturbation_seed: The seed of the variant.
-        noise_cache: Where noise is drawn.
+        noise_cache: Draws the noise.
         loaded: Returns the weights of any parameter as loaded, by module path and name.
     """
     tensor = untouched

@@ -125,7 +125,7 @@ def _set(words: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont, l
             low, fitting = middle + 1, (typeface(sizes[middle], bold=True), lines)
     if fitting is None:  # words are broken, and what has no room is cut off
         room = width - 2 * round(INSIDE * SMALLEST)
-        return small, _torn(parts, small, room, _most(SMALLEST, height))
+        return small, _lines(parts, small, room, _most(SMALLEST, height), is_broken=True)[0]
     return fitting
 
 
@@ -137,20 +137,16 @@ def _most(size: int, height: int) -> int:
 def _whole(words: Sequence[str], size: int, width: int, height: int) -> list[str] | None:
     """The lines of a label in type of a size; None if the words do not fit whole."""
     font, inside = typeface(size, bold=True), 2 * round(INSIDE * size)
-    lines: list[str] = []
-    rest = list(words)
-    while rest and len(lines) < MOST:
-        count = _fitting(rest, " ", font, width - inside)
-        if not count:
-            return None
-        lines.append(" ".join(rest[:count]))
-        del rest[:count]
+    lines, is_whole = _lines(words, font, width - inside, MOST, is_broken=False)
     fits = len(lines) * round(LEAD * size) + inside / 2 <= height
-    return lines if fits and not rest else None
+    return lines if fits and is_whole else None
 
 
-def _torn(words: Sequence[str], font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    """At most so many lines of words; words wider than a line are broken anywhere."""
+def _lines(
+    words: Sequence[str], font: ImageFont.FreeTypeFont, width: int, most: int, is_broken: bool
+) -> tuple[list[str], bool]:
+    """At most so many lines of words, and whether all fit; words wider than a line end the text, or
+    are broken anywhere."""
     lines: list[str] = []
     rest = list(words)
     while rest and len(lines) < most:
@@ -158,11 +154,13 @@ def _torn(words: Sequence[str], font: ImageFont.FreeTypeFont, width: int, most: 
         if count:
             lines.append(" ".join(rest[:count]))
             del rest[:count]
-        else:
+        elif is_broken:
             letters = max(1, _fitting(rest[0], "", font, width))
             lines.append(rest[0][:letters])
             rest[0] = rest[0][letters:]
-    return lines
+        else:
+            break
+    return lines, not rest
 
 
 def _fitting(parts: Sequence[str], between: str, font: ImageFont.FreeTypeFont, width: int) -> int:

@@ -100,6 +100,11 @@ def edited_outputs(
         ScopeError: From inside the network, the edit is impossible for a module.
     """
     handles = []
+
+    def hook(path: str, place: str, applying: Sequence[OutputEdit]) -> _OutputHook:
+        heads = heads_of(modules, place) if any(edit.by_heads for edit in applying) else 0
+        return _OutputHook(path, place, applying, rows, references or {}, heads, report)
+
     try:
         # In reverse, because each hook is put before those that are there.
         for path, applying in reversed(list(edits.items())):
@@ -107,22 +112,16 @@ def edited_outputs(
             before = [edit for edit in applying if ends and edit.by_heads]
             after = [edit for edit in applying if edit not in before]
             for end in reversed(ends) if before else ():
-                heads = heads_of(modules, end)
-                hook = _OutputHook(path, end, before, rows, references or {}, heads, report)
+                on_input = hook(path, end, before).on_input
                 handles.append(
-                    modules[end].register_forward_pre_hook(
-                        hook.on_input, with_kwargs=True, prepend=True
-                    )
+                    modules[end].register_forward_pre_hook(on_input, with_kwargs=True, prepend=True)
                 )
             if after:
-                heads = heads_of(modules, path) if any(e.by_heads for e in after) else 0
-                hook = _OutputHook(path, path, after, rows, references or {}, heads, report)
+                on_output = hook(path, path, after).on_output
                 # Before all other hooks, so that these see the edited output, as those do by which
                 # models of transformers collect their hidden states.
                 handles.append(
-                    modules[path].register_forward_hook(
-                        hook.on_output, with_kwargs=True, prepend=True
-                    )
+                    modules[path].register_forward_hook(on_output, with_kwargs=True, prepend=True)
                 )
         yield
     finally:

@@ -90,12 +90,7 @@ def outline(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
 
 
 def default_side(pipe: Any, name: str) -> int:
-    """A pipeline's default width or height, in pixels.
-
-    Args:
-        pipe: A pipeline of diffusers, or its outline.
-        name: `width` or `height`.
-    """
+    """The default `width` or `height`, in pixels, of a pipeline of diffusers or its outline."""
     default = inspect.signature(type(pipe).__call__).parameters.get(name)
     if default is not None and isinstance(default.default, int):
         return default.default

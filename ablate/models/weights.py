@@ -22,12 +22,7 @@ NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 class Weights:
-    """The tensors of one component.
-
-    Args:
-        places: Each tensor, or the file with it, by its name in the network.
-        label: The component, in messages.
-    """
+    """The tensors of one component, each given itself or by its file."""
 
     def __init__(self, places: Mapping[str, Path | Tensor], label: str) -> None:
         self._places = places

@@ -5,7 +5,7 @@ Only names, classes and shapes are read: a network on the meta device, without w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -48,14 +48,14 @@ def build_catalog(network: nn.Module, run: Callable[[], object] | None = None) -
         blocks = {path: module for path, module in blocks.items() if path in first}
     else:
         blocks = {p: m for p, m in blocks.items() if not isinstance(m, CONTAINERS)}
-    infos = [_row(i, path, modules) for i, path in enumerate(_in_order(rows, first))]
+    infos = [_info(i, path, modules) for i, path in enumerate(_in_order(rows, first))]
     inside: dict[str, list[ModuleInfo]] = {path: [] for path in blocks}
     for info in infos:
         for path in _prefixes(info.path):
             if path in inside:
                 inside[path].append(info)
     block_infos = [
-        _block(i, path, modules, inside[path]) for i, path in enumerate(_in_order(blocks, first))
+        _info(i, path, modules, inside[path]) for i, path in enumerate(_in_order(blocks, first))
     ]
     return Catalog(
         *(
@@ -95,45 +95,29 @@ def heads_of(modules: Mapping[str, nn.Module], path: str) -> int:
     """The number of heads of the attention layer at a path, or around the projection there.
 
     For projections of keys and values it is the number of their heads, where these are fewer; 0 for
-    all other modules.
-
-    Args:
-        modules: All modules of the network by path, the network itself (`""`) included.
-        path: A path among them.
+    all other modules. `modules`: all of the network by path, the network itself (`""`) included.
     """
     return heads_along(path, _ancestry(path, modules))
 
 
-def _row(number: int, path: str, modules: Mapping[str, nn.Module]) -> ModuleInfo:
-    module, ancestry, stage = modules[path], _ancestry(path, modules), stage_of(path, modules[""])
+def _info(
+    number: int, path: str, modules: Mapping[str, nn.Module], inside: Sequence[ModuleInfo] = ()
+) -> ModuleInfo:
+    """The row of a module, or of a block with the rows of the modules inside."""
+    module, ancestry = modules[path], _ancestry(path, modules)
+    stages = {info.stage for info in inside} or {stage_of(path, modules[""])}
+    stage = stages.pop() if len(stages) == 1 else "several"
+    has_heads = not inside or attention_of(ancestry) == len(ancestry) - 1
     return ModuleInfo(
         number=number,
         path=path,
         kind=type(module).__name__,
         stage=stage,
         block=block_of(path),
-        role=role_of(path, ancestry, stage),
-        parameters=sum(p.numel() for p in module.parameters(recurse=False)),
-        channels=channels_of(module),
-        heads=heads_along(path, ancestry),
-    )
-
-
-def _block(
-    number: int, path: str, modules: Mapping[str, nn.Module], inside: list[ModuleInfo]
-) -> ModuleInfo:
-    module, ancestry = modules[path], _ancestry(path, modules)
-    stages = {info.stage for info in inside}
-    is_attention = attention_of(ancestry) == len(ancestry) - 1
-    return ModuleInfo(
-        number=number,
-        path=path,
-        kind=type(module).__name__,
-        stage=stages.pop() if len(stages) == 1 else "several",
-        block=block_of(path),
-        role=role_of_block(path, inside),
-        parameters=sum(p.numel() for p in module.parameters()),
-        heads=heads_along(path, ancestry) if is_attention else 0,
+        role=role_of_block(path, inside) if inside else role_of(path, ancestry, stage),
+        parameters=sum(p.numel() for p in module.parameters(recurse=bool(inside))),
+        channels=0 if inside else channels_of(module),
+        heads=heads_along(path, ancestry) if has_heads else 0,
     )
 
 

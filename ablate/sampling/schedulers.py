@@ -65,13 +65,8 @@ def estimated_latents(
 ) -> Tensor:
     """The finished latents as estimated at a step; without an estimate, the latents after it.
 
-    Args:
-        scheduler: The scheduler.
-        number: The number of its call, from 0.
-        model_output: The output of the denoiser.
-        timestep: The timestep.
-        sample: The latents before the step.
-        result: The scheduler's output.
+    `number` counts the calls of the scheduler; `sample` are the latents before the step, `result`
+    is the scheduler's output.
     """
     for name in ("pred_original_sample", "denoised"):
         estimate: Tensor | None = getattr(result, name, None)
