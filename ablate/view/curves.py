@@ -144,14 +144,12 @@ class _Plot:
     up: Axis
 
     @classmethod
-    def of(
-        cls, canvas: Canvas, lines: Sequence[_Line], x: float, y: float, size: tuple[int, int]
+    def at_corner(
+        cls, canvas: Canvas, scales: tuple[Scale, Scale], x: float, y: float, size: tuple[int, int]
     ) -> _Plot:
-        """The plot of lines with its upper left corner at a place."""
-        first, last = (float(lines[0].strengths[i]) for i in (0, -1))
-        top = max(line.highest() for line in lines) * 1.06 or 1.0
-        across = Axis(Scale(last, first, "linear"), x, x + size[0])
-        return cls(canvas, across, Axis(Scale(top, 0, "linear"), y + size[1], y))
+        """A plot of these scales across and up, with its upper left corner at a place."""
+        across, up = scales
+        return cls(canvas, Axis(across, x, x + size[0]), Axis(up, y + size[1], y))
 
     def at(self, strengths: np.ndarray, values: np.ndarray) -> list[Point]:
         """Where points of the plot are on the page, as far as their values are known."""
@@ -201,9 +199,12 @@ def _draw(
     cells: Mapping[str, MeasuredCell],
 ) -> str:
     canvas, single = Canvas(), [line for line in lines if not line.is_mean]
-    plot = _Plot.of(canvas, lines, MARGIN + 60, MARGIN + HEAD, PLOT)
+    first, last = (float(lines[0].strengths[i]) for i in (0, -1))
+    top = max(line.highest() for line in lines) * 1.06 or 1.0
+    scales = Scale(last, first, "linear"), Scale(top, 0, "linear")
     head = capital(measure.words)
     if len(single) <= MOST:
+        plot = _Plot.at_corner(canvas, scales, MARGIN + 60, MARGIN + HEAD, PLOT)
         width, bottom = _together(plot, lines, measure)
         canvas.text(MARGIN, MARGIN + HEAD - 32, head, 19, bold=True)
         canvas.text(plot.across.end, bottom, axis, 19, bold=True, anchor="end")
@@ -211,7 +212,7 @@ def _draw(
             _strip(plot, line, _color(lines, line), cells, bottom + 34)
             bottom += SIDE + 14
     else:
-        width, bottom = _apart(canvas, lines, measure)
+        width, bottom = _apart(canvas, scales, lines, measure)
         canvas.text(MARGIN, MARGIN + HEAD - 32, f"{head}, over {axis}", 19, bold=True)
     canvas.text(MARGIN, bottom + 60, _note(single, lines), 17, MUTED)
     manifest = run.manifest()
@@ -258,14 +259,16 @@ def _together(plot: _Plot, lines: Sequence[_Line], measure: Measure) -> tuple[fl
     return right + 20 + widest + MARGIN, bottom + 52
 
 
-def _apart(canvas: Canvas, lines: Sequence[_Line], measure: Measure) -> tuple[float, float]:
+def _apart(
+    canvas: Canvas, scales: tuple[Scale, Scale], lines: Sequence[_Line], measure: Measure
+) -> tuple[float, float]:
     """Draw a plot a line, all of one scale; return their width, and where they end."""
     columns = min(4, math.ceil(math.sqrt(len(lines))))
     (wide, tall), left, top = SMALL, MARGIN + 60, MARGIN + HEAD + 30
     for i, line in enumerate(lines):
         x = left + i % columns * (wide + BETWEEN[0])
         y = top + i // columns * (tall + BETWEEN[1])
-        plot = _Plot.of(canvas, lines, x, y, SMALL)
+        plot = _Plot.at_corner(canvas, scales, x, y, SMALL)
         plot.frame(14, measure)
         plot.line(line, INK if line.is_mean else LINES[0], 2.2, line.prompts == 1)
         canvas.text(x, y - 16, elide(line.label, 17, wide, start=True), 17, bold=True)
