@@ -37,6 +37,11 @@ def articled(name: str) -> str:
     return f"an {name}" if takes_an(name) else f"a {name}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A count of things, `1 unit` or `1,200 units`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`, did you mean ...?` for a near miss, else nothing."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ablate.messages import counted
 from ablate.network import ModuleInfo
 from ablate.style import HAIRLINE, MUTED, VACANT, ramp
 from ablate.view.architecture.roles import THICK, draw_mark
@@ -45,8 +46,7 @@ class Key:
                         canvas.rect(0, 0, 34, 18, VACANT, stroke=HAIRLINE)
                     else:
                         canvas.nan_tile(0, 0, 34, 18)
-                words = f"{words}: {count} module{'s' * (count > 1)}"
-                canvas.text(x + 46, bottom + 8, words, 15, MUTED)
+                canvas.text(x + 46, bottom + 8, f"{words}: {counted(count, 'module')}", 15, MUTED)
                 bottom += 30
         return bottom - y
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ablate.messages import counted
 from ablate.style import HAIRLINE, INK, MUTED, fit_lines, text_width
 from ablate.view.architecture.blueprint import STREAMS, Block, Blueprint, Column, Stack
 from ablate.view.architecture.key import PANEL, Key
@@ -230,8 +231,7 @@ def _band(page: _Page, band: _Placed, is_global: bool) -> None:
         side = stack.side or "image"
         y = bottoms[side]
         page.canvas.text(x, y + 54, stack.name, 20, bold=True)
-        count = len(stack.blocks)
-        about = f"{count} block{'s' * (count > 1)} · {len(stack.modules)} modules"
+        about = f"{counted(len(stack.blocks), 'block')} · {len(stack.modules)} modules"
         about += f" · {facts}" if facts else ""
         beside = x + text_width(stack.name, 20, True) + 14
         page.canvas.text(beside, y + 54, about, 15, MUTED)

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from ablate.messages import counted
 from ablate.store import model_name, read_atlas, read_image, read_study
 from ablate.style import ACCENT, HAIRLINE, INK, MUTED, VACANT, fit, ramp, text_width
 from ablate.view.chart import Labels
@@ -108,20 +109,6 @@ class _Atlas:
         return min(max(math.sqrt(count / self.most), SMALLEST), 1) * 0.97
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """Where the bins of an atlas are drawn; `pitch` is the side of a bin."""
-
-    left: float
-    top: float
-    pitch: float
-
-    def corner(self, b: _Bin, side: float) -> Point:
-        """Of a tile in the middle of its bin."""
-        edge = (self.pitch - side) / 2
-        return self.left + b.column * self.pitch + edge, self.top + b.row * self.pitch + edge
-
-
 def svg(folder: Path, picture: str = "picture") -> str:
     """Draw the atlas of a study.
 
@@ -137,11 +124,12 @@ def svg(folder: Path, picture: str = "picture") -> str:
     pitch = min(max(NARROW / max(atlas.rows, atlas.columns), PITCH), BROAD)
     width, height = atlas.columns * pitch, atlas.rows * pitch
     left, top = float(MARGIN), float(MARGIN + HEAD)
-    canvas, stock, at = Canvas(), _Stock(atlas.bins, pitch), _Frame(left, top, pitch)
+    canvas, stock = Canvas(), _Stock(atlas.bins, pitch)
+    grid = _Grid(canvas, atlas, stock, left, top, pitch)
     stock.define(canvas)
     for b in atlas.bins:
-        _draw_tile(canvas, atlas, b, stock, at, b.count)
-    named = _draw_names(canvas, atlas, at, 1)
+        grid.draw_tile(b, b.count)
+    named = grid.draw_names(1)
     beside = width < BESIDE
     room = COLUMN if beside else max(width, LINE)
     x, y = (left + width + 60, top) if beside else (left, top + height + 34)
@@ -182,7 +170,7 @@ def _facts(atlas: _Atlas) -> list[str]:
         model_name(atlas.facts.get("model")),
         str(atlas.facts.get("component") or ""),
         atlas.module,
-        _counted(atlas.facts["vectors"], "vector"),
+        counted(atlas.facts["vectors"], "vector"),
         f"{atlas.rows} × {atlas.columns} bins, {filled:,} of them filled",
     ]
     return [fact for fact in facts if fact]
@@ -209,10 +197,6 @@ def _write(canvas: Canvas, notes: Sequence[str], x: float, y: float, room: float
     return y
 
 
-def _counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'s' * (count != 1)}"
-
-
 class _Stock:
     """Pictures of bins, each embedded once however often it is drawn, and small in all."""
 
@@ -233,15 +217,6 @@ class _Stock:
                     href=f"data:image/webp;base64,{base64.b64encode(data).decode()}",
                 )  # fmt: skip
 
-    def draw(
-        self, canvas: Canvas, path: Path, at: Point, side: float, opacity: float | None
-    ) -> None:
-        """Draw a picture at a place."""
-        canvas.element(
-            "use", href=f"#{self.names[path]}", opacity=opacity,
-            transform=f"translate({at[0]:.1f} {at[1]:.1f}) scale({side:.2f})",
-        )  # fmt: skip
-
 
 def _packed(path: Path, side: int, quality: int) -> bytes:
     """A picture, square and no larger than a side, as WebP."""
@@ -254,31 +229,66 @@ def _packed(path: Path, side: int, quality: int) -> bytes:
     return data.getvalue()
 
 
-def _draw_tile(
-    canvas: Canvas,
-    atlas: _Atlas,
-    b: _Bin,
-    stock: _Stock,
-    at: _Frame,
-    count: float,
-    opacity: float | None = None,
-) -> None:
-    """Draw a bin, as large as for that count of vectors."""
-    side = atlas.side(count) * at.pitch
-    if not side:
-        return
-    place = at.corner(b, side)
-    facts = _counted(b.count, "vector")
-    if b.after is not None:
-        facts += f", {b.after:,} with {atlas.facts.get('variant')}"
-    facts += "".join(f"\n{concept} × {lift:.1f}" for concept, lift in b.concepts)
-    with canvas.group(facts):
-        if b.path is not None:
-            stock.draw(canvas, b.path, place, side, opacity)
-        elif stock.data:
-            canvas.rect(*place, side, side, VACANT, stroke=HAIRLINE, opacity=opacity)
-        else:
-            canvas.rect(*place, side, side, PLAIN, opacity=opacity)
+@dataclass(frozen=True)
+class _Grid:
+    """Where the bins of an atlas are drawn."""
+
+    canvas: Canvas
+    atlas: _Atlas
+    stock: _Stock
+    left: float
+    top: float
+    pitch: float  # side of a bin
+
+    def corner(self, b: _Bin, side: float) -> Point:
+        """The upper left corner of a tile in the middle of its bin."""
+        edge = (self.pitch - side) / 2
+        return self.left + b.column * self.pitch + edge, self.top + b.row * self.pitch + edge
+
+    def draw_tile(self, b: _Bin, count: float, opacity: float | None = None) -> None:
+        """Draw a bin, as large as for that count of vectors."""
+        side = self.atlas.side(count) * self.pitch
+        if not side:
+            return
+        x, y = self.corner(b, side)
+        facts = counted(b.count, "vector")
+        if b.after is not None:
+            facts += f", {b.after:,} with {self.atlas.facts.get('variant')}"
+        facts += "".join(f"\n{concept} × {lift:.1f}" for concept, lift in b.concepts)
+        with self.canvas.group(facts):
+            if b.path is not None:
+                place = f"translate({x:.1f} {y:.1f}) scale({side:.2f})"
+                href = f"#{self.stock.names[b.path]}"
+                self.canvas.element("use", href=href, opacity=opacity, transform=place)
+            elif self.stock.data:
+                self.canvas.rect(x, y, side, side, VACANT, stroke=HAIRLINE, opacity=opacity)
+            else:
+                self.canvas.rect(x, y, side, side, PLAIN, opacity=opacity)
+
+    def draw_names(self, zoom: float) -> bool:
+        """Write concepts on their areas, none over another; return whether there are any."""
+        labels, seen = Labels(), set()
+        width, least = self.atlas.columns * self.pitch, 2 if self.pitch < LARGE else 1
+        for concept, area in _areas(self.atlas.bins):
+            small = len(area) < 3 and concept in seen
+            if len(labels.taken) == MOST or small or len(area) < least:
+                continue
+            size = min(17 + 3.4 * math.sqrt(len(area)), 44) * zoom
+            shown, size = _fitted(concept, size, width - 10)
+            half = text_width(shown, size, True) / 2 + 5
+            middle = [sum(place[i] for place in area) / len(area) for i in (0, 1)]
+            area.sort(key=lambda place: math.dist(place, middle))
+            across = (min(max((c + 0.5) * self.pitch, half), width - half) for _, c in area)
+            down = ((row + 0.5) * self.pitch for row, _ in area)
+            spots = [(self.left + x, self.top + y) for x, y in zip(across, down, strict=True)]
+            spot = labels.place(spots, (half, 0.62 * size))
+            if spot:
+                seen.add(concept)
+                self.canvas.text(
+                    spot[0], spot[1] + 0.36 * size, shown, size, bold=True, anchor="middle",
+                    halo=0.26 * size, stroke_linejoin="round", pointer_events="none",
+                )  # fmt: skip
+        return bool(seen)
 
 
 def _draw_sizes(canvas: Canvas, atlas: _Atlas, x: float, y: float, room: float) -> float:
@@ -326,32 +336,6 @@ def _areas(bins: Sequence[_Bin]) -> Iterator[tuple[str, list[Place]]]:
     yield from sorted(areas, key=lambda one: (-len(one[1]), one[1]))
 
 
-def _draw_names(canvas: Canvas, atlas: _Atlas, at: _Frame, zoom: float) -> bool:
-    """Write names of concepts on their areas, none over another; return whether there are any."""
-    labels, seen = Labels(), set()
-    width, least = atlas.columns * at.pitch, 2 if at.pitch < LARGE else 1
-    for concept, area in _areas(atlas.bins):
-        small = len(area) < 3 and concept in seen
-        if len(labels.taken) == MOST or small or len(area) < least:
-            continue
-        size = min(17 + 3.4 * math.sqrt(len(area)), 44) * zoom
-        shown, size = _fitted(concept, size, width - 10)
-        half = text_width(shown, size, True) / 2 + 5
-        middle = [sum(place[i] for place in area) / len(area) for i in (0, 1)]
-        area.sort(key=lambda place: math.dist(place, middle))
-        across = (min(max((column + 0.5) * at.pitch, half), width - half) for _, column in area)
-        down = ((row + 0.5) * at.pitch for row, _ in area)
-        spots = [(at.left + x, at.top + y) for x, y in zip(across, down, strict=True)]
-        spot = labels.place(spots, (half, 0.62 * size))
-        if spot:
-            seen.add(concept)
-            canvas.text(
-                spot[0], spot[1] + 0.36 * size, shown, size, bold=True, anchor="middle",
-                halo=0.26 * size, stroke_linejoin="round", pointer_events="none",
-            )  # fmt: skip
-    return bool(seen)
-
-
 def _fitted(words: str, size: float, width: float) -> tuple[str, float]:
     """Bold type no wider than that: smaller where necessary, and elided where that is too wide."""
     size = max(min(size, size * width / max(text_width(words, size, True), 1)), SMALL)
@@ -381,29 +365,29 @@ def compared(folder: Path) -> str:
     wide, gap = max(atlas.columns * pitch, BESIDES), 60.0
     left, right, top = float(MARGIN), MARGIN + wide + gap, float(MARGIN + HEAD + 34)
     room = max(2 * wide + gap, LINE)
-    stock, at, to = _Stock(atlas.bins, pitch), _Frame(left, top, pitch), _Frame(right, top, pitch)
+    canvas, stock, marks = Canvas(), _Stock(atlas.bins, pitch), Canvas()
+    grid, other = (_Grid(canvas, atlas, stock, x, top, pitch) for x in (left, right))
     vectors = int(atlas.facts["vectors"])  # those outside of the grid are among them
     changed = int(atlas.facts.get("variant_vectors") or sum(b.after or 0 for b in atlas.bins))
     share = vectors / max(changed, 1)  # what a vector of the variant counts
-    canvas, marks = Canvas(), Canvas()
     stock.define(canvas)
     bottom = _draw_losses(canvas, atlas, left, top + atlas.rows * pitch + 30, room)
     for b in atlas.bins:
-        _draw_tile(canvas, atlas, b, stock, at, b.count)
+        grid.draw_tile(b, b.count)
     dark = grown = 0
     for b in atlas.bins:
         after = (b.after or 0) * share
         change = _change(b.count, after)
         went = change < 0
         size = b.count if went else after
-        _draw_tile(canvas, atlas, b, stock, to, size, FADED * went or None)
+        other.draw_tile(b, size, FADED * went or None)
         if change:
             side = atlas.side(size) * pitch
-            _mark(marks, *to.corner(b, side), side, went)
+            _mark(marks, *other.corner(b, side), side, went)
         dark, grown = dark + went, grown + (change > 0)
     for x, words, color in ((left, "baseline", ACCENT), (right, variant, INK)):
         canvas.text(x, top - 22, fit(words, 19, wide), 20, color, bold=True)
-    named = _draw_names(canvas, atlas, at, 0.72)
+    named = grid.draw_names(0.72)
     canvas.add(marks)
     counts = f"Vectors: {vectors:,} of the baseline, {changed:,} of the variant."
     notes = [*atlas.facts.get("notes", []), _changes(dark, grown), *_notes(atlas, picture, named)]
@@ -420,11 +404,11 @@ def _changes(dark: int, grown: int) -> str:
     changes = []
     if dark:
         changes.append(
-            f"Faded and struck: {_counted(dark, 'bin')} that went dark, with less than half of the"
+            f"Faded and struck: {counted(dark, 'bin')} that went dark, with less than half of the"
             " vectors expected."
         )
     if grown:
-        changes.append(f"Framed: {_counted(grown, 'bin')} that grew to twice as many or more.")
+        changes.append(f"Framed: {counted(grown, 'bin')} that grew to twice as many or more.")
     if not changes:
         changes = ["No bin went dark, to less than half of the vectors expected, nor grew twofold."]
     return " ".join([*changes, EXPECTED])
