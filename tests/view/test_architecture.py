@@ -1,4 +1,4 @@
-"""The architecture sheet, read as XML: where modules stand, how dark they are, what is written."""
+"""The architecture sheet, read as XML: where modules are, how dark they are, what is written."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def transformer(double: int = 3, single: int = 2) -> list[ModuleInfo]:
 
 
 def tiles(drawing: str) -> dict[str, Area]:
-    """Tiles by module path, wherever the groups that they stand in have been moved to."""
-    found: dict[str, Area] = {}
+    """Tiles by module path, wherever their groups have been moved to."""
+    areas: dict[str, Area] = {}
 
     def walk(e: ElementTree.Element, dx: float, dy: float) -> None:
         moved = re.match(r"translate\(([\d.]+) ([\d.]+)\)", e.get("transform", ""))
@@ -64,14 +64,14 @@ def tiles(drawing: str) -> dict[str, Area]:
             dx, dy = dx + float(moved[1]), dy + float(moved[2])
         path = e.get("data-module")
         if path is not None:
-            assert path not in found, f"{path} is drawn twice"
+            assert path not in areas, f"{path} is drawn twice"
             left, top, right, bottom = box(e)
-            found[path] = (left + dx, top + dy, right + dx, bottom + dy)
+            areas[path] = (left + dx, top + dy, right + dx, bottom + dy)
         for child in e:
             walk(child, dx, dy)
 
     walk(parsed(drawing), 0, 0)
-    return found
+    return areas
 
 
 def color(drawing: str, path: str) -> str:
@@ -91,7 +91,7 @@ def hexadecimal(rgb: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
-# ------------------------------------------------------------ where modules stand
+# ------------------------------------------------------------ where modules are
 
 
 @pytest.mark.parametrize(("model", "count", "skips"), [("bundled", 183, 6), ("sd21", 391, 12)])
@@ -181,9 +181,9 @@ def test_a_transformer_is_a_column_with_equal_modules_below_one_another() -> Non
 
 def span(at: dict[str, Area], *starts: str) -> Area:
     """The area of all modules whose paths start so."""
-    own = [area for path, area in at.items() if path.startswith(starts)]
-    return min(a[0] for a in own), min(a[1] for a in own), max(a[2] for a in own), max(
-        a[3] for a in own
+    areas = [area for path, area in at.items() if path.startswith(starts)]
+    return min(a[0] for a in areas), min(a[1] for a in areas), max(a[2] for a in areas), max(
+        a[3] for a in areas
     )  # fmt: skip
 
 
@@ -248,7 +248,7 @@ def test_two_streams_run_beside_one_another_and_join_in_blocks_of_one(model: str
     assert ("image and text as one sequence" in written) == bool(single)
 
 
-def test_refiners_stand_beside_one_another_above_the_blocks_that_join_them() -> None:
+def test_refiners_are_beside_one_another_above_the_blocks_that_join_them() -> None:
     at = tiles(architecture.draw_layout(catalog("z-image"), "x"))
     image, text, both = (span(at, n) for n in ("noise_refiner", "context_refiner", "layers."))
     assert image[2] < text[0]
@@ -280,7 +280,7 @@ def test_no_modules_are_no_drawing() -> None:
         architecture.draw_layout([], "x")
 
 
-# ------------------------------------------------------------ what colors tell
+# ------------------------------------------------------------ what colors mean
 
 
 def test_the_ramp_darkens_evenly_and_never_takes_the_baselines_color() -> None:
@@ -295,7 +295,7 @@ def test_the_ramp_darkens_evenly_and_never_takes_the_baselines_color() -> None:
     assert steps.max() < 2 * steps.min()
 
 
-def test_roles_have_marks_that_any_eye_tells_apart() -> None:
+def test_roles_have_marks_that_are_distinct_to_any_eye() -> None:
     roles = {role for _, role in ROLES} | {"joint_attention", "other"}
     assert roles <= marks.MARKS.keys()
     assert len(set(marks.MARKS.values())) == len(marks.MARKS)
@@ -381,8 +381,8 @@ def test_a_run_over_modules_is_drawn_by_mean_drift_over_seeds(tmp_path: Path) ->
     shown = marked(parsed(drawing), "module")
     assert [shown[ROWS[n][0]].get("data-cell") for n in numbers] == [keys[n] for n in numbers]
     pictures = parsed(architecture.draw_network(run, "rmse", thumbnails=True))
-    found = [e for e in marked(pictures, "module").values() if e.find(f"{SVG}image") is not None]
-    assert [e.get("data-cell") for e in found] == [keys[n] for n in numbers]
+    pictured = [e for e in marked(pictures, "module").values() if e.find(f"{SVG}image") is not None]
+    assert [e.get("data-cell") for e in pictured] == [keys[n] for n in numbers]
     assert "baseline" in words(pictures)
 
 
@@ -456,8 +456,8 @@ def test_a_drawing_is_saved_as_svg_and_png(tmp_path: Path) -> None:
         assert image.width == 2 * float(root.get("width", ""))
         left, _, _, bottom = tiles(drawing)["proj_out"]
         # Clear of the name in the middle of the tile.
-        found = image.convert("RGB").getpixel((round(2 * left + 4), round(2 * bottom - 4)))
-    assert found == ramp(1)
+        pixel = image.convert("RGB").getpixel((round(2 * left + 4), round(2 * bottom - 4)))
+    assert pixel == ramp(1)
     assert sorted(p.name for p in paths[0].parent.iterdir()) == ["a.picture.png", "a.picture.svg"]
 
 
@@ -479,4 +479,4 @@ def test_type_is_inter_and_not_a_box(tmp_path: Path) -> None:
         wide = text_width("Hamburg", 48, bold)
         assert abs((columns[-1] - columns[0]) / 2 - wide) < 0.03 * wide + 6
         dark.append(ink.sum())
-    assert dark[1] > 1.2 * dark[0]  # semibold is a face of its own
+    assert dark[1] > 1.2 * dark[0]  # semibold is another face

@@ -26,12 +26,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed(study: Path, folder: Path, change: Change) -> Path:
     """The same study with other cards."""
-    told = json.loads((study / "cards.json").read_text(encoding="utf-8"))
-    change(told)
+    table = json.loads((study / "cards.json").read_text(encoding="utf-8"))
+    change(table)
     folder.mkdir(exist_ok=True)
     (folder / "pictures").symlink_to(study / "pictures")
     (folder / "study.json").write_text((study / "study.json").read_text(encoding="utf-8"))
-    (folder / "cards.json").write_text(json.dumps(told), encoding="utf-8")
+    (folder / "cards.json").write_text(json.dumps(table), encoding="utf-8")
     return folder
 
 
@@ -43,17 +43,17 @@ def color(of: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*of)
 
 
-def test_a_card_tells_what_the_unit_is(study: Path) -> None:
+def test_a_card_names_the_unit(study: Path) -> None:
     card, root = unitcards.cards(study)[0], drawn(study)
     assert unitcards.name(card) == f"{card['module']} channel {card['unit']}"
     assert root.attrib["aria-label"] == f"Card of {unitcards.name(card)}"
-    found = words(root)
-    assert {f"channel {card['unit']}", card["module"], card["concept"]} <= set(found)
-    assert f"class selectivity {card['selectivity']:.2f}" in found
-    assert [c for c, _ in card["concepts"]] == [w for w in found if w in CONCEPTS][1:9]
-    assert {"6.5", "−0.4", "−1.0"} <= set(found)
-    # Sentences stand in full, on lines of their own.
-    whole = " ".join(found)
+    written = words(root)
+    assert {f"channel {card['unit']}", card["module"], card["concept"]} <= set(written)
+    assert f"class selectivity {card['selectivity']:.2f}" in written
+    assert [c for c, _ in card["concepts"]] == [w for w in written if w in CONCEPTS][1:9]
+    assert {"6.5", "−0.4", "−1.0"} <= set(written)
+    # Sentences are written in full, on separate lines.
+    whole = " ".join(written)
     assert card["sentence"] in whole
     assert card["together"]["sentences"][1] in whole
     assert card["together"]["sentences"][0] not in whole
@@ -70,13 +70,13 @@ def test_pictures_are_those_of_the_card(study: Path) -> None:
     assert labels == [*triple * 3, *[*triple, "× −4"] * 3]
     frames = [r for r in root.iter("rect") if r.attrib.get("stroke") == color(ACCENT)]
     assert len(frames) == 6  # baselines, and nothing else
-    own = [w for w in words(root) if w.startswith(f"“a {card['concept']}”")]
-    assert len(own) == 2
+    prompts = [w for w in words(root) if w.startswith(f"“a {card['concept']}”")]
+    assert len(prompts) == 2
 
 
 def test_the_place_is_framed_along_the_pictures_own_pixels(study: Path, tmp_path: Path) -> None:
-    def place(told: dict[str, Any]) -> None:
-        tops = told["cards"][0]["top"]
+    def place(table: dict[str, Any]) -> None:
+        tops = table["cards"][0]["top"]
         for i, top in enumerate(tops):
             top["place"] = [0.24, 0.51, 0.49, 0.74] if i == 0 else None
 
@@ -98,9 +98,9 @@ def marked(root: Node, edit: str) -> list[Node]:
 
 def middles(group: Node) -> list[float]:
     """Where the marks of a group are, from left to right."""
-    found = [float(dot.attrib["cx"]) for dot in group.iter("circle")]
+    dots = [float(dot.attrib["cx"]) for dot in group.iter("circle")]
     sides = [(float(r.attrib["x"]), float(r.attrib["width"])) for r in group.iter("rect")]
-    return sorted(found + [x + wide / 2 for x, wide in sides])
+    return sorted(dots + [x + wide / 2 for x, wide in sides])
 
 
 def test_effects_are_dots_within_their_intervals(study: Path) -> None:
@@ -131,22 +131,20 @@ def test_effects_are_dots_within_their_intervals(study: Path) -> None:
     assert any("95 % t interval" in line for line in words(root))
 
 
-def test_figures_compare_the_own_concept_with_others(study: Path, tmp_path: Path) -> None:
-    def even(told: dict[str, Any]) -> None:
-        for row in told["cards"][0]["together"]["reversed"]:
+def test_figures_compare_the_units_concept_with_others(study: Path, tmp_path: Path) -> None:
+    def even(table: dict[str, Any]) -> None:
+        for row in table["cards"][0]["together"]["reversed"]:
             own = row["own"]
             row |= {"before": 0.999, "after": 0.427 if own else 0.998,
                     "drift": 0.46 if own else 0.002}  # fmt: skip
 
-    found = words(drawn(changed(study, tmp_path / "study", even)))
-    assert {"99.9 → 42.7 %", "0.46 · 230 × others"} <= set(found)
+    written = words(drawn(changed(study, tmp_path / "study", even)))
+    assert {"99.9 → 42.7 %", "0.46 · 230 × others"} <= set(written)
 
 
-def test_an_amplification_is_drawn_only_where_it_tells_something(
-    study: Path, tmp_path: Path
-) -> None:
-    def raise_one(told: dict[str, Any]) -> None:
-        rows = [e for e in told["cards"][0]["effects"] if e["factor"] == 4]
+def test_an_amplification_is_drawn_only_where_it_is_notable(study: Path, tmp_path: Path) -> None:
+    def raise_one(table: dict[str, Any]) -> None:
+        rows = [e for e in table["cards"][0]["effects"] if e["factor"] == 4]
         rows[3]["after"] = rows[3]["before"] - 0.06
         rows[11]["after"] = rows[11]["before"] - 0.08
 
@@ -156,11 +154,11 @@ def test_an_amplification_is_drawn_only_where_it_tells_something(
     assert not marked(root, "unit × 4")
 
 
-def test_drift_that_is_unknown_is_left_out_and_nought_stands_at_the_edge(
+def test_drift_that_is_unknown_is_left_out_and_nought_is_at_the_edge(
     study: Path, tmp_path: Path
 ) -> None:
-    def lose(told: dict[str, Any]) -> None:
-        for i, row in enumerate(told["cards"][0]["effects"]):
+    def lose(table: dict[str, Any]) -> None:
+        for i, row in enumerate(table["cards"][0]["effects"]):
             row["drift"] = None if i % 2 else 0.0
 
     groups = marked(drawn(changed(study, tmp_path / "study", lose)), "unit removed")
@@ -168,9 +166,9 @@ def test_drift_that_is_unknown_is_left_out_and_nought_stands_at_the_edge(
     assert len({middles(group)[1] for group in groups[::2]}) == 1
 
 
-def test_sentences_stand_where_no_pictures_were_made_anew(study: Path, tmp_path: Path) -> None:
-    def unmake(told: dict[str, Any]) -> None:
-        told["cards"][0]["examples"] = told["cards"][0]["together"]["examples"] = []
+def test_sentences_are_written_where_there_are_no_new_pictures(study: Path, tmp_path: Path) -> None:
+    def unmake(table: dict[str, Any]) -> None:
+        table["cards"][0]["examples"] = table["cards"][0]["together"]["examples"] = []
 
     root = drawn(changed(study, tmp_path / "study", unmake))
     whole, card = " ".join(words(root)), unitcards.cards(study)[0]
@@ -180,27 +178,27 @@ def test_sentences_stand_where_no_pictures_were_made_anew(study: Path, tmp_path:
 
 
 def test_a_card_of_which_little_is_known(study: Path, tmp_path: Path) -> None:
-    def strip(told: dict[str, Any]) -> None:
+    def strip(table: dict[str, Any]) -> None:
         for name in ("effects", "examples", "top", "concepts", "against"):
-            told["cards"][0][name] = []
-        told["cards"][0] |= {"visualization": None, "together": None, "sentence": None}
+            table["cards"][0][name] = []
+        table["cards"][0] |= {"visualization": None, "together": None, "sentence": None}
 
-    found = words(drawn(changed(study, tmp_path / "study", strip)))
-    assert {"not measured", "none recorded"} <= set(found)
-    assert "Feature visualization" not in found
+    written = words(drawn(changed(study, tmp_path / "study", strip)))
+    assert {"not measured", "none recorded"} <= set(written)
+    assert "Feature visualization" not in written
 
 
-def test_pictures_that_are_gone_are_told(study: Path, tmp_path: Path) -> None:
-    def lose(told: dict[str, Any]) -> None:
-        told["cards"][0]["top"][0]["image"] = "pictures/cells/gone.png"
+def test_missing_pictures_are_marked(study: Path, tmp_path: Path) -> None:
+    def lose(table: dict[str, Any]) -> None:
+        table["cards"][0]["top"][0]["image"] = "pictures/cells/gone.png"
 
     assert "not there" in words(drawn(changed(study, tmp_path / "study", lose)))
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "a/../../b.png", "c:\\d.png"])
 def test_pictures_outside_of_the_study_are_refused(study: Path, tmp_path: Path, name: str) -> None:
-    def point(told: dict[str, Any]) -> None:
-        told["cards"][0]["top"][0]["image"] = name
+    def point(table: dict[str, Any]) -> None:
+        table["cards"][0]["top"][0]["image"] = name
 
     folder = changed(study, tmp_path / "study", point)
     with pytest.raises(StoreError, match="lies outside of its study"):
@@ -210,8 +208,8 @@ def test_pictures_outside_of_the_study_are_refused(study: Path, tmp_path: Path, 
 def test_no_text_becomes_markup(study: Path, tmp_path: Path) -> None:
     nasty = '<script>alert("1")</script>'
 
-    def write(told: dict[str, Any]) -> None:
-        told["cards"][0]["concept"] = told["cards"][0]["top"][0]["prompt"] = nasty
+    def write(table: dict[str, Any]) -> None:
+        table["cards"][0]["concept"] = table["cards"][0]["top"][0]["prompt"] = nasty
 
     root = drawn(changed(study, tmp_path / "study", write))
     assert nasty in words(root)
@@ -240,7 +238,7 @@ def test_ten_cards_are_on_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pages = list(unitcards.sheet(folder))
     assert [(page.mode, page.size) for page in pages] == [("RGB", (7, 5))] * 2
     titles = [[w for w in words(root) if w.startswith("channel ")] for root in seen]
-    assert [len(found) for found in titles] == [10, 2]
+    assert [len(written) for written in titles] == [10, 2]
     assert all(NAME in words(root) for root in seen)
     assert {root.attrib["width"] for root in seen} == {str(2 * unitcards.WIDE + 56 + 88)}
     assert any(w.endswith("page 2 of 2") for w in words(seen[1]))
@@ -264,29 +262,29 @@ def test_pictures_of_any_shape_keep_theirs(study: Path, tmp_path: Path) -> None:
 
 
 def test_the_table_lists_units_by_concept_and_what_has_none(study: Path) -> None:
-    told = json.loads((study / "cards.json").read_text(encoding="utf-8"))
+    table = json.loads((study / "cards.json").read_text(encoding="utf-8"))
     drawing = unitcards.search(study)
     assert drawing is not None
     root = parsed(drawing)
-    found = words(root)
-    rows = [row for row in told["search"] if row["units"]]
-    assert [w for w in found if w in CONCEPTS] == [row["concept"] for row in rows]
+    written = words(root)
+    rows = [row for row in table["search"] if row["units"]]
+    assert [w for w in written if w in CONCEPTS] == [row["concept"] for row in rows]
     tips = [g.findtext("title") for g in root.iter("g") if g.find("title") is not None]
     first = rows[0]["units"][0]
     assert tips[0] == f"{first['module']} {first['unit']}: contrast {first['contrast']:.2f}"
-    assert "No unit stands for" in found
-    (none,) = [w for w in found if set(told["none"]) <= set(w.split(", "))]
-    assert {row["concept"] for row in told["search"] if not row["units"]} <= set(none.split(", "))
+    assert "No unit stands for" in written
+    (none,) = [w for w in written if set(table["none"]) <= set(w.split(", "))]
+    assert {row["concept"] for row in table["search"] if not row["units"]} <= set(none.split(", "))
 
 
-def test_paths_in_the_table_can_be_told_apart() -> None:
+def test_paths_in_the_table_are_distinct() -> None:
     paths = [f"1.attentions.{n}.transformer_blocks.0.ff.net.0" for n in range(2)]
     shown = [elide_path(path, 14, 180, paths) for path in paths]
     assert shown == ["1.attentions.0…ff.net.0", "1.attentions.1…ff.net.0"]
 
 
-def test_contrasts_of_few_samples_are_told_to_be_rough(study: Path, tmp_path: Path) -> None:
-    folder = changed(study, tmp_path, lambda told: told.update(rough="They are rough."))
+def test_contrasts_of_few_samples_are_called_rough(study: Path, tmp_path: Path) -> None:
+    folder = changed(study, tmp_path, lambda table: table.update(rough="They are rough."))
     assert "They are rough." in words(parsed(unitcards.search(folder) or ""))
 
 
@@ -300,17 +298,17 @@ def test_without_cards_there_is_no_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda told: told.update(cards=[1]), r"`cards\[0\]` must be an object, not 1"),
-        (lambda told: told["cards"][0].pop("unit"), r"`cards\[0\].unit` is missing"),
-        (lambda told: told["cards"][0].update(concepts=[["a", float("nan")]]),
+        (lambda table: table.update(cards=[1]), r"`cards\[0\]` must be an object, not 1"),
+        (lambda table: table["cards"][0].pop("unit"), r"`cards\[0\].unit` is missing"),
+        (lambda table: table["cards"][0].update(concepts=[["a", float("nan")]]),
          r"`cards\[0\].concepts\[0\]\[1\]` must be a finite number, not NaN"),
-        (lambda told: told["cards"][0]["top"][0].update(place=[0.1]),
+        (lambda table: table["cards"][0]["top"][0].update(place=[0.1]),
          r"`cards\[0\].top\[0\].place` must be a list of 4 values"),
-        (lambda told: told["cards"][1]["effects"][0].update(low=None),
+        (lambda table: table["cards"][1]["effects"][0].update(low=None),
          r"`cards\[1\].effects\[0\].low` is missing"),
-        (lambda told: told.update(search=[{"concept": "x", "units": [{"module": "<b>"}]}]),
+        (lambda table: table.update(search=[{"concept": "x", "units": [{"module": "<b>"}]}]),
          r"`search\[0\].units\[0\].unit` is missing"),
-        (lambda told: told.update(multimodal=[{}]), r"`multimodal\[0\].module` is missing"),
+        (lambda table: table.update(multimodal=[{}]), r"`multimodal\[0\].module` is missing"),
     ],
 )  # fmt: skip
 def test_cards_that_are_none_say_why(
@@ -322,7 +320,7 @@ def test_cards_that_are_none_say_why(
             read(folder)
 
 
-def test_each_unit_has_a_name_of_its_own() -> None:
+def test_each_unit_has_another_name() -> None:
     units = [("a/b", 1), ("a-b", 1), ("a b", 1), ("m" * 300, 1), ("m" * 301, 1), ("a.b", 1)]
     slugs = [unitcards.slug({"module": module, "unit": unit}) for module, unit in units]
     assert len(set(slugs)) == len(units)
@@ -333,7 +331,7 @@ def test_each_unit_has_a_name_of_its_own() -> None:
 def test_pictures_that_are_broken_are_named(study: Path, tmp_path: Path) -> None:
     (tmp_path / "half.png").write_bytes(next(study.glob("pictures/cells/*.png")).read_bytes()[:60])
     folder = changed(
-        study, tmp_path, lambda told: told["cards"][0]["top"][0].update(image="half.png")
+        study, tmp_path, lambda table: table["cards"][0]["top"][0].update(image="half.png")
     )
     with pytest.raises(StoreError, match=r"half\.png cannot be read as a picture"):
         unitcards.svg(unitcards.cards(folder)[0], folder)

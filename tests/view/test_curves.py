@@ -41,13 +41,13 @@ def sweep(folder: Path, seeds: int = 1, stages: Sequence[str] = ("in",), **optio
 
 def lines(root: ElementTree.Element) -> list[list[tuple[float, float]]]:
     """Points of the lines that are drawn strongest, one a value of the other axes."""
-    found = [
+    strong = [
         e for e in root.iter(f"{SVG}path")
         if e.get("stroke-linecap") == "round" and float(e.get("stroke-width", "1")) > 2
     ]  # fmt: skip
     return [
         [(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", str(e.get("d")))]
-        for e in found
+        for e in strong
     ]
 
 
@@ -164,7 +164,7 @@ def test_the_noise_floor_is_a_line(tmp_path: Path) -> None:
     assert "another seed" not in words(parsed(curves.draw_curves(run, "rmse")))
 
 
-def test_pictures_stand_below_their_strengths(tmp_path: Path) -> None:
+def test_pictures_are_below_their_strengths(tmp_path: Path) -> None:
     run = sweep(tmp_path, seeds=2)
     root = parsed(curves.draw_curves(run))
     shown = marked(root, "cell")
@@ -197,7 +197,7 @@ def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "count", "found"),
+    ("low", "high", "count", "values"),
     [
         (0, 1, 5, [0, 0.2, 0.4, 0.6, 0.8, 1]),
         (0, 6.3, 6, [0, 2, 4, 6]),
@@ -206,5 +206,5 @@ def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
         (0, 48, 10, [0, 5, 10, 15, 20, 25, 30, 35, 40, 45]),
     ],
 )
-def test_ticks_are_round(low: float, high: float, count: int, found: list[float]) -> None:
-    assert chart.round_values(low, high, count) == found
+def test_ticks_are_round(low: float, high: float, count: int, values: list[float]) -> None:
+    assert chart.round_values(low, high, count) == values

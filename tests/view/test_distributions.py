@@ -1,4 +1,4 @@
-"""Distributions of class selectivity, read as XML: what lies where, and what is written."""
+"""Distributions of class selectivity, read as XML: what is where, and what is written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def written(root: Node, what: str) -> Node:
 
 
 def axis(root: Node) -> tuple[float, float]:
-    """Where 0 and 1 lie across."""
+    """The places of 0 and 1 across."""
     low, high = (float(written(root, value).attrib["x"]) for value in ("0", "1"))
     return low, high
 
@@ -56,12 +56,12 @@ def units(path: str, values: list[Any], stage: str = "", chance: float = 0.05) -
     ]
 
 
-def test_layers_stand_in_network_order_below_their_stages(tmp_path: Path) -> None:
+def test_layers_are_in_network_order_below_their_stages(tmp_path: Path) -> None:
     root = parsed(distributions.svg(make_study(tmp_path, layers=9, units=30, cards=0)))
     with (tmp_path / "units.csv").open(encoding="utf-8") as file:
         paths = list(dict.fromkeys(row["module"] for row in csv.DictReader(file)))
-    told = [(layer.findtext("title") or "").splitlines()[0] for layer in layers(root)]
-    assert told == paths
+    tips = [(layer.findtext("title") or "").splitlines()[0] for layer in layers(root)]
+    assert tips == paths
     heads = [w for w in words(root) if w.partition(" · ")[0] in ("down", "mid", "up")]
     assert [head.partition(" ")[0] for head in heads] == ["down", "mid", "up"]
     labels = [next(layer.iter("text")).text for layer in layers(root)]
@@ -71,7 +71,7 @@ def test_layers_stand_in_network_order_below_their_stages(tmp_path: Path) -> Non
     assert NAME in words(root)
 
 
-def test_the_median_lies_where_it_is_and_figures_are_right(tmp_path: Path) -> None:
+def test_the_median_is_at_its_place_and_figures_are_right(tmp_path: Path) -> None:
     values = [0.1] * 10 + [0.5] * 5 + [0.8] * 14
     root = parsed(distributions.svg(study_of(tmp_path, units("a.b", values))))
     low, high = axis(root)
@@ -80,8 +80,10 @@ def test_the_median_lies_where_it_is_and_figures_are_right(tmp_path: Path) -> No
     (x,) = {float(x) for x in re.findall(r"[ML]([\d.]+)", bar[0].attrib["d"])}
     assert x == pytest.approx(low + 0.5 * (high - low), abs=0.1)
     assert {"29", "0.50", "100 %"} <= set(words(root))
-    (own,) = dots(layer)
-    assert sorted(own) == pytest.approx([low + v * (high - low) for v in sorted(values)], abs=0.1)
+    (places,) = dots(layer)
+    assert sorted(places) == pytest.approx(
+        [low + v * (high - low) for v in sorted(values)], abs=0.1
+    )
 
 
 def test_the_density_peaks_where_units_are(tmp_path: Path) -> None:
@@ -92,22 +94,22 @@ def test_the_density_peaks_where_units_are(tmp_path: Path) -> None:
     (layer,) = layers(root)
     ridges = [p.attrib["d"] for p in layer.iter("path") if p.attrib["d"].endswith("Z")]
     peaks = []
-    for ridge in ridges:  # by chance, then its own
+    for ridge in ridges:  # by chance, then of the units
         points = [(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", ridge)]
         peaks.append((min(points, key=lambda point: point[1])[0] - low) / (high - low))
     assert peaks == pytest.approx([0.1, 0.7], abs=0.03)
-    assert dots(layer) == []  # too many to be told apart
+    assert dots(layer) == []  # too many to be seen one by one
 
 
 def test_few_units_have_no_density_but_dots(tmp_path: Path) -> None:
     root = parsed(distributions.svg(study_of(tmp_path, units("a.b", [0.2, 0.4, 0.9]))))
     (layer,) = layers(root)
-    assert [len(found) for found in dots(layer)] == [3, 3]  # by chance, and their own
+    assert [len(places) for places in dots(layer)] == [3, 3]  # by chance, and of the units
     assert [p for p in layer.iter("path") if p.attrib["d"].endswith("Z")] == []
     assert {"c2", "0.90", "c1", "0.40"} <= set(words(layer))
 
 
-def test_what_chance_gives_is_left_out_where_it_cannot_be_told(tmp_path: Path) -> None:
+def test_what_chance_gives_is_left_out_where_it_is_not_known(tmp_path: Path) -> None:
     many, few = ([i / 40 for i in range(n)] for n in (40, 9))
     nan = float("nan")
     rows = units("a", many, chance=nan) + units("b", few, chance=nan)
@@ -122,8 +124,8 @@ def test_where_all_units_are_alike_is_a_peak_and_no_density(tmp_path: Path) -> N
     root = parsed(distributions.svg(study_of(tmp_path, rows)))
     low, high = axis(root)
     for layer, value in zip(layers(root), (0, 0.5), strict=True):
-        own = [p.attrib["d"] for p in layer.iter("path") if p.attrib["d"].endswith("Z")][1]
-        places = [(float(x) - low) / (high - low) for x in re.findall(r"([\d.]+) [\d.]+", own)]
+        ridge = [p.attrib["d"] for p in layer.iter("path") if p.attrib["d"].endswith("Z")][1]
+        places = [(float(x) - low) / (high - low) for x in re.findall(r"([\d.]+) [\d.]+", ridge)]
         assert max(abs(place - value) for place in places) < 0.011
     assert distributions.NONE in words(layers(root)[0])
     assert distributions.NONE not in words(layers(root)[1])
@@ -159,13 +161,13 @@ def test_many_layers_of_many_units_stay_small_and_on_the_page(tmp_path: Path) ->
     assert labels[:2] == ["0.ff", "1.ff"]
 
 
-def test_networks_are_told_apart_where_there_are_several(tmp_path: Path) -> None:
+def test_networks_are_named_where_there_are_several(tmp_path: Path) -> None:
     rows = units("a.b", [0.2, 0.3])
     for row in units("a.b", [0.4, 0.5]):
         rows.append([row[0], "text_encoder", *row[2:]])
     root = parsed(distributions.svg(study_of(tmp_path, rows)))
-    told = [(layer.findtext("title") or "").splitlines()[0] for layer in layers(root)]
-    assert told == ["unet.a.b", "text_encoder.a.b"]
+    tips = [(layer.findtext("title") or "").splitlines()[0] for layer in layers(root)]
+    assert tips == ["unet.a.b", "text_encoder.a.b"]
 
 
 def test_nothing_to_draw_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The map of concept space, read as XML: what lies where, what is written, what is missing."""
+"""The map of concept space, read as XML: what is where, what is written, what is missing."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def test_concepts_are_written_beside_their_pictures(tmp_path: Path) -> None:
     assert (x["red"] < x["green"]) == (ends[0] < ends[1])
 
 
-def test_a_single_baseline_has_rings_and_the_variance_is_told(tmp_path: Path) -> None:
+def test_a_single_baseline_has_rings_and_the_variance_is_written(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"amount": AMOUNTS}, fading, own=lambda v: v["amount"] == 0)
     root = parsed(maps.draw_map(run))
     assert list(root.iter(f"{SVG}ellipse"))
-    told = " ".join(words(root))
-    assert "of the variance" in told
-    assert "square root" in told
+    text = " ".join(words(root))
+    assert "of the variance" in text
+    assert "square root" in text
     assert list(parsed(maps.draw_map(sweep(tmp_path / "two"))).iter(f"{SVG}ellipse")) == []
 
 

@@ -84,7 +84,7 @@ def cards(folder: Path) -> list[Card]:
     """The cards of a study, from its `cards.json`; none where there is no such file.
 
     Raises:
-        PictureError: The file is no such one (`ablate.store.read_cards`).
+        StoreError: The file has another form.
     """
     return list(read_cards(folder).get("cards", []))
 
@@ -108,7 +108,7 @@ def svg(card: Card, folder: Path) -> str:
     """Draw one card, on a page by itself.
 
     Raises:
-        PictureError: A picture of it is outside of the folder.
+        StoreError: A picture of it is outside of the folder, or broken.
     """
     canvas = Canvas()
     with canvas.group(transform=f"translate({MARGIN} {MARGIN})"):
@@ -153,7 +153,7 @@ def search(folder: Path) -> str | None:
     """Draw a table of concepts and the units that stand for each, by contrast; None without cards.
 
     Raises:
-        PictureError: `cards.json` or `study.json` cannot be read.
+        StoreError: `cards.json` or `study.json` cannot be read.
     """
     table = read_cards(folder)
     if not (table.get("search") or table.get("none")):

@@ -87,7 +87,8 @@ def svg(folder: Path) -> str:
     """Draw the distribution of class selectivity by layer of a study.
 
     Raises:
-        PictureError: The folder is no study or has no units.
+        StoreError: The folder is no study, or its table of units is none.
+        PictureError: It has no units.
     """
     study = read_study(folder)
     layers = list(_layers(folder / "units.csv"))
