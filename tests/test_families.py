@@ -1,4 +1,4 @@
-"""One lab for every family: what holds of one network holds of all, whatever its pipeline.
+"""One lab for every family: what is true of one network is true of all, whatever its pipeline.
 
 The table of families and features is printed after the tests (`conftest.py`).
 """
@@ -36,7 +36,7 @@ from ablate.sampling.settings import Sampling
 
 PROMPT, SEED, STEPS, GUIDANCE = "a cat in a party hat", 3, 2, 5.0
 ALIKE = 2 / 255 + 1e-6
-# Pixels of a side, where the family's own size is not small.
+# Pixels of a side, where the family's default size is not small.
 SIDES = {"flux": 16, "sana": 32, "qwen": 32, "z-image": 16, "kandinsky3": 64, "kandinsky22": 16,
          "auraflow": 16, "chroma": 16, "flux2-klein": 16}  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
@@ -78,7 +78,7 @@ class Family:
         return rows[:: max(1, len(rows) // 5)][:6]
 
     def run(self, folder: Path, **keys: Any) -> lab.Result:
-        """Run a recipe on it, as the lab does by itself unless told otherwise."""
+        """Run a recipe on it, as the lab does by itself by default."""
         side = SIDES.get(self.name)
         size = {"width": side, "height": side} if side else {}
         batch_size = keys.pop("batch_size", None)
@@ -116,8 +116,8 @@ class Family:
             output_type="np",
             **{name: value for name, value in options.items() if name in takes},
         ).images
-        found: np.ndarray = np.asarray(images)[0]
-        return found
+        image: np.ndarray = np.asarray(images)[0]
+        return image
 
 
 def shown(cell: MeasuredCell) -> np.ndarray:
@@ -128,16 +128,16 @@ def shown(cell: MeasuredCell) -> np.ndarray:
 def zeroed(network: nn.Module, *paths: str) -> Iterator[None]:
     """Weights set to zero by hand, and put back."""
     modules = dict(network.named_modules())
-    own = [p for path in paths for p in modules[path].parameters(recurse=False)]
-    before = [p.detach().clone() for p in own]
+    parameters = [p for path in paths for p in modules[path].parameters(recurse=False)]
+    before = [p.detach().clone() for p in parameters]
     with torch.no_grad():
-        for parameter in own:
+        for parameter in parameters:
             parameter.zero_()
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, weights in zip(own, before, strict=True):
+            for parameter, weights in zip(parameters, before, strict=True):
                 parameter.copy_(weights)
 
 
@@ -206,16 +206,16 @@ def by_rows(family: Family, folder: Path) -> None:
 
 def text_encoder_edit(family: Family, folder: Path) -> None:
     """Beside an edit of the denoiser, as a script would make both."""
-    component, own = family.text_encoder, family.modules[-1]
+    component, path_in_denoiser = family.text_encoder, family.modules[-1]
     roles = ("feed_forward", "self_attention")
     rows = family.pipeline.catalog_of(component)
     path = next(m.path for m in rows if m.kind == "Linear" and m.role in roles)
     edit = {"zero": {"modules": path, "component": component}}
-    result = family.run(folder, edits=[edit, {"zero": {"modules": own}}])
+    result = family.run(folder, edits=[edit, {"zero": {"modules": path_in_denoiser}}])
     _, edited = map(shown, result)
-    with zeroed(getattr(family.plain, component), path), zeroed(family.network, own):
+    with zeroed(getattr(family.plain, component), path), zeroed(family.network, path_in_denoiser):
         assert differ(edited, family.image()) <= ALIKE
-    with zeroed(family.network, own):
+    with zeroed(family.network, path_in_denoiser):
         assert differ(edited, family.image()) > 0
     assert phase_of(component) == "encoding"
 
@@ -242,12 +242,12 @@ def _in_second_half(family: Family, path: str) -> np.ndarray:
     handle = family.network.register_forward_pre_hook(lambda *_: calls.append(1))
     family.image()
     handle.remove()
-    half, made = len(calls) // 2, []
+    half, calls_made = len(calls) // 2, []
 
     def count(*_: object) -> None:
-        if len(made) == half:
+        if len(calls_made) == half:
             during.__enter__()
-        made.append(1)
+        calls_made.append(1)
 
     during = zeroed(family.network, path)
     handle = family.network.register_forward_pre_hook(count)
@@ -293,8 +293,8 @@ def sizes(family: Family, folder: Path) -> None:
             refused if family.name == "hunyuan" else nullcontext(),
             pipeline.explain_size_errors(settings),
         ):
-            made = pipeline.sample([Request(PROMPT, SEED)], settings)
-            assert made.images.shape == (1, height, width, 3)
+            samples = pipeline.sample([Request(PROMPT, SEED)], settings)
+            assert samples.images.shape == (1, height, width, 3)
 
 
 FEATURES: dict[str, Callable[[Family, Path], None]] = {
@@ -316,12 +316,12 @@ FEATURES: dict[str, Callable[[Family, Path], None]] = {
 def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
     """Families by name, each built once."""
     root = tmp_path_factory.mktemp("families")
-    made: dict[str, Family] = {}
+    families: dict[str, Family] = {}
 
     def get(name: str) -> Family:
-        if name not in made:
-            made[name] = Family(name, save(name, root))
-        return made[name]
+        if name not in families:
+            families[name] = Family(name, save(name, root))
+        return families[name]
 
     return get
 
@@ -336,11 +336,11 @@ def test_it_holds_of_every_family(
 
 def outline(kind: str, denoiser: str = "", **index: Any) -> Any:
     """A pipeline of that class, with nothing but configurations for its networks."""
-    own = {"_class_name": denoiser, "sample_size": 64, "patch_size": 1, "pos_embed_max_size": 16}
+    config = {"_class_name": denoiser, "sample_size": 64, "patch_size": 1, "pos_embed_max_size": 16}
     vae = {"block_out_channels": [8] * 4, "spatial_compression_ratio": 16, "shift_factor": 0}
-    made = outline_with({"_class_name": kind, **index}, {"transformer": own, "vae": vae})
-    assert made is not None
-    return made
+    pipe = outline_with({"_class_name": kind, **index}, {"transformer": config, "vae": vae})
+    assert pipe is not None
+    return pipe
 
 
 @pytest.mark.filterwarnings("ignore:.*LoraLoaderMixin:FutureWarning")

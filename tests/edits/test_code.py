@@ -1,4 +1,4 @@
-"""A user's own ops: what a file may hold, what is refused, and that nothing is left behind."""
+"""A user's ops: what a file may contain, what is refused, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_numbers_that_are_not_finite_pass_where_the_weights_are_not(write: Write
 # ---------------------------------------------------------------- from the command line
 
 
-def told(*words: object) -> tuple[int, str]:
+def run_command(*words: object) -> tuple[int, str]:
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
@@ -228,14 +228,14 @@ def test_code_runs_only_where_it_is_allowed_to(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for command in ("check", "plan", "run"):
-        status, output = told(command, recipe)
+        status, output = run_command(command, recipe)
         assert status == 2
         assert (
             f"{recipe}:5: ops: names code, `own.py`; look at it, and allow it to run with"
             " `--allow-code`, or `allow_code=True` in Python\n1 problem"
         ) in output
     assert not (tmp_path / "ran").exists()
-    assert told("check", "--allow-code", recipe) == (0, f"{recipe}: OK\n")
+    assert run_command("check", "--allow-code", recipe) == (0, f"{recipe}: OK\n")
     assert (tmp_path / "ran").exists()
 
 
@@ -243,26 +243,26 @@ def test_cells_of_own_ops_tell_their_code(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    status, output = told("run", "--allow-code", recipe, "--out", "run", "--device", "cpu")
+    status, output = run_command("run", "--allow-code", recipe, "--out", "run", "--device", "cpu")
     assert status == 0, output
     file = tmp_path / "own.py"
     digest = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
     _, edited = Run("run").cells()
     assert edited.record()["edits"][0]["code"] == digest
-    assert told("replay", edited.path, "--verify", "--device", "cpu")[0] == 0
+    assert run_command("replay", edited.path, "--verify", "--device", "cpu")[0] == 0
     # In a process that has not loaded the file:
     forget("shrink")
-    status, output = told("replay", edited.path)
+    status, output = run_command("replay", edited.path)
     assert status == 2
     assert output == (
         "`shrink` is not a built-in op: no file is loaded that it comes from; the digest of"
         f" that file is {digest}, and `--code FILE` loads it\n"
     )
-    assert told("replay", edited.path, "--code", file, "--verify", "--device", "cpu")[0] == 0
+    assert run_command("replay", edited.path, "--code", file, "--verify", "--device", "cpu")[0] == 0
     forget("shrink")
     file.write_text(file.read_text(encoding="utf-8").replace("1 - strength", "2 - strength"))
-    assert told("replay", edited.path, "--code", file)[0] == 2
-    told("run", "--allow-code", recipe, "--out", "run", "--device", "cpu")
+    assert run_command("replay", edited.path, "--code", file)[0] == 2
+    run_command("run", "--allow-code", recipe, "--out", "run", "--device", "cpu")
     _, changed = Run("run").cells()
     assert changed.key != edited.key
     assert changed.image().tobytes() != edited.image().tobytes()

@@ -34,7 +34,7 @@ def everywhere(op: str, network: nn.Module) -> Edit:
 
 
 def draws_for(network: nn.Module) -> NoiseCache:
-    """With a checkpoint that holds ones everywhere."""
+    """With a checkpoint of ones everywhere."""
     weights = dict(network.named_parameters())
     return NoiseCache(
         0, lambda _model, _component, path, name: torch.ones_like(weights[f"{path}.{name}"])

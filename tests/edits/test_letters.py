@@ -70,8 +70,8 @@ def test_a_label_lies_in_the_lower_part_alone(text: str, size: tuple[int, int]) 
 def test_letters_are_as_large_as_fits() -> None:
     def dark(text: str, side: int) -> int:
         """The height of the letters, in pixels."""
-        found = on(gray(side, side), text).max(2) < 0.4
-        top, _, bottom, _ = box(found)
+        dark = on(gray(side, side), text).max(2) < 0.4
+        top, _, bottom, _ = box(dark)
         return bottom - top
 
     assert dark("cat", 64) >= 9
@@ -98,29 +98,29 @@ def test_long_texts_are_cut_at_once(text: str) -> None:
 
 
 def test_letters_that_cannot_be_drawn_are_named() -> None:
-    assert wrong_letters("cafe\u0301, Ωмега – “ß”") is None  # an accent of its own, too
-    told = wrong_letters("日本 cat 日\u200d")
-    assert told is not None
-    assert told.startswith("the typeface, Inter, lacks 日, 本, U+200D, which would become boxes")
+    assert wrong_letters("cafe\u0301, Ωмега – “ß”") is None  # a separate accent, too
+    message = wrong_letters("日本 cat 日\u200d")
+    assert message is not None
+    assert message.startswith("the typeface, Inter, lacks 日, 本, U+200D, which would become boxes")
 
 
 def test_what_has_no_room_is_told() -> None:
     for text, side in (("a cat in a party hat", 64), ("word " * 30, 512), ("", 8)):
         assert wrong_length(text, side, side) is None
-    told = wrong_length("w" * 100, 64, 64)
-    assert told is not None
-    assert told.startswith("is too long for a picture of 64 × 64 pixels: of its 100 letters ")
+    message = wrong_length("w" * 100, 64, 64)
+    assert message is not None
+    assert message.startswith("is too long for a picture of 64 × 64 pixels: of its 100 letters ")
     # So many are drawn, and the next ones change nothing.
-    held = int(told.split()[-7])
-    assert wrong_length("w" * held, 64, 64) is None
-    cut = on(gray(64, 64), "w" * held)
-    assert (on(gray(64, 64), "w" * (held + 9)) == cut).all()
-    assert (on(gray(64, 64), "w" * (held - 1)) != cut).any()
+    fitting = int(message.split()[-7])
+    assert wrong_length("w" * fitting, 64, 64) is None
+    cut = on(gray(64, 64), "w" * fitting)
+    assert (on(gray(64, 64), "w" * (fitting + 9)) == cut).all()
+    assert (on(gray(64, 64), "w" * (fitting - 1)) != cut).any()
 
 
 def test_labels_are_each_callers_own() -> None:
-    found = label("cat", 64, 64)
-    found[:] = 0
+    card = label("cat", 64, 64)
+    card[:] = 0
     assert np.nanmax(label("cat", 64, 64)) == 1
 
 
@@ -176,8 +176,8 @@ def test_a_cell_tells_its_words_and_is_made_again(run: RunIt, build: Build, tiny
     edits = [{"write": {"text": "cat", "where": "image"}}, {"zero": {"modules": CONV}}]
     result = run(build(edits=edits))
     (cell,) = (c for c in result if not c.is_baseline)
-    told = {"op": "write", "modules": [], "where": "image", "text": "cat"}
-    assert read_record(cell.path)["edits"][0] == told
+    edit = {"op": "write", "modules": [], "where": "image", "text": "cat"}
+    assert read_record(cell.path)["edits"][0] == edit
     again = replay_cell(cell.path, tiny)
     assert (again.difference, again.same_key) == (0, True)
     output = CliRunner().invoke(main, ["show", str(cell.path)]).output

@@ -76,10 +76,10 @@ def test_shuffle_keeps_the_entries() -> None:
 def test_neutral_strength_leaves_every_bit(name: str, dtype: torch.dtype) -> None:
     tensor = torch.tensor([-0.0, 0.0, 1.5, -2.25, float("inf")], dtype=dtype)
     op, noise = OPS[name], torch.full((5,), float("inf"))
-    made = ops.apply(op, tensor, noise, op.neutral)
+    result = ops.apply(op, tensor, noise, op.neutral)
     bits = torch.int32 if dtype == torch.float32 else torch.int16
-    assert torch.equal(made.view(bits), tensor.view(bits))
-    assert made.data_ptr() != tensor.data_ptr()
+    assert torch.equal(result.view(bits), tensor.view(bits))
+    assert result.data_ptr() != tensor.data_ptr()
     finite = op.apply(WEIGHTS, torch.ones_like(WEIGHTS), op.neutral or 0.0)  # by its formula too
     assert torch.equal(finite, WEIGHTS)
 
@@ -132,8 +132,8 @@ def test_statistics_are_float32_whatever_the_dtype() -> None:
 
 def test_a_single_number_has_no_deviation() -> None:
     one = torch.tensor([3.0])
-    made = draw(OPS["randomize"], one, seed=0, module="m", parameter="p")
-    assert torch.equal(made, one)
+    result = draw(OPS["randomize"], one, seed=0, module="m", parameter="p")
+    assert torch.equal(result, one)
 
 
 # ------------------------------------------------------------ compression
@@ -143,29 +143,29 @@ def test_a_single_number_has_no_deviation() -> None:
 @pytest.mark.parametrize("amount", [0.001, 0.25, 0.5, 1.0])
 def test_prune_takes_the_exact_share_with_the_lowest_scores(by: str, amount: float) -> None:
     scores = noise_of("prune", kind=by).flatten()
-    made, count = edited("prune", amount, kind=by), round(amount * WEIGHTS.numel())
+    result, count = edited("prune", amount, kind=by), round(amount * WEIGHTS.numel())
     lowest = torch.sort(scores, stable=True).indices[:count]
-    assert torch.equal(made, WEIGHTS.flatten().index_fill(0, lowest, 0.0).view_as(WEIGHTS))
-    assert int((made == 0).sum()) == count
+    assert torch.equal(result, WEIGHTS.flatten().index_fill(0, lowest, 0.0).view_as(WEIGHTS))
+    assert int((result == 0).sum()) == count
     assert torch.equal(noise_of("prune", kind="magnitude"), WEIGHTS.abs())
 
 
 def test_prune_takes_the_first_of_equal_entries() -> None:
     equal = torch.tensor([[2.0, -1.0, 1.0], [1.0, 1.0, 3.0]])
-    made = ops.apply(OPS["prune"], equal, equal.abs(), 0.5)
-    assert made.tolist() == [[2.0, 0.0, 0.0], [0.0, 1.0, 3.0]]
+    result = ops.apply(OPS["prune"], equal, equal.abs(), 0.5)
+    assert result.tolist() == [[2.0, 0.0, 0.0], [0.0, 1.0, 3.0]]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8, 16])
 def test_quantize_rounds_to_the_steps_of_its_bits(bits: int) -> None:
-    made = edited("quantize", bits)
+    result = edited("quantize", bits)
     if bits == 1:
-        torch.testing.assert_close(made, WEIGHTS.sign() * WEIGHTS.abs().mean())
+        torch.testing.assert_close(result, WEIGHTS.sign() * WEIGHTS.abs().mean())
     else:
         step = WEIGHTS.abs().max() / (2 ** (bits - 1) - 1)
-        assert (made - WEIGHTS).abs().max() <= 0.501 * step
-        torch.testing.assert_close(made / step, (made / step).round(), atol=0.01, rtol=0)
-    assert made.abs().max() <= WEIGHTS.abs().max() * 1.0001
+        assert (result - WEIGHTS).abs().max() <= 0.501 * step
+        torch.testing.assert_close(result / step, (result / step).round(), atol=0.01, rtol=0)
+    assert result.abs().max() <= WEIGHTS.abs().max() * 1.0001
     ramp = torch.linspace(-1, 1, 2**12)
     values = ops.apply(OPS["quantize"], ramp, torch.empty(0), bits).tolist()
     assert len(set(values)) == (2 if bits == 1 else min(2**bits - 1, len(ramp)))
@@ -176,11 +176,11 @@ def test_quantize_rounds_to_the_steps_of_its_bits(bits: int) -> None:
 @pytest.mark.parametrize(("rank", "kept"), [(0.001, 1), (0.5, 9), (1, 1), (7, 7)])
 def test_low_rank_is_the_nearest_matrix_of_that_rank(rank: float, kept: int) -> None:
     kernel = torch.randn(18, 5, 2, 3, generator=torch.Generator().manual_seed(2))
-    made = ops.apply(OPS["low_rank"], kernel, torch.empty(0), rank)
-    assert made.shape == kernel.shape
-    assert torch.linalg.matrix_rank(made.flatten(1), rtol=1e-4) == kept
+    result = ops.apply(OPS["low_rank"], kernel, torch.empty(0), rank)
+    assert result.shape == kernel.shape
+    assert torch.linalg.matrix_rank(result.flatten(1), rtol=1e-4) == kept
     missed = torch.linalg.svdvals(kernel.flatten(1))[kept:].norm()  # Eckart & Young
-    torch.testing.assert_close((made - kernel).norm(), missed, rtol=1e-4, atol=0)
+    torch.testing.assert_close((result - kernel).norm(), missed, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -292,11 +292,11 @@ def test_a_dose_is_the_relative_size_of_the_change(
     generator = torch.Generator().manual_seed(3)
     tensor = (torch.randn(shape, generator=generator) * 5 + 1).to(dtype)
     op, noise = OPS[name], torch.randn(shape, generator=generator)
-    made = ops.apply(op, tensor, noise, None, dose=0.2)
-    assert made.dtype == dtype
-    change = (made.double() - tensor.double()).norm() / tensor.double().norm()
+    result = ops.apply(op, tensor, noise, None, dose=0.2)
+    assert result.dtype == dtype
+    change = (result.double() - tensor.double()).norm() / tensor.double().norm()
     assert float(change) == pytest.approx(0.2, rel=rtol)
-    assert torch.equal(made, ops.dosed(op, tensor, noise, 0.2))
+    assert torch.equal(result, ops.dosed(op, tensor, noise, 0.2))
     assert torch.equal(ops.dosed(op, tensor, noise, 0.0), tensor)
 
 

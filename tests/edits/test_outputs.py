@@ -139,10 +139,10 @@ def test_units_that_are_not_there(edit: dict[str, Any], message: str, build: Bui
 
 def recorded(pipe: Any, path: str, prompt: str, seed: int) -> list[Tensor]:
     """What a module gives at each of its calls."""
-    found: list[Tensor] = []
-    with hooked(pipe.unet, path, lambda _m, _g, output: found.append(output.clone())):
+    outputs: list[Tensor] = []
+    with hooked(pipe.unet, path, lambda _m, _g, output: outputs.append(output.clone())):
         image(pipe, prompt, seed)
-    return found
+    return outputs
 
 
 def with_outputs(pipe: Any, path: str, outputs: list[Tensor]) -> np.ndarray:
@@ -304,7 +304,7 @@ def test_what_never_ran_and_what_changed_nothing_is_told(run: RunIt, build: Buil
 
 
 def test_hidden_states_are_taken_after_edits(tiny: Pipeline) -> None:
-    """Pipelines read a text encoder's hidden states, which it takes by hooks of its own."""
+    """Pipelines read a text encoder's hidden states, which it collects by its hooks."""
     config = CLIPTextConfig(vocab_size=50, hidden_size=32, intermediate_size=64,
                             num_hidden_layers=3, num_attention_heads=2)  # fmt: skip
     encoder = CLIPTextModel(config).eval()
@@ -337,19 +337,19 @@ def test_channels_of_what_normalizes_heads_are_no_tokens() -> None:
 
 def test_prompts_are_encoded_anew_while_their_encoder_is_edited(tiny: Pipeline) -> None:
     settings = tiny.settings(Sampling(num_inference_steps=2))
-    request = [Request("a prompt of its own", 0)]
+    request = [Request("a new prompt", 0)]
     (before,) = tiny.sample(request, settings).images
     encoder = tiny.networks["text_encoder"]
     with applied(encoder, Variant("v", (Edit.on(encoder, "randomize", "*"),))):
         (during,) = tiny.sample(request, settings).images
-        tiny.sample([Request("another of its own", 0)], settings)
+        tiny.sample([Request("another new prompt", 0)], settings)
     (after,) = tiny.sample(request, settings).images
     assert not np.array_equal(during, before)
     assert np.array_equal(after, before)
     edit = Edit.on(encoder, "randomize", "*")
-    (other,) = tiny.sample([Request("another of its own", 0)], settings).images
+    (other,) = tiny.sample([Request("another new prompt", 0)], settings).images
     with applied(encoder, Variant("v", (edit,))):
-        (changed,) = tiny.sample([Request("another of its own", 0)], settings).images
+        (changed,) = tiny.sample([Request("another new prompt", 0)], settings).images
     assert not np.array_equal(other, changed)
 
 
@@ -418,15 +418,15 @@ def test_who_listens_hears_heads_after_edits(tiny: Pipeline) -> None:
     layer = network.get_submodule(ATTENTION)
     size = layer.to_out[0].in_features
     states = torch.randn(2, 5, size, generator=torch.Generator().manual_seed(0))
-    heard: list[Tensor] = []
+    captured: list[Tensor] = []
 
     def heads(*edits: Edit) -> Tensor:
         with (
-            capturing(network, [end], "heads", lambda _, values: heard.append(values)),
+            capturing(network, [end], "heads", lambda _, values: captured.append(values)),
             applied(network, Variant("v", edits)),
         ):
             layer.to_out[0](states)
-        return heard.pop()
+        return captured.pop()
 
     unit = Unit("heads", (1,))
     zero = Edit("zero", (ATTENTION,), where="output", unit=unit)
@@ -434,6 +434,6 @@ def test_who_listens_hears_heads_after_edits(tiny: Pipeline) -> None:
     assert (plain > 0).all()
     assert (silent[:, 1] == 0).all()
     assert torch.equal(silent[:, 0], plain[:, 0])
-    # Edits of one place are made in their order, by whatever path they name it.
+    # Edits of one place apply in their order, by whatever path they name it.
     noise = Edit("mix_noise", (end,), 1.0, where="output", unit=unit)
     assert (heads(noise, zero)[:, 1] == 0).all()

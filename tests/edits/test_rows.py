@@ -45,17 +45,17 @@ def variant(op: str, *paths: str, params: str | None = None, seed: int = 0) -> V
 
 @contextmanager
 def as_before_afterwards(network: nn.Module) -> Iterator[None]:
-    """Law 1, and nothing stays in the modules: no `forward` of their own, no hooks."""
+    """Law 1, and nothing stays in the modules: no `forward` on the instance, no hooks."""
 
     def state() -> dict[str, object]:
-        found: dict[str, object] = {
+        contents: dict[str, object] = {
             name: tensor.detach().contiguous().numpy().tobytes()
             for name, tensor in network.state_dict().items()
         }
         for path, module in network.named_modules():
             hooks = (module._forward_hooks, module._forward_pre_hooks)
-            found[f"{path}()"] = (vars(module).get("forward"), *map(len, hooks))
-        return found
+            contents[f"{path}()"] = (vars(module).get("forward"), *map(len, hooks))
+        return contents
 
     before = state()
     yield
@@ -73,15 +73,15 @@ def one_by_one(
 ) -> Tensor:
     """The rows of each cell, computed alone with its variant in place."""
     n = len(variants)
-    found: Tensor | None = None
+    out: Tensor | None = None
     for cell, its in enumerate(variants):
         with applied(network, its):  # what comes out may be a view of the weights
             rows = call(network, given[cell::n].clone()).clone()
-        if found is None:
-            found = rows.new_empty(len(given), *rows.shape[1:])
-        found[cell::n] = rows
-    assert found is not None
-    return found
+        if out is None:
+            out = rows.new_empty(len(given), *rows.shape[1:])
+        out[cell::n] = rows
+    assert out is not None
+    return out
 
 
 @torch.no_grad()
@@ -105,20 +105,20 @@ def in_batches(items: Sequence[Any], size: int = CELLS) -> Iterator[Sequence[Any
 
 
 def test_every_module_gives_the_image_that_it_gives_in_place(bundled_pipeline: Pipeline) -> None:
-    """Law 5, for cells of the whole network, each with a seed of its own. Half of the modules are
-    not run, half run with other weights: of all of them by both the predictions are held to it."""
+    """Law 5, for cells of the whole network, each with another seed. Half of the modules are
+    not run, half run with other weights: of all of them by both the predictions are checked."""
     pipeline = bundled_pipeline
     settings = pipeline.settings(Sampling(num_inference_steps=2, guidance_scale=5.0))
     variants = each_module(pipeline, ["zero", "mix_noise"])
     assert len(variants) == 183
     requests = [Request("a cat in a party hat", seed) for seed in range(len(variants))]
-    found: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     for some, asked in zip(in_batches(variants), in_batches(requests), strict=True):
-        with by_rows(pipeline.network, some) as told:
-            found.extend(pipeline.sample(asked, settings).images)
-        assert told.ran == {path for its in some for path in its.modules}
+        with by_rows(pipeline.network, some) as report:
+            images.extend(pipeline.sample(asked, settings).images)
+        assert report.ran == {path for its in some for path in its.modules}
     apart = {}
-    for its, request, image in zip(variants, requests, found, strict=True):
+    for its, request, image in zip(variants, requests, images, strict=True):
         with applied(pipeline.network, its):
             (expected,) = pipeline.sample([request], settings).images
         difference = np.abs((image * 255).round() - (expected * 255).round()).max()
@@ -149,9 +149,9 @@ def test_every_module_gives_the_prediction_that_it_gives_in_place(
     for some in in_batches(each_module(bundled_pipeline, ops)):
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn(len(some), *shape, generator=generator)
-        found = together(network, some, latents, predict)
+        result = together(network, some, latents, predict)
         expected = one_by_one(network, some, latents, predict)
-        for its, row, alone in zip(some, found, expected, strict=True):
+        for its, row, alone in zip(some, result, expected, strict=True):
             difference = (row - alone).abs().max()
             if not difference <= 1e-4 * alone.abs().max():  # NaN is none either
                 apart[its.modules[0]] = float(difference)
@@ -261,9 +261,9 @@ def test_predictions_are_those_of_variants_in_place(
         ).sample
 
     with as_before_afterwards(tiny.network):
-        found = together(tiny.network, variants, given, predict)
+        result = together(tiny.network, variants, given, predict)
         expected = one_by_one(tiny.network, variants, given, predict)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(("guidance", "rows_a_cell"), [(5.0, 2), (1.0, 1)])
@@ -277,11 +277,11 @@ def test_images_with_and_without_guidance(
     hook = tiny.network.register_forward_pre_hook(lambda _m, args: rows.append(len(args[0])))
     try:
         with by_rows(tiny.network, variants):
-            found = tiny.sample(requests, settings).images
+            images = tiny.sample(requests, settings).images
     finally:
         hook.remove()
     assert rows == [rows_a_cell * len(variants)] * 3
-    for its, request, image in zip(variants, requests, found, strict=True):
+    for its, request, image in zip(variants, requests, images, strict=True):
         (untouched,) = tiny.sample([request], settings).images
         with applied(tiny.network, its):
             (expected,) = tiny.sample([request], settings).images
@@ -298,15 +298,15 @@ def test_tells_what_changed_and_what_ran(tiny: Pipeline) -> None:
     nn.init.ones_(network["even"].weight)
     nn.init.ones_(network["even"].bias)
     variants = [variant("zero", "used", "idle"), variant("shuffle", "even")]
-    with by_rows(network, variants) as told:
-        assert told.changed == {"used"}
-        assert told.ran == set()
+    with by_rows(network, variants) as report:
+        assert report.changed == {"used"}
+        assert report.ran == set()
     calls = Net(nn.Linear(2, 2), plain)
-    with by_rows(calls, [variant("scale", "inner")] * 2) as told:
-        assert told.ran == set()
+    with by_rows(calls, [variant("scale", "inner")] * 2) as report:
+        assert report.ran == set()
         calls(torch.ones(2, 2))
-        assert told.ran == {"inner"}
-        assert told.changed == {"inner"}
+        assert report.ran == {"inner"}
+        assert report.changed == {"inner"}
 
 
 # ------------------------------------------------------- kinds of modules
@@ -436,9 +436,9 @@ def test_a_module_of_every_kind(name: str, company: str, rows_a_cell: int) -> No
     network = network_of(kind)
     given = rows_for(kind, rows_a_cell * len(variants))
     with as_before_afterwards(network):
-        found = together(network, variants, given)
+        result = together(network, variants, given)
         expected = one_by_one(network, variants, given)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
         with torch.no_grad():
             assert not torch.allclose(expected, network(given))
 
@@ -452,8 +452,8 @@ def test_the_network_may_itself_be_the_module(company: str) -> None:
     ]
     given = torch.randn(len(variants), 4)
     with as_before_afterwards(network):
-        found = together(network, variants, given)
-        torch.testing.assert_close(found, one_by_one(network, variants, given))
+        result = together(network, variants, given)
+        torch.testing.assert_close(result, one_by_one(network, variants, given))
 
 
 def test_the_number_of_rows_may_change_between_calls() -> None:
@@ -463,8 +463,8 @@ def test_the_number_of_rows_may_change_between_calls() -> None:
     with by_rows(network, variants), torch.no_grad():
         for rows in (5, 10, 5, 20):
             given = torch.randn(rows, 4)
-            found = network(given)
-            one, _, three, _, five = (found[cell::5] for cell in range(5))
+            result = network(given)
+            one, _, three, _, five = (result[cell::5] for cell in range(5))
             torch.testing.assert_close(one, F.linear(given[::5], *scaled))
             torch.testing.assert_close(three, F.linear(given[2::5], *network.parameters()))
             assert not five.any()
@@ -476,10 +476,10 @@ def test_cells_with_equal_rows_are_computed_once(rows_a_cell: int, linear_rows: 
     variants, cells = [ZERO, MIX, BASELINE], [2, 1, 1, 0, 2, 1]
     given = torch.randn(rows_a_cell, 3, 4)[:, cells].flatten(0, 1)
     with as_before_afterwards(network), by_rows(network, variants, cells=cells), torch.no_grad():
-        found = network(given)
+        result = network(given)
     assert sum(linear_rows) == 2 * rows_a_cell  # those of the zeroed cell are not run
     expected = one_by_one(network, [variants[i] for i in cells], given)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
 def test_rows_that_do_not_divide_among_cells_of_shared_variants_are_refused() -> None:
@@ -513,9 +513,9 @@ def linear_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_module_zeroed_in_all_cells_runs_for_one_cell_at_most(linear_rows: list[int]) -> None:
     network = network_of(KINDS["linear"])
-    with by_rows(network, [ZERO] * 8) as told, torch.no_grad():
+    with by_rows(network, [ZERO] * 8) as report, torch.no_grad():
         assert not network(torch.randn(16, 4)).any()
-    assert told.ran == {"inner"}
+    assert report.ran == {"inner"}
     assert len(linear_rows) <= 1
     assert sum(linear_rows) <= 2
 
@@ -523,9 +523,9 @@ def test_a_module_zeroed_in_all_cells_runs_for_one_cell_at_most(linear_rows: lis
 def test_a_module_is_not_run_on_rows_that_it_is_zeroed_in(linear_rows: list[int]) -> None:
     network = network_of(KINDS["linear"])
     with by_rows(network, [ZERO, BASELINE] * 4), torch.no_grad():
-        found = network(torch.randn(16, 4))
-    assert found[1::2].all()
-    assert not found[::2].any()
+        result = network(torch.randn(16, 4))
+    assert result[1::2].all()
+    assert not result[::2].any()
     assert sum(linear_rows) == 8
 
 
@@ -542,18 +542,18 @@ def test_an_edited_module_runs_once_for_the_cells_of_one_variant(linear_rows: li
 def test_what_is_not_finite_stays_so_through_a_zeroed_module(
     name: str, company: str, value: float
 ) -> None:
-    """0·NaN is NaN: in its own row and in no other."""
+    """0·NaN is NaN: in its row and in no other."""
     kind, variants = KINDS[name], COMPANIES[company]
     network = network_of(kind)
     given = rows_for(kind, 2 * len(variants))
     row = variants.index(ZERO) + len(variants)
     given[(row, *[0] * len(kind.shape))] = value
-    found = together(network, variants, given)
+    result = together(network, variants, given)
     expected = one_by_one(network, variants, given)
-    bad = found.isnan().flatten(1).any(1)
+    bad = result.isnan().flatten(1).any(1)
     assert bad.nonzero().flatten().tolist() == [row]
     assert torch.equal(bad, expected.isnan().flatten(1).any(1))
-    torch.testing.assert_close(found[~bad], expected[~bad], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result[~bad], expected[~bad], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["linear", "conv1d", "conv2d"])
@@ -651,10 +651,10 @@ def test_modules_that_share_weights_are_refused_before_anything_is_edited() -> N
 
 def test_a_module_with_a_forward_of_its_own_is_refused_and_keeps_it() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    own = network[0].forward
-    network[0].forward = own
+    forward = network[0].forward
+    network[0].forward = forward
     assert refused(network, [variant("scale", "0", "1")], torch.ones(1, 4)) == {"0"}
-    assert vars(network[0])["forward"] is own
+    assert vars(network[0])["forward"] is forward
 
 
 class Token(nn.Module):
@@ -741,11 +741,11 @@ AWKWARD = {
 def same_or_refused(network: nn.Module, variants: Sequence[Variant], given: Tensor) -> None:
     with as_before_afterwards(network):
         try:
-            found = together(network, variants, given)
+            result = together(network, variants, given)
         except NoRowsError:
             return
     expected = one_by_one(network, variants, given)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
 SOME = [
@@ -829,7 +829,7 @@ def test_a_run_applies_in_place_what_has_no_rows(
     run: RunIt,
     tiny_folder: Path,
 ) -> None:
-    """The other variants stay by rows; the run tells which do not, and all images are right."""
+    """The other variants stay by rows; the run reports which do not, and all images are right."""
     fresh = Pipeline.load(str(tiny_folder), device="cpu", dtype="float32")
     spoil(fresh.network)
     others = ["conv_in", f"{MID}.attn2.to_q", "conv_out"]
@@ -847,14 +847,14 @@ def test_a_run_applies_in_place_what_has_no_rows(
     assert len(result) == len(cells) == summary.computed
     settings = fresh.settings(recipe.sampling)
     seen = set()
-    for made, cell in zip(result, cells, strict=True):
-        assert made.variant == cell.variant.name
+    for computed, cell in zip(result, cells, strict=True):
+        assert computed.variant == cell.variant.name
         request = Request(cell.condition.prompt, cell.condition.seed)
         with applied(fresh.network, cell.variant):
             (expected,) = fresh.sample([request], settings).images
-        found = np.asarray(made.image(), dtype=float)
-        assert np.abs(found - expected * 255).max() <= 2.5
-        seen.add(found.tobytes())
+        image = np.asarray(computed.image(), dtype=float)
+        assert np.abs(image - expected * 255).max() <= 2.5
+        seen.add(image.tobytes())
     assert len(seen) > len(cells) // 2  # edits do show
 
 

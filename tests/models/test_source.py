@@ -52,16 +52,16 @@ def renamed(
     tensors: Mapping[str, Tensor], prefix: str, *names: tuple[str, str]
 ) -> dict[str, Tensor]:
     """Tensors by the names that the rules, in their order, make of theirs."""
-    found = {}
+    renamed = {}
     for name, tensor in tensors.items():
         for pattern, replacement in names:
             name = re.sub(pattern, replacement, name)
-        found[prefix + name] = tensor
-    return found
+        renamed[prefix + name] = tensor
+    return renamed
 
 
 def denoiser_as_original(folder: Path) -> dict[str, Tensor]:
-    """The tensors of the tiny UNet as Stable Diffusion's own code names them."""
+    """The tensors of the tiny UNet as the code of Stable Diffusion names them."""
     return renamed(
         load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"),
         "model.diffusion_model.",
@@ -96,7 +96,7 @@ def denoiser_as_original(folder: Path) -> dict[str, Tensor]:
 
 
 def as_original(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the tiny pipeline as Stable Diffusion's own code names them."""
+    """All tensors of the tiny pipeline as the code of Stable Diffusion names them."""
     vae = renamed(
         load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"),
         "first_stage_model.",
@@ -178,10 +178,10 @@ def test_a_file_is_described_by_the_hub_cache(
 ) -> None:
     pipeline = load(single, config="some/tiny")
     assert np.array_equal(image(pipeline), image(tiny))
-    told = {"id": single, "config": "some/tiny", "revision": COMMIT}
-    assert pipeline.identity == told | {"fingerprint": pipeline.fingerprint}
-    found, fingerprint = identify(Source.from_json(pipeline.identity))
-    assert (found, fingerprint) == (pipeline.source, pipeline.fingerprint)
+    data = {"id": single, "config": "some/tiny", "revision": COMMIT}
+    assert pipeline.identity == data | {"fingerprint": pipeline.fingerprint}
+    source, fingerprint = identify(Source.from_json(pipeline.identity))
+    assert (source, fingerprint) == (pipeline.source, pipeline.fingerprint)
     shutil.copy(lora / "a.safetensors", cache)
     added = Source(single, config="some/tiny", lora=(Lora("some/tiny", "a.safetensors"),))
     assert identify(added)[0].lora == (Lora("some/tiny", "a.safetensors", revision=COMMIT),)
@@ -252,8 +252,8 @@ def test_files_that_are_not_read_are_told(single: str, tiny_folder: Path, tmp_pa
 
 
 def test_a_file_can_be_blended_with(single: str, tiny: Pipeline, tiny_folder: Path) -> None:
-    found = weights_of(Source(single, config=str(tiny_folder)), "unet")
-    assert torch.equal(found["conv_in.weight"], tiny.denoiser.conv_in.weight)  # type: ignore[union-attr, arg-type]
+    weights = weights_of(Source(single, config=str(tiny_folder)), "unet")
+    assert torch.equal(weights["conv_in.weight"], tiny.denoiser.conv_in.weight)  # type: ignore[union-attr, arg-type]
     assert torch.equal(
         tiny.checkpoint(single, None, QUERY, "weight"),
         tiny.denoiser.get_submodule(QUERY).weight,  # type: ignore[arg-type]
@@ -323,12 +323,12 @@ def test_fingerprints_tell_loras_apart(lora: Path, tiny: Pipeline, tiny_folder: 
         return identify(Source(str(tiny_folder), lora=loras))[1]
 
     kinds = [(), (Lora(str(lora)),), (Lora(str(lora), scale=0.5),), (Lora(str(lora)),) * 2]
-    found = {fingerprint(*kind) for kind in kinds}
-    assert len(found) == 4
+    fingerprints = {fingerprint(*kind) for kind in kinds}
+    assert len(fingerprints) == 4
     assert fingerprint() == tiny.fingerprint
     tensors = load_file(lora / "a.safetensors")
     save_file({name: -tensor for name, tensor in tensors.items()}, lora / "a.safetensors")
-    assert fingerprint(Lora(str(lora))) not in found
+    assert fingerprint(Lora(str(lora))) not in fingerprints
 
 
 def test_loras_that_cannot_be_added_are_told(
@@ -391,7 +391,7 @@ def test_an_offloaded_pipeline_makes_the_same_images(tiny: Pipeline, tiny_folder
 def test_edits_survive_networks_that_move(tiny: Pipeline, tiny_folder: Path) -> None:
     edit = Edit.on(tiny.denoiser, "mix_noise", "*", 0.3)
 
-    def made(pipeline: Pipeline) -> np.ndarray:
+    def images(pipeline: Pipeline) -> np.ndarray:
         with applied(pipeline.denoiser, Variant("v", (edit,))):
             return image(pipeline)
 
@@ -404,7 +404,7 @@ def test_edits_survive_networks_that_move(tiny: Pipeline, tiny_folder: Path) -> 
 
     moving.denoiser.register_forward_pre_hook(move)
     moving.denoiser.register_forward_hook(move)
-    assert np.array_equal(made(moving), made(tiny))
+    assert np.array_equal(images(moving), images(tiny))
     for name, tensor in moving.denoiser.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
@@ -426,9 +426,9 @@ def test_recipes_tell_where_a_model_comes_from(build: Callable[..., Recipe]) -> 
     expected = Source("a.safetensors", None, "fp16", "x/y", loras, "model")
     assert Source.of(recipe) == expected
     assert hash(expected) == hash(Source.of(recipe))
-    told = expected.as_json()
-    assert told["lora"][0] == {"model": "b.safetensors", "scale": 1.0}
-    assert Source.from_json(told) == Source("a.safetensors", None, "fp16", "x/y", loras)
+    data = expected.as_json()
+    assert data["lora"][0] == {"model": "b.safetensors", "scale": 1.0}
+    assert Source.from_json(data) == Source("a.safetensors", None, "fp16", "x/y", loras)
 
 
 @pytest.mark.parametrize(

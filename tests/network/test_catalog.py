@@ -33,8 +33,8 @@ def sd15() -> Catalog:
     return load_catalog("sd15-random")
 
 
-def paths(found: Sequence[ModuleInfo]) -> list[str]:
-    return [module.path for module in found]
+def paths(modules: Sequence[ModuleInfo]) -> list[str]:
+    return [module.path for module in modules]
 
 
 # ---------------------------------------------------------------- Stable Diffusion 1.x
@@ -51,11 +51,13 @@ def test_stable_diffusion_has_391_modules(sd15: Catalog) -> None:
 
 
 def test_modules_are_numbered_in_forward_order(sd15: Catalog) -> None:
-    found = paths(sd15)
-    assert found[:3] == ["time_embedding.linear_1", "time_embedding.linear_2", "conv_in"]
-    assert found[-2:] == ["conv_norm_out", "conv_out"]
+    path_list = paths(sd15)
+    assert path_list[:3] == ["time_embedding.linear_1", "time_embedding.linear_2", "conv_in"]
+    assert path_list[-2:] == ["conv_norm_out", "conv_out"]
     first = "down_blocks.0.resnets.0."
-    assert found[3:8] == [first + n for n in ("norm1", "conv1", "time_emb_proj", "norm2", "conv2")]
+    assert path_list[3:8] == [
+        first + n for n in ("norm1", "conv1", "time_emb_proj", "norm2", "conv2")
+    ]
     assert list(dict.fromkeys(m.stage for m in sd15)) == ["in", "down", "mid", "up", "out"]
     assert [m.stage for m in sd15] == sorted(
         (m.stage for m in sd15), key=["in", "down", "mid", "up", "out"].index
@@ -233,32 +235,32 @@ def config_of(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families(name: str) -> None:
-    family, found = FAMILIES[name], load_catalog(str(CONFIGS / name))
+    family, catalog = FAMILIES[name], load_catalog(str(CONFIGS / name))
     network = skeleton(config_of(name), name)
     parameters = sum(p.numel() for p in network.parameters())
     owners = {path for path, m in network.named_modules() if list(m.parameters(recurse=False))}
-    assert set(paths(found)) == owners
-    assert len(found) == len(owners) == family.modules
-    assert sum(m.parameters for m in found) == parameters == family.parameters
-    assert " ".join(dict.fromkeys(m.stage for m in found)) == family.stages
-    assert found[-1].path == family.last  # in forward order, which registration does not keep
-    assert found[-1].role == "output"
-    roles = Counter(m.role for m in found)
+    assert set(paths(catalog)) == owners
+    assert len(catalog) == len(owners) == family.modules
+    assert sum(m.parameters for m in catalog) == parameters == family.parameters
+    assert " ".join(dict.fromkeys(m.stage for m in catalog)) == family.stages
+    assert catalog[-1].path == family.last  # in forward order, which registration does not keep
+    assert catalog[-1].role == "output"
+    roles = Counter(m.role for m in catalog)
     print(f"\n{name:13}", *(f"{role} {count}" for role, count in sorted(roles.items())), sep="  ")
     assert "other" not in roles
-    assert all(m.channels for m in found if not list(network.get_submodule(m.path).children()))
-    by_path = {m.path: m for m in (*found, *found.blocks)}
+    assert all(m.channels for m in catalog if not list(network.get_submodule(m.path).children()))
+    by_path = {m.path: m for m in (*catalog, *catalog.blocks)}
     for path, (role, heads) in family.attention.items():
         layer = by_path[path]
         assert (layer.role, layer.heads) == (role, heads)
-        held = [m for m in found if m.path.startswith(f"{path}.") and m.role != "norm"]
-        told = {(m.role, m.heads) for m in held if not re.search(r"\.to_[kv]", m.path)}
-        fused = any("qkv" in m.path for m in held)  # and no head has a part of its own
-        assert told == {(role, 0 if fused else heads)}
+        inside = [m for m in catalog if m.path.startswith(f"{path}.") and m.role != "norm"]
+        shapes = {(m.role, m.heads) for m in inside if not re.search(r"\.to_[kv]", m.path)}
+        fused = any("qkv" in m.path for m in inside)  # and no head has a part of its own
+        assert shapes == {(role, 0 if fused else heads)}
         assert by_path[layer.block].role == "block"
-    for block in found.blocks:
+    for block in catalog.blocks:
         assert block.parameters == sum(
-            m.parameters for m in found if f"{m.path}.".startswith(f"{block.path}.")
+            m.parameters for m in catalog if f"{m.path}.".startswith(f"{block.path}.")
         )
 
 
@@ -290,8 +292,8 @@ def test_families(name: str) -> None:
     ],
 )
 def test_roles_of_families(name: str, path: str, role: str) -> None:
-    found = load_catalog(str(CONFIGS / name))
-    assert next(m.role for m in found if m.path == path) == role
+    catalog = load_catalog(str(CONFIGS / name))
+    assert next(m.role for m in catalog if m.path == path) == role
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd35-medium", "flux1-dev", "pixart-sigma"])
@@ -309,10 +311,10 @@ def test_families_are_listed(name: str) -> None:
 
 
 def test_keys_and_values_may_have_fewer_heads() -> None:
-    found = {m.path: m.heads for m in load_catalog(str(CONFIGS / "lumina2"))}
-    assert [found[f"layers.0.attn.to_{n}"] for n in "qkv"] == [24, 8, 8]
-    assert found["layers.0.attn.to_out.0"] == 24
-    assert found["layers.0.attn.norm_q"] == found["x_embedder"] == 0
+    heads = {m.path: m.heads for m in load_catalog(str(CONFIGS / "lumina2"))}
+    assert [heads[f"layers.0.attn.to_{n}"] for n in "qkv"] == [24, 8, 8]
+    assert heads["layers.0.attn.to_out.0"] == 24
+    assert heads["layers.0.attn.norm_q"] == heads["x_embedder"] == 0
     modules = dict(skeleton(config_of("lumina2"), "lumina2").named_modules())
     assert heads_of(modules, "layers.0.attn.to_k") == 8
     assert heads_of(modules, "layers.0.attn") == 24
@@ -349,14 +351,14 @@ ENCODERS = {
 def test_text_and_image_encoders(name: str) -> None:
     config, projections, heads = ENCODERS[name]
     network = skeleton(config | {"architectures": [name]}, name)
-    found = build_catalog(network, lambda: network(**(inputs_of(network) or {})))
-    assert list(dict.fromkeys(m.stage for m in found))[:3] == ["in", "blocks", "out"]
-    assert {m.stage for m in found} == {"in", "blocks", "out"}
-    assert "other" not in {m.role for m in found}
+    catalog = build_catalog(network, lambda: network(**(inputs_of(network) or {})))
+    assert list(dict.fromkeys(m.stage for m in catalog))[:3] == ["in", "blocks", "out"]
+    assert {m.stage for m in catalog} == {"in", "blocks", "out"}
+    assert "other" not in {m.role for m in catalog}
     for projection in projections.split():
-        shown = {(m.role, m.heads) for m in found if m.path.endswith(f".{projection}")}
+        shown = {(m.role, m.heads) for m in catalog if m.path.endswith(f".{projection}")}
         assert shown == {(SELF, heads)}
-    assert {"blocks"} == {b.stage for b in found.blocks if b.role == SELF}
+    assert {"blocks"} == {b.stage for b in catalog.blocks if b.role == SELF}
 
 
 # Each needs inputs that no other needs.
@@ -393,21 +395,21 @@ def test_other_networks_run_with_the_inputs_made_for_them(kind: str) -> None:
     given = inputs_of(network, rows=2)
     assert given is not None
     with torch.no_grad():
-        made = network(**given)
-    first = next(iter(made.values()))
+        inputs = network(**given)
+    first = next(iter(inputs.values()))
     assert first.shape[0] == 2
-    found = build_catalog(network, lambda: network(**given))
-    print(f"\n{kind:22}", *sorted(Counter(m.role for m in found).items()))
-    assert "other" not in {m.role for m in found}
+    catalog = build_catalog(network, lambda: network(**given))
+    print(f"\n{kind:22}", *sorted(Counter(m.role for m in catalog).items()))
+    assert "other" not in {m.role for m in catalog}
 
 
 def test_a_network_that_takes_unknown_inputs_has_a_catalog_and_no_estimate(tmp_path: Path) -> None:
     config = {"_class_name": "UNet1DModel", "block_out_channels": [32, 32, 64]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     network = skeleton(config, "m")
-    found = load_catalog(str(tmp_path))
-    assert sum(m.parameters for m in found) == sum(p.numel() for p in network.parameters())
-    assert found.blocks
+    catalog = load_catalog(str(tmp_path))
+    assert sum(m.parameters for m in catalog) == sum(p.numel() for p in network.parameters())
+    assert catalog.blocks
     with pytest.raises(ModelError, match="no estimate is known for a UNet1DModel"):
         estimate_cost(str(tmp_path))
     with pytest.raises(ModelError, match="class `NoSuchNet`, which neither diffusers nor"):
@@ -424,8 +426,8 @@ def test_operations_are_those_of_the_models_own_size() -> None:
 
 def test_any_network_has_a_catalog() -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Sequential(nn.Linear(3, 1, bias=False)))
-    found = build_catalog(network)
-    assert [(m.number, m.path, m.kind, m.parameters) for m in found] == [
+    catalog = build_catalog(network)
+    assert [(m.number, m.path, m.kind, m.parameters) for m in catalog] == [
         (0, "0", "Linear", 9), (1, "2.0", "Linear", 3)
     ]  # fmt: skip
     assert build_catalog(nn.ReLU()) == ()
@@ -454,8 +456,8 @@ class Backwards(nn.Module):
 
 def test_the_order_is_that_of_running_and_modules_that_never_run_come_last() -> None:
     network = Backwards()
-    found = build_catalog(network, lambda: network(torch.zeros(1, 2)))
-    assert [(m.path, m.parameters) for m in found] == [
+    catalog = build_catalog(network, lambda: network(torch.zeros(1, 2)))
+    assert [(m.path, m.parameters) for m in catalog] == [
         ("", 5),
         ("first", 6),
         ("last", 6),
@@ -480,14 +482,14 @@ class Halves(nn.Module):
         self.idle = Backwards()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.tail(self.halves["late"](self.halves["early"](x)))
-        return found
+        output: torch.Tensor = self.tail(self.halves["late"](self.halves["early"](x)))
+        return output
 
 
 def test_blocks_are_what_holds_modules_and_is_called() -> None:
     network = Halves()
-    found = build_catalog(network, lambda: network(torch.zeros(1, 2)))
-    assert [(b.number, b.path, b.kind, b.parameters) for b in found.blocks] == [
+    catalog = build_catalog(network, lambda: network(torch.zeros(1, 2)))
+    assert [(b.number, b.path, b.kind, b.parameters) for b in catalog.blocks] == [
         (0, "halves.early", "Backwards", 23),  # its own parameters and those inside
         (1, "halves.late", "Backwards", 23),
         (2, "tail", "Sequential", 6),
@@ -523,10 +525,10 @@ def test_blocks_are_what_holds_modules_and_is_called() -> None:
     ],
 )
 def test_selectors(sd15: Catalog, selector: object, count: int, some: str) -> None:
-    found = select(selector, sd15)  # type: ignore[arg-type]
-    assert len(found) == count
-    assert some in paths(found)
-    assert [m.number for m in found] == sorted(m.number for m in found)
+    selected = select(selector, sd15)  # type: ignore[arg-type]
+    assert len(selected) == count
+    assert some in paths(selected)
+    assert [m.number for m in selected] == sorted(m.number for m in selected)
 
 
 @pytest.mark.parametrize(
@@ -556,11 +558,11 @@ def test_selectors(sd15: Catalog, selector: object, count: int, some: str) -> No
 def test_blocks_are_selected_where_they_are_asked_for(
     sd15: Catalog, selector: Any, modules: int, blocks: int, some: str
 ) -> None:
-    found = select(selector, sd15, blocks=True)
-    assert found[:modules] == tuple(m for m in sd15 if m in found)
-    assert found[modules:] == tuple(b for b in sd15.blocks if b in found)
-    assert (modules, blocks) == (len(set(found) & {*sd15}), len(set(found) & {*sd15.blocks}))
-    assert some in paths(found)
+    selected = select(selector, sd15, blocks=True)
+    assert selected[:modules] == tuple(m for m in sd15 if m in selected)
+    assert selected[modules:] == tuple(b for b in sd15.blocks if b in selected)
+    assert (modules, blocks) == (len(set(selected) & {*sd15}), len(set(selected) & {*sd15.blocks}))
+    assert some in paths(selected)
 
 
 def test_blocks_have_no_numbers_and_plain_sequences_no_blocks(sd15: Catalog) -> None:
@@ -623,7 +625,7 @@ def test_wrong_selectors(sd15: Catalog, selector: object, message: str) -> None:
 
 
 def test_groups_come_in_network_order(sd15: Catalog) -> None:
-    found = dict(groups(sd15, "stage"))
-    assert list(found) == ["in", "down", "mid", "up", "out"]
-    assert found["out"] == ("conv_norm_out", "conv_out")
-    assert sum(map(len, found.values())) == 391
+    by_stage = dict(groups(sd15, "stage"))
+    assert list(by_stage) == ["in", "down", "mid", "up", "out"]
+    assert by_stage["out"] == ("conv_norm_out", "conv_out")
+    assert sum(map(len, by_stage.values())) == 391

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("without_report")
 CAT, DOG = "a cat in a party hat", "a dog"
 Build = Callable[..., Recipe]
 Ran = Callable[..., lab.Result]
-Own = Callable[[str], Path]
+FileOf = Callable[[str], Path]
 
 
 def space(**form: Any) -> dict[str, Any]:
@@ -48,8 +48,8 @@ def space(**form: Any) -> dict[str, Any]:
 
 def files(result: lab.Result, *axes: str) -> dict[Any, Path]:
     """The file of each cell by its values on some axes."""
-    found = {tuple(c.axes.get(a) for a in axes): c.path for c in result.cells}
-    return {v if len(v) > 1 else v[0]: path for v, path in found.items()}
+    paths = {tuple(c.axes.get(a) for a in axes): c.path for c in result.cells}
+    return {v if len(v) > 1 else v[0]: path for v, path in paths.items()}
 
 
 def same(one: Path, other: Path) -> bool:
@@ -62,36 +62,40 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.fixture
-def own(run: Ran, build: Build) -> Own:
-    """The file of a prompt's own image, made by a run that knows of no points; one at a time, as
+def file_of(run: Ran, build: Build) -> FileOf:
+    """The file of a prompt's image, from a run without points; one at a time, as
     all that is compared with it bit for bit."""
-    found = {cell.prompt: cell.path for cell in run(build(prompts=[CAT, DOG, "", "an owl"],
+    paths = {cell.prompt: cell.path for cell in run(build(prompts=[CAT, DOG, "", "an owl"],
              axes={"num_inference_steps": {"values": [2]}}), "own", batch_size=1)}  # fmt: skip
-    return found.__getitem__
+    return paths.__getitem__
 
 
 # ------------------------------------------------------------ ends, centers, origins
 
 
 @pytest.mark.parametrize("path", ["lerp", "slerp"])
-def test_the_ends_are_the_prompts_own_images(run: Ran, build: Build, own: Own, path: str) -> None:
+def test_the_ends_are_the_prompts_images(
+    run: Ran, build: Build, file_of: FileOf, path: str
+) -> None:
     form = {"from": CAT, "to": DOG, "t": [-1, 0, 0.5, 1, 2], "path": path}
     result = run(build(**space(between=form)), batch_size=1)
-    found = files(result, "p")
-    assert same(found[0], own(CAT))
-    assert same(found[1], own(DOG))
-    assert len({Image.open(path).tobytes() for path in found.values()}) == 5
+    paths = files(result, "p")
+    assert same(paths[0], file_of(CAT))
+    assert same(paths[1], file_of(DOG))
+    assert len({Image.open(path).tobytes() for path in paths.values()}) == 5
     assert {cell.axes["p"] for cell in result if cell.is_baseline} == {0}
 
 
-def test_the_center_of_a_plane_is_the_prompts_own_image(run: Ran, build: Build, own: Own) -> None:
+def test_the_center_of_a_plane_is_the_prompts_image(
+    run: Ran, build: Build, file_of: FileOf
+) -> None:
     form = {"center": CAT, "toward": [DOG, 7], "size": 3, "zoom": [1, 4]}
-    found = files(run(build(**space(plane=form)), batch_size=1), "p.zoom", "p.u", "p.v")
-    assert len(found) == 18
-    assert same(found[1, 0, 0], own(CAT))
-    assert found[4, 0, 0] == found[1, 0, 0]
-    assert same(found[1, 1, 0], own(DOG))
-    near, far = (pixels(found[z, 1, 0]) - pixels(found[1, 0, 0]) for z in (4, 1))
+    paths = files(run(build(**space(plane=form)), batch_size=1), "p.zoom", "p.u", "p.v")
+    assert len(paths) == 18
+    assert same(paths[1, 0, 0], file_of(CAT))
+    assert paths[4, 0, 0] == paths[1, 0, 0]
+    assert same(paths[1, 1, 0], file_of(DOG))
+    near, far = (pixels(paths[z, 1, 0]) - pixels(paths[1, 0, 0]) for z in (4, 1))
     assert 0 < np.abs(near).mean() < np.abs(far).mean()
 
 
@@ -109,27 +113,27 @@ def test_edits_are_made_at_every_point(run: Ran, build: Build) -> None:
     axes = {**space(between={"from": CAT, "to": DOG, "t": [0, 0.5, 1]})["axes"],
             "amount": {"values": [0, 0.5]}}  # fmt: skip
     result = run(build(axes=axes, edits=[{"mix_noise": {"modules": "*", "amount": "$amount"}}]))
-    found = files(result, "p", "amount")
-    assert len({path.name for path in found.values()}) == 6
+    paths = files(result, "p", "amount")
+    assert len({path.name for path in paths.values()}) == 6
     for cell in result:
-        assert cell.baseline == found[cell.axes["p"], 0].stem
+        assert cell.baseline == paths[cell.axes["p"], 0].stem
 
 
-def test_unconditional_is_the_empty_prompt(run: Ran, build: Build, own: Own) -> None:
+def test_unconditional_is_the_empty_prompt(run: Ran, build: Build, file_of: FileOf) -> None:
     forms = ["unconditional", {"between": {"from": CAT, "to": "an owl", "t": [1]}},
              {"random": {"count": 2, "seed": 3}}]  # fmt: skip
-    found = files(run(build(axes={"p": {"embedding": forms}}), batch_size=1), "p")
-    assert list(found)[-4:] == ["unconditional", "t 1", "random 3 0", "random 3 1"]
-    assert same(found["unconditional"], own(""))
-    assert same(found["t 1"], own("an owl"))
+    paths = files(run(build(axes={"p": {"embedding": forms}}), batch_size=1), "p")
+    assert list(paths)[-4:] == ["unconditional", "t 1", "random 3 0", "random 3 1"]
+    assert same(paths["unconditional"], file_of(""))
+    assert same(paths["t 1"], file_of("an owl"))
 
 
-def test_a_prompt_axis_may_give_the_center(run: Ran, build: Build, own: Own) -> None:
+def test_a_prompt_axis_may_give_the_center(run: Ran, build: Build, file_of: FileOf) -> None:
     form = {"from": "$prompt", "to": "an owl", "t": [0, 0.5]}
     result = run(build(prompts=[CAT, DOG], **space(between=form)), batch_size=1)
-    found = files(result, "prompt", "p")
-    assert same(found[DOG, 0], own(DOG))
-    assert same(found[CAT, 0], own(CAT))
+    paths = files(result, "prompt", "p")
+    assert same(paths[DOG, 0], file_of(DOG))
+    assert same(paths[CAT, 0], file_of(CAT))
     assert {cell.axes["p"]: cell.point for cell in result} == {0: False, 0.5: True}
 
 
@@ -144,9 +148,9 @@ def test_points_equal_a_script_of_diffusers(run: Ran, build: Build, tiny_folder:
     pipe = DiffusionPipeline.from_pretrained(tiny_folder, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     states = {p: pipe.encode_prompt(p, "cpu", 1, False)[0] for p in (CAT, DOG)}
-    found = files(run(build(**space(between={"from": CAT, "to": DOG, "t": [0.3, 1.5]}))), "p")
-    assert set(found) == {None, 0.3, 1.5}
-    for t, path in found.items():
+    paths = files(run(build(**space(between={"from": CAT, "to": DOG, "t": [0.3, 1.5]}))), "p")
+    assert set(paths) == {None, 0.3, 1.5}
+    for t, path in paths.items():
         image = pipe(
             prompt_embeds=torch.lerp(states[CAT], states[DOG], t or 0),
             negative_prompt_embeds=pipe.encode_prompt("", "cpu", 1, False)[0],
@@ -177,16 +181,16 @@ def test_slerp_keeps_the_length_that_lerp_loses() -> None:
 def test_a_plane_is_its_center_and_so_much_of_each_direction() -> None:
     point = on_plane(CAT, [DOG, 7], (0.5, -2))
     other = on_plane(CAT, [DOG, 7], (0, 1))
-    found, direction = embed(point, encode), embed(other, encode)
+    embedding, direction = embed(point, encode), embed(other, encode)
     for name, center in encode(CAT).items():
         toward = encode(DOG)[name] - center
         random = direction[name] - center
-        assert torch.allclose(found[name], center + 0.5 * toward - 2 * random, atol=1e-5)
+        assert torch.allclose(embedding[name], center + 0.5 * toward - 2 * random, atol=1e-5)
 
 
 def test_random_points_have_the_statistics_of_prompts() -> None:
-    def flat(found: dict[str, torch.Tensor]) -> torch.Tensor:
-        return torch.cat([tensor.flatten() for tensor in found.values()])
+    def flat(embedding: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat([tensor.flatten() for tensor in embedding.values()])
 
     prompts = torch.stack([flat(encode(p)) for p in PROMPTS])
     encoded = cache(encode)
@@ -198,26 +202,31 @@ def test_random_points_have_the_statistics_of_prompts() -> None:
 
 def test_pooled_embeddings_move_too(tmp_path: Path) -> None:
     pipeline = Pipeline.load(str(xl_folder(tmp_path)), device="cpu", dtype="float32")
-    heard: list[dict[str, Any]] = []
+    captured: list[dict[str, Any]] = []
     pipeline.denoiser.register_forward_pre_hook(
-        lambda _module, _args, given: heard.append(given), with_kwargs=True
+        lambda _module, _args, given: captured.append(given), with_kwargs=True
     )
-    own = {}
+    embeddings = {}
     for prompt in (CAT, DOG):
         states, _, pooled, _ = pipeline.pipe.encode_prompt(
             prompt, do_classifier_free_guidance=False
         )
         assert (tuple(states.shape), tuple(pooled.shape)) == ((1, 24, 48), (1, 16))
-        own[prompt] = (states, pooled)
+        embeddings[prompt] = (states, pooled)
     settings = pipeline.settings(Sampling(num_inference_steps=2))
     requests = [Request("", 0, between(CAT, DOG, t)) for t in (0, 0.5)] + [Request(CAT, 0)]
     start, middle, cat = pipeline.sample(requests, settings).images
     # With guidance, three rows of the negative prompt go before.
-    states, pooled = heard[0]["encoder_hidden_states"], heard[0]["added_cond_kwargs"]["text_embeds"]
-    for found, cat_own, dog_own in zip((states, pooled), own[CAT], own[DOG], strict=True):
-        assert len(found) == 6
-        assert torch.allclose(found[4:5], (cat_own + dog_own) / 2, atol=1e-6)
-        assert torch.allclose(found[3:4], cat_own, atol=1e-6)
+    states, pooled = (
+        captured[0]["encoder_hidden_states"],
+        captured[0]["added_cond_kwargs"]["text_embeds"],
+    )
+    for states_of_six, cat_own, dog_own in zip(
+        (states, pooled), embeddings[CAT], embeddings[DOG], strict=True
+    ):
+        assert len(states_of_six) == 6
+        assert torch.allclose(states_of_six[4:5], (cat_own + dog_own) / 2, atol=1e-6)
+        assert torch.allclose(states_of_six[3:4], cat_own, atol=1e-6)
     assert np.abs(start - cat).max() < 1e-4
     assert np.abs(middle - cat).max() > 1e-2
 
@@ -277,7 +286,7 @@ def test_a_film_strip_ends_in_the_image(run: Ran, build: Build, scheduler: str) 
 
 
 def test_frames_are_the_schedulers_own_estimates(run: Ran, build: Build, tiny_folder: Path) -> None:
-    found = files(run(build(sampling={"num_inference_steps": 4, "scheduler": "ddim"},
+    paths = files(run(build(sampling={"num_inference_steps": 4, "scheduler": "ddim"},
                             axes={"steps": {"values": [1, 3]}})), "steps")  # fmt: skip
     pipe = DiffusionPipeline.from_pretrained(tiny_folder, use_safetensors=True)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -295,7 +304,7 @@ def test_frames_are_the_schedulers_own_estimates(run: Ran, build: Build, tiny_fo
         latents = kept[number - 1] / pipe.vae.config.scaling_factor
         with torch.no_grad():
             image = pipe.image_processor.postprocess(pipe.vae.decode(latents).sample)[0]
-        assert np.abs(np.asarray(image, dtype=float) - pixels(found[number])).max() <= 2
+        assert np.abs(np.asarray(image, dtype=float) - pixels(paths[number])).max() <= 2
 
 
 def test_a_strip_is_sampled_once_and_resumed(run: Ran, build: Build) -> None:
@@ -336,5 +345,5 @@ def test_the_record_tells_the_point(run: Ran, build: Build) -> None:
     result = run(build(**space(between={"from": CAT, "to": DOG, "t": [0.25]})))
     (cell,) = (cell for cell in result if cell.point)
     assert cell.prompt == f"“{CAT}” → “{DOG}”, 0.25 of the way"
-    told = cell.record()["condition"]["point"]
-    assert told == {"weights": [[CAT, 0.75], [DOG, 0.25]], "path": "lerp"}
+    point = cell.record()["condition"]["point"]
+    assert point == {"weights": [[CAT, 0.75], [DOG, 0.25]], "path": "lerp"}

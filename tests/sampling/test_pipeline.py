@@ -59,7 +59,7 @@ def test_editing_the_text_encoder_changes_images(
 
 
 def cache_of(folder: Path, cache: Path, suffixes: tuple[str, ...]) -> None:
-    """A hub cache that holds the files of a folder as `some/tiny`."""
+    """A hub cache with the files of a folder as `some/tiny`."""
     snapshot = cache / "models--some--tiny" / "snapshots" / COMMIT
     for file in folder.rglob("*"):
         if file.suffix in suffixes:
@@ -149,20 +149,20 @@ def test_other_schedulers_sample_alike_alone_and_in_a_batch(scheduler: str, tiny
 def test_guidance_negative_prompt_steps_and_size_matter(tiny: Pipeline) -> None:
     requests = [Request("a cat", 0)]
 
-    def made(**sampling: object) -> np.ndarray:
+    def images(**sampling: object) -> np.ndarray:
         options = {"num_inference_steps": 3} | sampling
         return tiny.sample(requests, tiny.settings(Sampling(**options))).images  # type: ignore[arg-type]
 
-    plain = made()
+    plain = images()
     assert plain.shape == (1, 16, 16, 3)
-    assert made(width=32, height=24).shape == (1, 24, 32, 3)
+    assert images(width=32, height=24).shape == (1, 24, 32, 3)
     for other in (
         {"guidance_scale": 1.0},
         {"guidance_scale": 9.0},
         {"negative_prompt": "a dog"},
         {"num_inference_steps": 5},
     ):
-        assert np.abs(made(**other) - plain).max() > 1e-4, other
+        assert np.abs(images(**other) - plain).max() > 1e-4, other
 
 
 @pytest.mark.parametrize("scheduler", [None, "euler"])
