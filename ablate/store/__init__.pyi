@@ -3,7 +3,6 @@ from .activations import (
     Statistics as Statistics,
     StatisticsError as StatisticsError,
     read_statistics as read_statistics,
-    student as student,
 )
 from .files import (
     StoreError as StoreError,

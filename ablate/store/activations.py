@@ -7,7 +7,6 @@ the largest activations.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -396,26 +395,6 @@ def _apart(means: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Return the difference of means (C, U) from the rest; 0 for concepts without samples."""
     apart: np.ndarray = np.where((count > 0)[:, None], means - _rest(means, count), 0)
     return apart
-
-
-def student(tail: float, freedom: int) -> float:
-    """Return the value that Student's t with so many degrees of freedom exceeds with a probability
-    of `tail`, below ½: the distribution's finite sums (Abramowitz and Stegun 1964, Handbook of
-    Mathematical Functions, 26.7.3 and 26.7.4), inverted by bisection."""
-    odd = freedom % 2
-    steps = np.arange(2 + odd, freedom, 2)  # 2, 4, ... or 3, 5, ...
-    factors = np.concatenate([np.ones(min(freedom - 1, 1)), (steps - 1) / steps])
-
-    def inside(angle: float) -> float:  # of t between ∓ tan(angle) √freedom
-        powers = math.cos(angle) ** np.arange(odd, freedom - 1, 2)
-        terms = math.sin(angle) * float(factors.cumprod() @ powers)
-        return 2 / math.pi * (angle + terms) if odd else terms
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if 1 - inside(middle) > 2 * tail else (low, middle)
-    return math.tan(low) * math.sqrt(freedom)
 
 
 def _index(means: np.ndarray) -> np.ndarray:

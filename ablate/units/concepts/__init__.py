@@ -1,1 +1,1 @@
-"""Which units answer to which concepts."""
+"""Which units respond to which concepts."""

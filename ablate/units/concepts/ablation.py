@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ablate.drift import COVERED, Reader, read_embeddings, softmax, write_drift
+from ablate.drift import Reader, read_embeddings, softmax, write_drift
 from ablate.edits import Edit, Variant, applied
 from ablate.engine import stoppable, with_keys
 from ablate.messages import phrase
 from ablate.network import Unit
-from ablate.store import Run, batched, student
+from ablate.store import Run, batched
 from ablate.sweep import BASELINE, Cell, Condition, Plan, PlanAxis, condition_axis
+from ablate.units.concepts.intervals import t_interval
 from ablate.units.record.recording import READ, open_picture, render_missing
 from ablate.units.record.setup import CLIP, StudyError
 from ablate.units.record.stimuli import fill_template
@@ -276,21 +277,6 @@ def probabilities(images: np.ndarray, texts: np.ndarray, scale: float) -> np.nda
     return softmax(scale * (images.astype(np.float64) @ texts.T.astype(np.float64)))
 
 
-def interval(changes: np.ndarray) -> tuple[float, float]:
-    """Return low and high end of the 95 % t interval of a mean (Student 1908, The probable error of
-    a mean), over seeds or pictures. Of a single one, which has no spread, -∞ to ∞.
-
-    Not by resampling: of four seeds the percentiles of a bootstrap cover the mean four times in
-    five.
-    """
-    count = len(changes)
-    if count < 2:
-        return -np.inf, np.inf
-    mean, error = float(changes.mean()), float(changes.std(ddof=1)) / count**0.5
-    reach = error * student((1 - COVERED) / 2, count - 1)
-    return mean - reach, mean + reach
-
-
 def _row(
     study: Study,
     trial: Trial,
@@ -303,7 +289,7 @@ def _row(
     """Return the effect on a concept, from its probabilities before and after for each of its
     pictures, and the distances of their embeddings."""
     # Probabilities change by no more than 1.
-    low, high = (min(max(end, -1.0), 1.0) for end in interval(after - before))
+    low, high = (min(max(end, -1.0), 1.0) for end in t_interval(after - before))
     return {
         "units": len(trial.units),
         "factor": factor,

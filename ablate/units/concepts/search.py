@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ablate.messages import did_you_mean
-from ablate.store import Statistics, student
+from ablate.store import Statistics
+from ablate.units.concepts.intervals import student_quantile
 from ablate.units.record.setup import StudyError
 
 UNITS = 5  # of a concept, at most
@@ -103,7 +104,7 @@ def _bonferroni(statistics: Statistics) -> float:
     rest = ((1 / count).sum() - 1 / count) / (len(count) - 1) ** 2
     error = math.sqrt(float((1 / count + rest).max()))
     freedom = max(int((count - 1).sum()), 1)
-    return error * student(ERRORS / (len(count) * max(statistics.units, 1)), freedom)
+    return error * student_quantile(ERRORS / (len(count) * max(statistics.units, 1)), freedom)
 
 
 def search_units(
