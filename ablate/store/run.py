@@ -71,6 +71,11 @@ class StoredCell:
         return self.key == self.baseline
 
     @property
+    def values(self) -> dict[str, Any]:
+        """All that identifies the cell within its sweep: prompt, seed, and its values on axes."""
+        return {"prompt": self.prompt, "seed": self.seed, **self.axes}
+
+    @property
     def done(self) -> bool:
         return self.path.exists()
 

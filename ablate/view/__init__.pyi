@@ -5,15 +5,12 @@ from .curves import draw_curves as draw_curves
 from .errors import PictureError as PictureError
 from .maps import draw_map as draw_map
 from .page import (
-    BASELINE as BASELINE,
-    PAPER as PAPER,
-    WIDEST as WIDEST,
     Block as Block,
+    PageText as PageText,
     Style as Style,
     Tile as Tile,
-    Words as Words,
-    pages as pages,
-    write as write,
+    draw_pages as draw_pages,
+    save_pages as save_pages,
 )
 from .present import present_run as present_run
 from .report.run import save_report as save_report

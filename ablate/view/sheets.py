@@ -1,15 +1,14 @@
-"""Contact sheets: the cells of a run as one labeled picture, made from its folder alone.
+"""Contact sheets: the cells of a run as one labeled picture, drawn from its folder alone.
 
-Axes lie along rows, columns or blocks. A single long axis flows over as many lines as give a
-printable page. The baseline stands first, framed and named. All lengths are pixels.
+Rows, columns and blocks each show one or more axes. A single long axis flows over as many rows as
+give a printable page. The baseline comes first, framed and named. All lengths are pixels.
 
-    >>> sheets.save(Run("outputs/mix-noise"), rows="seed", columns="amount")
+    >>> save_sheet(Run("outputs/mix-noise"), rows="seed", columns="amount")
     [PosixPath('outputs/mix-noise/sheet.png')]
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -20,10 +19,20 @@ from typing import Any
 from PIL import Image
 
 from ablate.drift import MeasuredCell, read_cells
-from ablate.store import Axis, Run, StoredCell
+from ablate.messages import did_you_mean
+from ablate.store import MAX_SIDE, Axis, Run, StoredCell
 from ablate.style import INK, MUTED, Label, clean
 from ablate.view.errors import PictureError
-from ablate.view.page import BASELINE, MAX_SIDE, WIDEST, Block, Style, Tile, Words, pages, write
+from ablate.view.page import (
+    BASELINE,
+    MOST_ROWS,
+    Block,
+    PageText,
+    Style,
+    Tile,
+    draw_pages,
+    save_pages,
+)
 
 SAMPLING_FACTS = {
     "num_inference_steps": "{} steps", "guidance_scale": "guidance {}", "scheduler": "{}",
@@ -39,12 +48,18 @@ def contact_sheet(
     thumbnail: int | None = None,
     concepts: bool = False,
 ) -> list[Image.Image]:
-    """The pages of a run's contact sheet, RGB.
+    """Draw the pages of a run's contact sheet, RGB.
 
-    `rows` and `columns` name axes (several nest, the first outermost) and win over what the
-    recipe asked; without either a sensible layout is chosen. Other axes with several values make
-    blocks. `thumbnail` is the longer side of the pictures; smaller ones grow by whole factors.
-    `concepts`: name what each cell shows, as measured (the recipe may ask for it, too).
+    Args:
+        run: A run with at least one finished cell.
+        rows: Axes of the rows; several nest, the first outermost. They win over the recipe's. Where
+            neither rows nor columns are given, a layout is chosen.
+        columns: Axes of the columns, likewise. Other axes with several values become blocks.
+        thumbnail: The longer side of the pictures; smaller images grow by whole factors.
+        concepts: Whether to name what each cell shows, as measured; the recipe may ask for it too.
+
+    Raises:
+        PictureError: An axis or a size is wrong, or no cell is finished.
     """
     return list(_pages(run, rows, columns, thumbnail, concepts))
 
@@ -52,8 +67,11 @@ def contact_sheet(
 def save_sheet(
     run: Run, rows: Names = None, columns: Names = None, *, concepts: bool = False
 ) -> list[Path]:
-    """Write `sheet.png`, `sheet-2.png` ... into the run and remove those of an earlier sheet."""
-    return write(_pages(run, rows, columns, None, concepts), run.folder, "sheet")
+    """Write `sheet.png`, `sheet-2.png` ... into the run's folder and return their paths.
+
+    Files of an earlier sheet are removed. Arguments are those of `contact_sheet`.
+    """
+    return save_pages(_pages(run, rows, columns, None, concepts), run.folder, "sheet")
 
 
 def _pages(
@@ -65,7 +83,7 @@ def _pages(
         sweep = replace(sweep, shows=shown)
     layout = _layout(sweep, _names(rows), _names(columns))
     style = _style(sweep, thumbnail)
-    yield from pages(_words(sweep), _blocks(sweep, layout), style, flowing=layout.flowing)
+    yield from draw_pages(_words(sweep), _blocks(sweep, layout), style, flowing=layout.flowing)
 
 
 @dataclass(frozen=True)
@@ -78,16 +96,31 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Sweep:
+    """All that a sheet is drawn from.
+
+    Attributes:
+        manifest: `run.json`.
+        axes: The axes by name.
+        places: The cells that have a value on every axis.
+        added: By key, the baselines that no values of the axes lead to.
+        sizes: By key, width and height of finished cells.
+        broken: Keys of the cells with NaN or infinity.
+        labels: By axis, the labels of its values without `shared`.
+        shared: By axis, the module path at the start of all its labels.
+        plain: Whether every cell is a baseline, so that none is marked as one.
+        shows: By key, the nearest concept.
+    """
+
     manifest: Mapping[str, Any]
     axes: Mapping[str, Axis]
     places: list[_Place]
-    added: Mapping[str, StoredCell]  # by key: baselines that no value of the axes leads to
-    sizes: Mapping[str, tuple[int, int]]  # by key, of finished cells
-    broken: Set[str]  # keys of cells that met NaN or infinity
-    labels: Mapping[str, list[str]]  # by axis, without the module path that all share
-    shared: Mapping[str, str]  # by axis: that path
-    plain: bool  # every cell is a baseline, so that none is shown as one
-    shows: Mapping[str, str] = field(default_factory=dict)  # by key: the concept that is nearest
+    added: Mapping[str, StoredCell]
+    sizes: Mapping[str, tuple[int, int]]
+    broken: Set[str]
+    labels: Mapping[str, list[str]]
+    shared: Mapping[str, str]
+    plain: bool
+    shows: Mapping[str, str] = field(default_factory=dict)
 
     def seen(self, name: str) -> int:
         """How many values of an axis have cells."""
@@ -109,7 +142,7 @@ def _read(run: Run) -> _Sweep:
     sizes: dict[str, tuple[int, int]] = {}
     broken: set[str] = set()
     for cell in run.cells():
-        values = {"prompt": cell.prompt, "seed": cell.seed, **cell.axes}
+        values = cell.values
         if axes.keys() <= values.keys():
             places.append(_Place(cell, {n: _index(axis, values[n]) for n, axis in axes.items()}))
         elif cell.is_baseline:
@@ -137,7 +170,7 @@ def _index(axis: Axis, value: Any) -> int:
 
 
 def _shared_path(labels: Sequence[str]) -> str:
-    """The dotted path, up to and with its last dot, in which all labels lie; often empty."""
+    """The module path, with its last dot, that all labels start with; often empty."""
     if len(labels) < 2 or not all(re.fullmatch(r"[A-Za-z_][\w.]*", label) for label in labels):
         return ""
     steps = zip(*(label.split(".")[:-1] for label in labels), strict=False)
@@ -146,7 +179,7 @@ def _shared_path(labels: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Axis names, outermost first. `flowing`: the columns flow over several lines."""
+    """Names of axes, outermost first; `flowing`: whether the columns flow over several rows."""
 
     blocks: tuple[str, ...]
     rows: tuple[str, ...]
@@ -165,14 +198,13 @@ def _layout(sweep: _Sweep, rows: tuple[str, ...], columns: tuple[str, ...]) -> _
     columns = columns or tuple(n for n in _names(asked.get("columns")) if n not in used)
     for name in rows + columns:
         if name not in sweep.axes:
-            near = difflib.get_close_matches(name, sweep.axes, 1)
-            hint = f", did you mean `{near[0]}`?" if near else f"; it has {', '.join(sweep.axes)}"
+            hint = did_you_mean(name, sweep.axes) or f"; it has {', '.join(sweep.axes)}"
             raise PictureError(f"the run has no axis `{name}`{hint}")
         if (rows + columns).count(name) > 1:
             raise PictureError(f"axis `{name}` is used twice")
 
     factors = _factors(sweep)
-    for factor in factors:  # what the recipe zipped stays together
+    for factor in factors:  # zipped axes stay together
         if set(factor) & set(rows):
             rows += tuple(n for n in factor if n not in rows + columns)
         elif set(factor) & set(columns):
@@ -209,26 +241,26 @@ def _factors(sweep: _Sweep) -> list[tuple[str, ...]]:
 def _sensible(
     sweep: _Sweep, factors: list[tuple[str, ...]]
 ) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Rows, columns, and whether these flow, where nothing was asked."""
+    """The default layout: rows, columns, and whether these flow."""
     if not factors:
         return (), (), True
     if len(factors) == 1:
         (only,) = factors
-        # Edited beside unedited, condition by condition: a table of two lines.
-        if sweep.added and sweep.is_condition(only[0]) and sweep.seen(only[0]) <= WIDEST:
+        # Edited beside unedited for each condition: a table of two rows.
+        if sweep.added and sweep.is_condition(only[0]) and sweep.seen(only[0]) <= MOST_ROWS:
             return (only, (), False) if "prompt" in only else ((), only, False)
         return (), only, True
     longest = max(factors, key=lambda f: sweep.seen(f[0]))
-    if sweep.seen(longest[0]) <= WIDEST:
+    if sweep.seen(longest[0]) <= MOST_ROWS:
         columns = _best_columns(sweep, factors)
         return _best_rows(sweep, [f for f in factors if f != columns]), columns, False
     # Hundreds of modules: a row each where another axis fills the row, else a grid for each value.
-    wide = [f for f in factors if f != longest and 5 <= sweep.seen(f[0]) <= WIDEST]
+    wide = [f for f in factors if f != longest and 5 <= sweep.seen(f[0]) <= MOST_ROWS]
     return (longest, _best_columns(sweep, wide), False) if wide else ((), longest, True)
 
 
 def _best_columns(sweep: _Sweep, factors: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """A scale reads best from left to right; a prompt is too long for a column's head."""
+    """Prefer a scale, which reads best from left to right; prompts are too long for heads."""
 
     def rank(factor: tuple[str, ...]) -> tuple[bool, bool, int, bool]:
         values = sweep.axes[factor[0]].values
@@ -239,7 +271,7 @@ def _best_columns(sweep: _Sweep, factors: list[tuple[str, ...]]) -> tuple[str, .
 
 
 def _best_rows(sweep: _Sweep, factors: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """What was edited stays on one page; conditions, prompts first, may go to blocks."""
+    """Prefer what was edited, so that it stays on one page; then prompts."""
 
     def rank(factor: tuple[str, ...]) -> tuple[bool, bool, int]:
         name = factor[0]
@@ -256,7 +288,7 @@ def _combos(places: list[_Place], names: tuple[str, ...]) -> list[Combo]:
 
 
 def _label(sweep: _Sweep, names: tuple[str, ...], combo: Combo, places: list[_Place]) -> Label:
-    """How a row or column is written; where only one thing stands, by its variant's name."""
+    """The label of a row or column; without axes, the name of the only variant."""
     if not names:
         variants = {place.cell.variant for place in places}
         return ((clean(variants.pop()), INK),) if len(variants) == 1 else ()
@@ -276,7 +308,7 @@ def _axis_note(sweep: _Sweep, names: tuple[str, ...]) -> str:
 
 
 def _turns(combos: list[Combo]) -> set[int]:
-    """Where the outer of several nested axes takes its next value."""
+    """The indices where the outer of several nested axes takes its next value."""
     return {i for i in range(1, len(combos)) if combos[i][:-1] != combos[i - 1][:-1]}
 
 
@@ -307,11 +339,11 @@ def _blocks(sweep: _Sweep, layout: _Layout) -> Iterator[Block]:
             cells = [[_first(line) for line in upright], *cells]
             sides, tall = [BASELINE, *sides], {1} | {i + 1 for i in tall}
         block = Block(
-            title, _axis_note(sweep, layout.columns), _axis_note(sweep, layout.rows),
-            heads, sides, [], frozenset(wide), frozenset(tall),
+            (), title, _axis_note(sweep, layout.columns), _axis_note(sweep, layout.rows),
+            heads, sides, frozenset(wide), frozenset(tall),
         )  # fmt: skip
         if BASELINE not in heads + sides and any(map(_first, base)) and base != shown:
-            # Conditions both ways: the baselines are a table of their own.
+            # Conditions both ways: the baselines are a separate table.
             shown = base
             condition = " · ".join(p for name, p in named.items() if sweep.is_condition(name))
             yield _mark(sweep, replace(block, title=condition), base)
@@ -331,10 +363,10 @@ def _first(cells: Sequence[StoredCell | None]) -> StoredCell | None:
 
 
 def _mark(sweep: _Sweep, block: Block, cells: list[list[StoredCell | None]]) -> Block:
-    """The block with its tiles; "baseline" is written once, where it says most."""
-    marked = [[sweep.marks(cell) for cell in line] for line in cells]
-    across = [all(line) for line in marked]
-    down = [all(line) for line in zip(*marked, strict=True)]
+    """The block with its tiles; "baseline" is written once, where it covers most of them."""
+    marked = [[sweep.marks(cell) for cell in row] for row in cells]
+    across = [all(row) for row in marked]
+    down = [all(column) for column in zip(*marked, strict=True)]
     title, heads, sides = block.title, block.heads, block.sides
     if all(down):
         title = " · ".join(filter(None, (title, "baseline")))
@@ -344,19 +376,22 @@ def _mark(sweep: _Sweep, block: Block, cells: list[list[StoredCell | None]]) -> 
             s if s == BASELINE else s + BASELINE * m for s, m in zip(sides, across, strict=True)
         ]
 
-    def tile(cell: StoredCell | None, told: bool) -> Tile | None:
-        own = BASELINE if sweep.marks(cell) and not told else ()
-        return _tile(sweep, cell, own) if cell else None
+    def tile(cell: StoredCell, marked_already: bool) -> Tile:
+        return _tile(sweep, cell, () if marked_already else _mark_of(sweep, cell))
 
     tiles = [
-        [tile(cell, across[i] or down[j]) for j, cell in enumerate(line)]
-        for i, line in enumerate(cells)
+        [tile(cell, across[i] or down[j]) if cell else None for j, cell in enumerate(row)]
+        for i, row in enumerate(cells)
     ]
     return replace(block, title=title, heads=heads, sides=sides, tiles=tiles)
 
 
+def _mark_of(sweep: _Sweep, cell: StoredCell) -> Label:
+    return BASELINE if sweep.marks(cell) else ()
+
+
 def _shows(cell: MeasuredCell) -> str:
-    """What a cell shows: its likeliest concept, but of noise, which has none."""
+    """The likeliest concept of a cell, or its class: noise has no concept."""
     if cell.class_name == "noise" or not cell.concepts:
         return cell.class_name
     word, probability = cell.concepts[0]
@@ -371,7 +406,7 @@ def _tile(sweep: _Sweep, cell: StoredCell, caption: Label) -> Tile:
 
 
 def _flow(sweep: _Sweep, layout: _Layout, places: list[_Place], title: str) -> Block:
-    """One line of captioned tiles, each baseline before the first cell that is held to it."""
+    """One row of captioned tiles, each baseline before the first cell that is compared with it."""
     tiles: list[Tile | None] = []
     shown: set[str] = set()
     for place in sorted(places, key=lambda p: _at(p, layout.columns)):
@@ -380,35 +415,26 @@ def _flow(sweep: _Sweep, layout: _Layout, places: list[_Place], title: str) -> B
             tiles.append(_tile(sweep, added, BASELINE))
             shown.add(added.key)
         caption = _label(sweep, layout.columns, _at(place, layout.columns), [place])
-        own = BASELINE if sweep.marks(place.cell) else ()
-        tiles.append(_tile(sweep, place.cell, caption + own))
-    over = _axis_note(sweep, layout.columns)
-    return Block(title, over, "", [], [], [tiles], frozenset(), frozenset())
+        tiles.append(_tile(sweep, place.cell, caption + _mark_of(sweep, place.cell)))
+    return Block([tiles], title, _axis_note(sweep, layout.columns))
 
 
 def _style(sweep: _Sweep, thumbnail: int | None) -> Style:
-    longest = max(max(size) for size in sweep.sizes.values())
-    count = len(sweep.places)
-    goal = thumbnail or (128 if longest <= 128 else 256 if count <= 100 else 192)
-    if not 16 <= goal <= MAX_SIDE // 4:
-        raise PictureError(f"thumbnails of {goal} px: choose between 16 and {MAX_SIDE // 4}")
-    scale = goal // longest if goal >= longest else goal / longest
-    width = max(round(w * scale) for w, _ in sweep.sizes.values())
-    height = max(round(h * scale) for _, h in sweep.sizes.values())
-    text = min(10 + width // 24, 20)  # captions that need it shrink
-    return Style(scale, (width, height), max(14, width // 12), text)
+    if thumbnail is not None and not 16 <= thumbnail <= MAX_SIDE // 4:
+        raise PictureError(f"thumbnails of {thumbnail} px: choose between 16 and {MAX_SIDE // 4}")
+    return Style.fitting(sweep.sizes.values(), len(sweep.places) > 100, thumbnail)
 
 
-def _words(sweep: _Sweep) -> Words:
+def _words(sweep: _Sweep) -> PageText:
     name, about = sweep.manifest["name"], sweep.manifest.get("about") or ""
     prompts = {clean(place.cell.prompt) for place in sweep.places}
     asked = [f"“{prompts.pop()}”"] if len(prompts) == 1 else []
     asked += [clean(f"{a.name}: {a.note}") for a in sweep.axes.values() if a.note]
-    return Words(clean(name), clean(about), "  ·  ".join(asked), _facts(sweep))
+    return PageText(clean(name), clean(about), "  ·  ".join(asked), _facts(sweep))
 
 
 def _facts(sweep: _Sweep) -> list[str]:
-    """How these images came about, a few words each."""
+    """How these images were generated, a few words each."""
     manifest, first = sweep.manifest, sweep.places[0]
     only = {n: sweep.labels[n][first.at[n]] for n in sweep.axes if sweep.seen(n) == 1}
     varying = sweep.axes.keys() - only.keys()
@@ -421,8 +447,8 @@ def _facts(sweep: _Sweep) -> list[str]:
     facts += sampling_facts(sampling)
     if sampling.get("negative_prompt"):
         facts.append(f"negative prompt “{sampling['negative_prompt']}”")
-    told = {"prompt", "seed", "negative_prompt", "width", "height", *SAMPLING_FACTS}
-    facts += [_phrase(name, label) for name, label in only.items() if name not in told]
+    shown = {"prompt", "seed", "negative_prompt", "width", "height", *SAMPLING_FACTS}
+    facts += [_phrase(name, label) for name, label in only.items() if name not in shown]
     facts += [f"{w} × {h} px" for w, h in sorted(set(sweep.sizes.values()))[:3]]
     keys = {place.cell.key for place in sweep.places} | sweep.added.keys()
     done = len(sweep.sizes)
@@ -439,5 +465,5 @@ def sampling_facts(sampling: Mapping[str, Any]) -> list[str]:
 
 
 def _short(fingerprint: str) -> str:
-    """The first digits of a fingerprint, without what kind it is."""
+    """The first digits of a fingerprint, without its kind."""
     return fingerprint.rpartition(":")[2][:8]

@@ -19,6 +19,7 @@ from ablate.store.run import Run
 from ablate.style import ACCENT, DARK
 from ablate.view import comparison as drawing, page as paper
 from ablate.view.comparison import save_comparison
+from ablate.view.errors import PictureError
 
 Axes = Mapping[str, Sequence[Any]]
 GRAY: Color = (100, 100, 100)
@@ -286,7 +287,7 @@ def test_runs_that_share_nothing_are_an_error_that_says_why(tmp_path: Path) -> N
         compare_runs(a, c)
     with pytest.raises(StoreError, match="has no run"):
         compare_runs(a, Run(tmp_path / "nowhere"))
-    with pytest.raises(StoreError, match="sorted by `size`; choose plan or drift"):
+    with pytest.raises(PictureError, match="sorted by `size`; choose plan or drift"):
         save_comparison(compare_runs(a, a), tmp_path, sort="size")
 
 
@@ -354,7 +355,7 @@ def test_long_words_stay_beside_their_tiles(tmp_path: Path) -> None:
     prompts = ["a very long prompt " * 30, "unbroken" * 60]
     a, b = (make_run(tmp_path / n, {**long, "prompt": prompts}) for n in "ab")
     found = compare_runs(a, b)
-    style = drawing._style(found.pairs)
+    style = paper.Style.fitting([pair.size for pair in found.pairs], crowded=False)
     most = style.tile[1] // round(1.3 * style.text)
     for pair in found.pairs:
         assert 1 <= len(drawing._side(pair, style)) <= most

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ablate.style import ACCENT, clean, typeface, wrap
-from ablate.view.page import Block, Style, Tile, Words, pages
+from ablate.view.page import Block, PageText, Style, Tile, draw_pages
 
 PATH = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -40,9 +40,9 @@ def test_only_what_the_font_can_draw_is_written(text: str, shown: str) -> None:
 
 def test_a_tile_shows_every_pixel_and_its_frame() -> None:
     red = Image.new("RGB", (8, 8), (255, 0, 0))
-    tiles: list[list[Tile | None]] = [[Tile(lambda: red, False, (), True), None]]
-    block = Block("", "", "", [], [], tiles, frozenset(), frozenset())
-    (page,) = pages(Words("name", "", "", []), [block], Style(2, (16, 16), 14, 10), flowing=False)
+    tiles: list[list[Tile | None]] = [[Tile(lambda: red, marked=True), None]]
+    style = Style(2, (16, 16), 14, 10)
+    (page,) = draw_pages(PageText("name"), [Block(tiles)], style, flowing=False)
     pixels = np.asarray(page)
     top, left = np.argwhere(np.all(pixels == (255, 0, 0), axis=-1)).min(axis=0)
     assert np.all(pixels[top : top + 16, left : left + 16] == (255, 0, 0))

@@ -84,7 +84,7 @@ def _data(run: Run) -> dict[str, Any]:
             "variant": numbered[cell.variant],
             "prompt": prompts[cell.prompt],
             "seed": cell.seed,
-            "at": at({"prompt": cell.prompt, "seed": cell.seed, **cell.axes}),
+            "at": at(cell.values),
             "baseline": first.get(cell.baseline),
         }
         if cell.point:

@@ -31,8 +31,9 @@ from ablate.store import (
     read_table,
 )
 from ablate.style import clean
-from ablate.view import page, svg as drawing
+from ablate.view import svg as drawing
 from ablate.view.errors import PictureError
+from ablate.view.page import save_pages
 from ablate.view.report.page import parse_drawing, settings_of, write_page
 from ablate.view.studies import atlas as atlases, cards as unitcards, distributions
 
@@ -123,7 +124,7 @@ def present_study(folder: Path, warn: Warn | None = None) -> Iterator[Path]:
                 for path in drawing_files(folder, name):
                     path.unlink(missing_ok=True)
     if "cards.json" not in skipped and unitcards.cards(folder):
-        yield from page.write(unitcards.sheet(folder), folder, CARDS)
+        yield from save_pages(unitcards.sheet(folder), folder, CARDS)
     yield save_study_report(folder, svgs, skipped, warn)
 
 

@@ -15,7 +15,7 @@ from ablate.store import (
     write_visualization_table,
 )
 from ablate.style import INK, MUTED, PAGE, Label, clean, typeface, wrap
-from ablate.view.page import Block, Style, Tile, Words, pages, write
+from ablate.view.page import Block, PageText, Style, Tile, draw_pages, save_pages
 
 SIDES = {"image": 192, "dream": 384, "latent": 128, "prompt": 192}  # pixels on the sheet
 GAP, TEXT = 14, 12  # pixels between pictures, and of type
@@ -36,10 +36,10 @@ def save_visualizations(folder: Path) -> list[Path]:
     """
     table = write_visualization_table(folder)
     shown = sorted(read_visualizations(folder).items(), key=lambda one: [*ABOUT].index(one[1].kind))
-    return [table, *write(pages(*_page(shown), flowing=True), folder, "sheet")]
+    return [table, *save_pages(draw_pages(*_page(shown), flowing=True), folder, "sheet")]
 
 
-def _page(shown: Sequence[tuple[Path, Visualization]]) -> tuple[Words, list[Block], Style]:
+def _page(shown: Sequence[tuple[Path, Visualization]]) -> tuple[PageText, list[Block], Style]:
     """The words, blocks and style of the sheet."""
     kinds = dict.fromkeys(one.kind for _, one in shown)
     side = None if len(kinds) == 1 else min(SIDES.values())  # the same height for all kinds
@@ -48,7 +48,7 @@ def _page(shown: Sequence[tuple[Path, Visualization]]) -> tuple[Words, list[Bloc
     lines: dict[str, list[Tile | None]] = {kind: [] for kind in kinds}
     for (_, one), picture in zip(shown, pictures, strict=True):
         caption = _caption(one, width + GAP - 8)
-        lines[one.kind].append(Tile(picture.copy, False, caption, False))
+        lines[one.kind].append(Tile(picture.copy, caption=caption))
     about = ". ".join(ABOUT[kind] for kind in kinds)
     about += ". Below each its objective at the start and at the end"
     plain = ", and what it typically is for plain inputs" if kinds.keys() - {"dream"} else ""
@@ -57,11 +57,8 @@ def _page(shown: Sequence[tuple[Path, Visualization]]) -> tuple[Words, list[Bloc
     levels = dict.fromkeys(f"noise level {record['t']:g}" for record in records if "t" in record)
     steps = dict.fromkeys(f"{record['steps']} steps" for record in records)
     count = f"{len(shown)} picture{'s' * (len(shown) > 1)}"
-    words = Words("Visualized units", f"{about}{plain}.", "", [*models, *levels, *steps, count])
-    blocks = [
-        Block(TITLES[kind] * (len(kinds) > 1), "", "", [], [], [tiles], frozenset(), frozenset())
-        for kind, tiles in lines.items()
-    ]
+    words = PageText("Visualized units", f"{about}{plain}.", "", [*models, *levels, *steps, count])
+    blocks = [Block([tiles], TITLES[kind] * (len(kinds) > 1)) for kind, tiles in lines.items()]
     return words, blocks, Style(1, (width, height), GAP, TEXT)
 
 
