@@ -20,7 +20,7 @@ from ablate.edits.batch import EditReport, NoRowsError, RowMap
 from ablate.edits.noise import seeded_generator
 from ablate.edits.ops import OPS
 from ablate.edits.registry import Op
-from ablate.edits.variants import Reference, Variant, cells_by_variant
+from ablate.edits.variants import Edit, Reference, Variant, cells_by_variant
 from ablate.network import (
     ScopeError,
     Unit,
@@ -37,23 +37,24 @@ class OutputEdit:
     """An edit of one module's output, for some cells of a batch.
 
     Attributes:
-        op, strength, kind, unit: As in `Edit`.
-        references: The conditions whose outputs replace the module's output.
+        edit: The edit.
+        op: Its op.
         seed: The perturbation seed.
         cells: The cells of the batch that it applies to.
     """
 
+    edit: Edit
     op: Op
-    strength: float
-    kind: str | None
-    unit: Unit | None
-    references: tuple[Reference, ...]
     seed: int
     cells: tuple[int, ...]
 
     @property
+    def strength(self) -> float:
+        return self.edit.strength or 0.0
+
+    @property
     def by_heads(self) -> bool:
-        return self.unit is not None and self.unit.kind == "heads"
+        return self.edit.unit is not None and self.edit.unit.kind == "heads"
 
 
 def output_edits(variants: Sequence[Variant]) -> dict[str, list[OutputEdit]]:
@@ -61,20 +62,10 @@ def output_edits(variants: Sequence[Variant]) -> dict[str, list[OutputEdit]]:
     by_path: dict[str, list[OutputEdit]] = {}
     for variant, cells in cells_by_variant(variants).items():
         for edit in variant.edits:
-            if edit.where != "output" or edit.is_neutral:
-                continue
-            for path in edit.modules:
-                by_path.setdefault(path, []).append(
-                    OutputEdit(
-                        OPS[edit.op],
-                        edit.strength or 0.0,
-                        edit.kind,
-                        edit.unit,
-                        edit.over,
-                        variant.perturbation_seed,
-                        tuple(cells),
-                    )
-                )
+            if edit.where == "output" and not edit.is_neutral:
+                output = OutputEdit(edit, OPS[edit.op], variant.perturbation_seed, tuple(cells))
+                for path in edit.modules:
+                    by_path.setdefault(path, []).append(output)
     return by_path
 
 
@@ -165,7 +156,7 @@ class _OutputHook:
         self.references = references
         self.heads = heads
         self.report = report
-        self.needs_input = any(edit.op.draws == "input" for edit in edits)
+        self.needs_input = any(target.op.draws == "input" for target in edits)
         self.noise: dict[object, Tensor] = {}
         self.entries: dict[tuple[Unit, int, torch.device], Tensor] = {}
 
@@ -189,8 +180,8 @@ class _OutputHook:
                 raise NoRowsError({self.path})
             edited = original.clone()
             given = self._input(inputs, original, len(outputs)) if self.needs_input else None
-            for edit in self.edits:
-                self._apply(edit, module, number, original, edited, given)
+            for target in self.edits:
+                self._apply(target, module, number, original, edited, given)
             if self.path not in self.report.changed and not torch.equal(edited, original):
                 self.report.changed.add(self.path)
             results.append(edited)
@@ -208,7 +199,7 @@ class _OutputHook:
 
     def _apply(
         self,
-        edit: OutputEdit,
+        target: OutputEdit,
         module: nn.Module,
         number: int,
         original: Tensor,
@@ -217,17 +208,19 @@ class _OutputHook:
     ) -> None:
         """Edit the rows of an edit's cells in `edited`, in place."""
         whole = self.rows.cells == 1
-        op, cells = edit.op, edit.cells
-        dim, index = self._entries(edit.unit, module, original)
+        op, cells = target.op, target.cells
+        dim, index = self._entries(target.edit.unit, module, original)
         if index is not None and op.draws is None and not op.whole:
             # Only the edited entries are computed: units may be few and variants many.
             places = edited.movedim(dim, 1)
             at = slice(None) if whole else self.rows.index(cells, edited.device)[:, None]
-            result = op.apply(places[at, index].float(), torch.empty(0), edit.strength)
+            result = op.apply(places[at, index].float(), torch.empty(0), target.strength)
             places[at, index] = result.to(edited.dtype)
             return
         rows = (edited if whole else self.rows.take(edited, cells)).float()
-        after = _per_row(op, rows, self._noise(edit, number, original, rows, given), edit.strength)
+        after = _per_row(
+            op, rows, self._noise(target, number, original, rows, given), target.strength
+        )
         if index is not None:
             after = rows.index_copy(dim, index, after.index_select(dim, index))
         if whole:
@@ -251,54 +244,54 @@ class _OutputHook:
         return dim, self.entries[key]
 
     def _noise(
-        self, edit: OutputEdit, number: int, original: Tensor, rows: Tensor, given: Tensor | None
+        self, target: OutputEdit, number: int, original: Tensor, rows: Tensor, given: Tensor | None
     ) -> Tensor:
         """The second tensor that the op takes, float32, matched to the rows."""
-        match edit.op.draws:
+        match target.op.draws:
             case None:
                 return torch.empty(0)
             case "input":
                 assert given is not None
-                taken: Tensor = self.rows.take(given, edit.cells)
+                taken: Tensor = self.rows.take(given, target.cells)
                 return taken.float()
             case "mean" | "resample":
-                return self._reference(edit, original)
+                return self._reference(target, original)
             case "values":
-                drawn = self._drawn(edit, number, rows)
+                drawn = self._drawn(target, number, rows)
             case other:
-                raise ScopeError(f"`{edit.op.name}` draws {other}, which outputs do not have")
+                raise ScopeError(f"`{target.op.name}` draws {other}, which outputs do not have")
         per_row = tuple(range(1, rows.dim()))
-        if edit.kind == "uniform":
+        if target.edit.kind == "uniform":
             low, high = rows.amin(per_row, keepdim=True), rows.amax(per_row, keepdim=True)
             return low + (high - low) * drawn
         mean = rows.mean(per_row, keepdim=True)
         deviation = rows.std(per_row, correction=0, keepdim=True)
         return mean + deviation * drawn
 
-    def _drawn(self, edit: OutputEdit, number: int, rows: Tensor) -> Tensor:
+    def _drawn(self, target: OutputEdit, number: int, rows: Tensor) -> Tensor:
         """One draw of a row's shape: the same at every step, for every cell, at every strength."""
         shape = tuple(rows.shape[1:])
-        key = (edit.seed, edit.op.stream, edit.kind, number, shape)
+        key = (target.seed, target.op.stream, target.edit.kind, number, shape)
         if key not in self.noise:
-            stream = f"{edit.op.stream} of outputs"
-            generator = seeded_generator(edit.seed, stream, self.place, number, shape)
-            draw = torch.rand if edit.kind == "uniform" else torch.randn
+            stream = f"{target.op.stream} of outputs"
+            generator = seeded_generator(target.seed, stream, self.place, number, shape)
+            draw = torch.rand if target.edit.kind == "uniform" else torch.randn
             self.noise[key] = draw(shape, generator=generator).to(rows.device)
         return self.noise[key]
 
-    def _reference(self, edit: OutputEdit, original: Tensor) -> Tensor:
+    def _reference(self, target: OutputEdit, original: Tensor) -> Tensor:
         """The module's output in this call for the references: their mean, or one of them."""
-        chosen: Sequence[Reference] = edit.references
-        if edit.op.draws == "resample":
-            chosen = [random.Random(f"{edit.seed}/{self.path}").choice(chosen)]
+        chosen: Sequence[Reference] = target.edit.over
+        if target.op.draws == "resample":
+            chosen = [random.Random(f"{target.seed}/{self.path}").choice(chosen)]
         if not set(chosen) <= self.references.keys():
-            raise ScopeError(f"`{edit.op.name}`: there are no references in this batch")
+            raise ScopeError(f"`{target.op.name}`: there are no references in this batch")
         cells = [self.references[reference] for reference in chosen]
         mean: Tensor = (
             original.view(-1, self.rows.cells, *original.shape[1:])[:, cells].float().mean(1)
         )
         # One for each of guidance's rows, for all cells of the edit.
-        return mean.repeat_interleave(len(edit.cells), 0)
+        return mean.repeat_interleave(len(target.cells), 0)
 
 
 def _per_row(op: Op, rows: Tensor, noise: Tensor, strength: float) -> Tensor:
