@@ -328,7 +328,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family
 
 @pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_it_holds_of_every_family(
+def test_it_is_true_of_every_family(
     name: str, feature: str, families: Callable[[str], Family], tmp_path: Path
 ) -> None:
     FEATURES[feature](families(name), tmp_path)
@@ -345,7 +345,7 @@ def outline(kind: str, denoiser: str = "", **index: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:.*LoraLoaderMixin:FutureWarning")
 @pytest.mark.parametrize("kind", ["ZImagePipeline", "PRXPipeline", "PRXPixelPipeline"])
-def test_own_sizes_that_stand_in_code_or_in_pixels(kind: str) -> None:
+def test_default_sizes_in_code_or_in_pixels(kind: str) -> None:
     pipe = outline(kind, default_sample_size=1024)
     assert (default_side(pipe, "width"), default_side(pipe, "height")) == (1024, 1024)
 

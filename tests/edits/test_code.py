@@ -181,7 +181,7 @@ def test_a_whole_op_gets_the_tensor_in_its_shape(write: Write) -> None:
     assert torch.equal(apply("f"), WEIGHTS - WEIGHTS.mean(1, keepdim=True))
 
 
-def test_parts_are_compared_until_weights_can_tell(write: Write) -> None:
+def test_parts_are_compared_until_entries_differ(write: Write) -> None:
     code.load_code(write("@op()\ndef f(tensor, noise, strength): return tensor - tensor.mean()"))
     assert torch.equal(apply("f", tensor=torch.ones(6)), torch.zeros(6))
     with pytest.raises(ValueError, match="whole=True"):
@@ -205,15 +205,15 @@ def run_command(*words: object) -> tuple[int, str]:
 
 @pytest.fixture
 def recipe(write: Write, tiny_folder: Path, tmp_path: Path) -> Path:
-    write(SHRINK + "\nopen('ran', 'a').close()\n", "own.py")
+    write(SHRINK + "\nopen('ran', 'a').close()\n", "mine.py")
     file = tmp_path / "r.yaml"
     file.write_text(
         f"""\
 version: 1
-name: own
+name: mine
 model: {tiny_folder}
 dtype: float32
-ops: own.py
+ops: mine.py
 sampling: {{num_inference_steps: 2}}
 edits:
   - shrink: {{modules: "conv_in", amount: 0.5}}
@@ -231,7 +231,7 @@ def test_code_runs_only_where_it_is_allowed_to(
         status, output = run_command(command, recipe)
         assert status == 2
         assert (
-            f"{recipe}:5: ops: names code, `own.py`; look at it, and allow it to run with"
+            f"{recipe}:5: ops: names code, `mine.py`; look at it, and allow it to run with"
             " `--allow-code`, or `allow_code=True` in Python\n1 problem"
         ) in output
     assert not (tmp_path / "ran").exists()
@@ -239,13 +239,13 @@ def test_code_runs_only_where_it_is_allowed_to(
     assert (tmp_path / "ran").exists()
 
 
-def test_cells_of_own_ops_tell_their_code(
+def test_cells_of_users_ops_record_their_code(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     status, output = run_command("run", "--allow-code", recipe, "--out", "run", "--device", "cpu")
     assert status == 0, output
-    file = tmp_path / "own.py"
+    file = tmp_path / "mine.py"
     digest = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
     _, edited = Run("run").cells()
     assert edited.record()["edits"][0]["code"] == digest

@@ -186,7 +186,7 @@ def test_tied_weights_are_edited_once() -> None:
         assert torch.equal(network["b"].weight, 0.5 * original)
 
 
-def test_tells_what_changed_and_what_ran() -> None:
+def test_what_changed_and_what_ran_is_reported() -> None:
     network = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
     nn.init.zeros_(network["idle"].weight)
     nn.init.zeros_(network["idle"].bias)

@@ -52,7 +52,7 @@ def box(changed: np.ndarray) -> tuple[int, int, int, int]:
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("size", [(64, 64), (300, 200), (1024, 1024)])
-def test_a_label_lies_in_the_lower_part_alone(text: str, size: tuple[int, int]) -> None:
+def test_a_label_is_in_the_lower_part_alone(text: str, size: tuple[int, int]) -> None:
     before = gray(*size)
     after = on(before, text)
     top, left, bottom, right = box((after != before).any(2))
@@ -104,7 +104,7 @@ def test_letters_that_cannot_be_drawn_are_named() -> None:
     assert message.startswith("the typeface, Inter, lacks 日, 本, U+200D, which would become boxes")
 
 
-def test_what_has_no_room_is_told() -> None:
+def test_what_has_no_room_is_reported() -> None:
     for text, side in (("a cat in a party hat", 64), ("word " * 30, 512), ("", 8)):
         assert wrong_length(text, side, side) is None
     message = wrong_length("w" * 100, 64, 64)
@@ -118,7 +118,7 @@ def test_what_has_no_room_is_told() -> None:
     assert (on(gray(64, 64), "w" * (fitting - 1)) != cut).any()
 
 
-def test_labels_are_each_callers_own() -> None:
+def test_labels_are_not_shared_by_callers() -> None:
     card = label("cat", 64, 64)
     card[:] = 0
     assert np.nanmax(label("cat", 64, 64)) == 1
@@ -172,7 +172,7 @@ def test_only_the_label_differs_and_nothing_is_sampled_twice(
         assert (cell.drift["rmse"] > 0) is not cell.is_baseline
 
 
-def test_a_cell_tells_its_words_and_is_made_again(run: RunIt, build: Build, tiny: Pipeline) -> None:
+def test_a_cell_records_its_words_and_is_replayed(run: RunIt, build: Build, tiny: Pipeline) -> None:
     edits = [{"write": {"text": "cat", "where": "image"}}, {"zero": {"modules": CONV}}]
     result = run(build(edits=edits))
     (cell,) = (c for c in result if not c.is_baseline)
@@ -225,7 +225,7 @@ def test_mistakes(edit: dict[str, Any], message: str, static: bool, build: Build
     assert jsonschema.Draft202012Validator(recipe_schema()).is_valid(recipe) is not static
 
 
-def test_words_without_room_are_refused_where_they_stand(build: Build) -> None:
+def test_words_without_room_are_refused_at_their_line(build: Build) -> None:
     for sizes, fits in (
         ({"width": {"values": [16, 256]}, "height": {"values": [16, 256]}}, False),
         ({"width": {"values": [256, 512]}, "height": {"values": [512, 256]}}, True),

@@ -114,8 +114,8 @@ from ablate.edits import OPS, draw
 torch.manual_seed(99); torch.randn(7)
 weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(1)) * 0.3 + 0.7
 draw(OPS["shuffle"], weights, seed=4, module="a", parameter="b")
-made = draw(OPS["randomize"], weights, seed=0, module="mid.conv", parameter="weight")
-print(made.double().sum().item().hex())
+noise = draw(OPS["randomize"], weights, seed=0, module="mid.conv", parameter="weight")
+print(noise.double().sum().item().hex())
 """
     command = [sys.executable, "-c", program]
     out = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -176,7 +176,7 @@ def test_resample_takes_the_outputs_of_another_condition(
     assert not same(cell, image(plain))
 
 
-def test_references_may_be_cells_and_are_the_recipes_own_by_default(
+def test_references_may_be_cells_and_are_those_of_the_recipe_by_default(
     run: RunIt, build: Build, plain: Any
 ) -> None:
     recipe = build(
@@ -237,7 +237,7 @@ def test_zero_and_scale_of_outputs(path: str, run: RunIt, build: Build, plain: A
             assert same(cell, image(plain))
 
 
-def test_noise_of_outputs_has_each_rows_own_statistics(tiny: Pipeline) -> None:
+def test_noise_of_outputs_has_the_statistics_of_each_row(tiny: Pipeline) -> None:
     module = tiny.denoiser.get_submodule("conv_in")
     given = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor(
         [1.0, 5.0, 0.1]
@@ -283,7 +283,7 @@ def test_edits_of_outputs_and_weights_go_together_and_leave_no_trace(
     assert not any(m._forward_hooks for m in tiny.denoiser.modules())
 
 
-def test_what_never_ran_and_what_changed_nothing_is_told(run: RunIt, build: Build) -> None:
+def test_what_never_ran_and_what_changed_nothing_is_reported(run: RunIt, build: Build) -> None:
     result = run(
         build(
             component="vae",
@@ -353,13 +353,13 @@ def test_prompts_are_encoded_anew_while_their_encoder_is_edited(tiny: Pipeline) 
     assert not np.array_equal(other, changed)
 
 
-def test_an_image_that_is_not_finite_is_told_as_such(run: RunIt, build: Build) -> None:
+def test_an_image_that_is_not_finite_is_reported_as_such(run: RunIt, build: Build) -> None:
     edit = {"scale": {"component": "vae", "modules": "decoder.conv_out", "factor": 3.0e38}}
     (cell,) = edited(run(build(edits=[edit])))
     assert cell.record()["state"] == "nan"
 
 
-def test_a_module_that_never_runs_is_told_and_not_refused(run: RunIt, build: Build) -> None:
+def test_a_module_that_never_runs_is_reported_and_not_refused(run: RunIt, build: Build) -> None:
     result = run(
         build(
             component="vae",
@@ -369,7 +369,7 @@ def test_a_module_that_never_runs_is_told_and_not_refused(run: RunIt, build: Bui
     assert result.summary.without_effect == {"encoder.mid_block": "never ran"}
 
 
-def test_steps_are_the_samplings_own_where_a_scheduler_takes_two_calls(
+def test_steps_are_those_of_the_sampling_where_a_scheduler_takes_two_calls(
     run: RunIt, build: Build
 ) -> None:
     windows = [{"steps": [0, 1]}, {"fraction": [0, 1]}, {"steps": [0, 0]}, {"steps": [1, 1]}]
@@ -413,7 +413,7 @@ def test_a_blend_is_known_by_the_weights_that_it_blends_with(
     assert result.summary.computed == 1
 
 
-def test_who_listens_hears_heads_after_edits(tiny: Pipeline) -> None:
+def test_captured_heads_are_those_after_edits(tiny: Pipeline) -> None:
     network, end = tiny.denoiser, f"{ATTENTION}.to_out.0"
     layer = network.get_submodule(ATTENTION)
     size = layer.to_out[0].in_features

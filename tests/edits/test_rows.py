@@ -245,8 +245,8 @@ MAKES = [
 def test_predictions_are_those_of_variants_in_place(
     make: Callable[[Sequence[str]], list[Variant]], guided: bool, tiny: Pipeline
 ) -> None:
-    """With guidance, row r belongs to cell r mod n; every row has a latent and a prompt of its
-    own."""
+    """With guidance, row r belongs to cell r mod n; all rows have different latents and
+    prompts."""
     variants = make([module.path for module in tiny.catalog])
     rows = len(variants) * (2 if guided else 1)
     generator = torch.Generator().manual_seed(0)
@@ -289,7 +289,7 @@ def test_images_with_and_without_guidance(
         assert its.is_baseline or np.abs(image - untouched).max() > 2 * CLOSE
 
 
-def test_tells_what_changed_and_what_ran(tiny: Pipeline) -> None:
+def test_what_changed_and_what_ran_is_reported(tiny: Pipeline) -> None:
     """As in place: a module whose edit changes no number is not among the changed."""
     network = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
     nn.init.zeros_(network["idle"].weight)
@@ -649,7 +649,7 @@ def test_modules_that_share_weights_are_refused_before_anything_is_edited() -> N
     assert together(network, variants[1:2], torch.ones(1, 4)).shape == (1, 4)
 
 
-def test_a_module_with_a_forward_of_its_own_is_refused_and_keeps_it() -> None:
+def test_a_module_with_another_forward_is_refused_and_keeps_it() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     forward = network[0].forward
     network[0].forward = forward

@@ -200,7 +200,7 @@ def test_a_file_is_described_by_the_hub_cache(
         ("first_stage_model.encoder.conv_in.bias", "lacks weights that its configuration"),
     ],
 )
-def test_what_a_file_lacks_is_told(
+def test_what_a_file_lacks_is_reported(
     tiny_folder: Path, tmp_path: Path, lost: str, message: str
 ) -> None:
     tensors = as_original(tiny_folder)
@@ -226,7 +226,9 @@ def test_a_part_comes_from_where_the_file_is_described_but_from_no_pickle(
         load(str(tmp_path / "a.safetensors"), config=str(config))
 
 
-def test_files_that_are_not_read_are_told(single: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_read_are_reported(
+    single: str, tiny_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "a.ckpt").touch()
     (tmp_path / "a.safetensors").write_text("nothing of the kind")
     like_v1 = "model.diffusion_model.output_blocks.11.0.skip_connection.weight"
@@ -318,7 +320,7 @@ def test_a_lora_is_added_to_the_weights(lora: Path, tiny: Pipeline, tiny_folder:
     assert Source.from_json(pipeline.identity).lora == added
 
 
-def test_fingerprints_tell_loras_apart(lora: Path, tiny: Pipeline, tiny_folder: Path) -> None:
+def test_fingerprints_distinguish_loras(lora: Path, tiny: Pipeline, tiny_folder: Path) -> None:
     def fingerprint(*loras: Lora) -> str:
         return identify(Source(str(tiny_folder), lora=loras))[1]
 
@@ -331,7 +333,7 @@ def test_fingerprints_tell_loras_apart(lora: Path, tiny: Pipeline, tiny_folder: 
     assert fingerprint(Lora(str(lora))) not in fingerprints
 
 
-def test_loras_that_cannot_be_added_are_told(
+def test_loras_that_cannot_be_added_are_reported(
     lora: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = tmp_path / "odd.safetensors"
@@ -412,7 +414,7 @@ def test_edits_survive_networks_that_move(tiny: Pipeline, tiny_folder: Path) -> 
 # ---------------------------------------------------------------- recipes
 
 
-def test_recipes_tell_where_a_model_comes_from(build: Callable[..., Recipe]) -> None:
+def test_recipes_say_where_a_model_comes_from(build: Callable[..., Recipe]) -> None:
     recipe = build(
         model="a.safetensors",
         config="x/y",
@@ -447,7 +449,7 @@ def test_recipes_tell_where_a_model_comes_from(build: Callable[..., Recipe]) -> 
         ({"config": "x/y"}, "config: describes a model that is one .safetensors file"),
     ],
 )
-def test_mistakes_about_models_are_told(
+def test_mistakes_about_models_are_reported(
     build: Callable[..., Recipe], keys: dict[str, object], message: str
 ) -> None:
     with pytest.raises(RecipeError) as caught:
@@ -455,7 +457,7 @@ def test_mistakes_about_models_are_told(
     assert message in str(caught.value)
 
 
-def test_a_lora_that_is_not_there_is_told_with_its_line(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_lora_is_reported_with_its_line(tiny_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     text = f"version: 1\nname: x\nmodel: {tiny_folder}\nlora:\n  - {tmp_path}/no.safetensors\n"
     file.write_text(text + 'edits: [{zero: {modules: "*"}}]\n', encoding="utf-8")

@@ -255,7 +255,7 @@ def test_families(name: str) -> None:
         assert (layer.role, layer.heads) == (role, heads)
         inside = [m for m in catalog if m.path.startswith(f"{path}.") and m.role != "norm"]
         shapes = {(m.role, m.heads) for m in inside if not re.search(r"\.to_[kv]", m.path)}
-        fused = any("qkv" in m.path for m in inside)  # and no head has a part of its own
+        fused = any("qkv" in m.path for m in inside)  # and no head has a separate part
         assert shapes == {(role, 0 if fused else heads)}
         assert by_path[layer.block].role == "block"
     for block in catalog.blocks:
@@ -390,7 +390,7 @@ RUNNING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", RUNNING)
-def test_other_networks_run_with_the_inputs_made_for_them(kind: str) -> None:
+def test_other_networks_run_with_their_inputs(kind: str) -> None:
     network = skeleton({"_class_name": kind, **RUNNING[kind]}, kind)
     given = inputs_of(network, rows=2)
     assert given is not None
@@ -416,7 +416,7 @@ def test_a_network_that_takes_unknown_inputs_has_a_catalog_and_no_estimate(tmp_p
         skeleton({"_class_name": "NoSuchNet"}, "m")
 
 
-def test_operations_are_those_of_the_models_own_size() -> None:
+def test_operations_are_those_of_the_models_default_size() -> None:
     # Published as 2.98 T multiplications with additions, each of them two operations.
     assert flops_of(config_of("sdxl"), "sdxl") / 1e12 == pytest.approx(2 * 2.98, rel=0.15)
 
@@ -433,7 +433,7 @@ def test_any_network_has_a_catalog() -> None:
     assert build_catalog(nn.ReLU()) == ()
 
 
-def test_a_module_that_stands_twice_is_one() -> None:
+def test_a_module_that_is_registered_twice_is_one() -> None:
     shared = nn.Linear(2, 2)
     assert paths(build_catalog(nn.Sequential(shared, nn.ReLU(), shared))) == ["0"]
 
@@ -486,11 +486,11 @@ class Halves(nn.Module):
         return output
 
 
-def test_blocks_are_what_holds_modules_and_is_called() -> None:
+def test_blocks_contain_modules_and_are_called() -> None:
     network = Halves()
     catalog = build_catalog(network, lambda: network(torch.zeros(1, 2)))
     assert [(b.number, b.path, b.kind, b.parameters) for b in catalog.blocks] == [
-        (0, "halves.early", "Backwards", 23),  # its own parameters and those inside
+        (0, "halves.early", "Backwards", 23),  # its parameters and those inside
         (1, "halves.late", "Backwards", 23),
         (2, "tail", "Sequential", 6),
     ]

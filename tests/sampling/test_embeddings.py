@@ -109,7 +109,7 @@ def test_a_sweep_without_edits_starts_at_its_origin(run: Ran, build: Build) -> N
         assert (cell.drift["rmse"] > 0) == (cell not in added)
 
 
-def test_edits_are_made_at_every_point(run: Ran, build: Build) -> None:
+def test_edits_apply_at_every_point(run: Ran, build: Build) -> None:
     axes = {**space(between={"from": CAT, "to": DOG, "t": [0, 0.5, 1]})["axes"],
             "amount": {"values": [0, 0.5]}}  # fmt: skip
     result = run(build(axes=axes, edits=[{"mix_noise": {"modules": "*", "amount": "$amount"}}]))
@@ -285,7 +285,9 @@ def test_a_film_strip_ends_in_the_image(run: Ran, build: Build, scheduler: str) 
     assert {cell.axes["steps"] for cell in strip if cell.is_baseline} == {6}
 
 
-def test_frames_are_the_schedulers_own_estimates(run: Ran, build: Build, tiny_folder: Path) -> None:
+def test_frames_are_the_estimates_of_the_scheduler(
+    run: Ran, build: Build, tiny_folder: Path
+) -> None:
     paths = files(run(build(sampling={"num_inference_steps": 4, "scheduler": "ddim"},
                             axes={"steps": {"values": [1, 3]}})), "steps")  # fmt: skip
     pipe = DiffusionPipeline.from_pretrained(tiny_folder, use_safetensors=True)
@@ -330,7 +332,7 @@ def test_steps_beyond_the_last_are_refused(build: Build) -> None:
 # ------------------------------------------------------------ the noise floor's baselines
 
 
-def test_a_noise_floor_has_baselines_of_its_own(run: Ran, build: Build) -> None:
+def test_a_noise_floor_has_separate_baselines(run: Ran, build: Build) -> None:
     recipe = build(noise_floor=4, seeds=[1], axes={"module": {"each": "conv_*"}},
                    edits=[{"zero": {"modules": "$module"}}])  # fmt: skip
     result = run(recipe)
@@ -341,7 +343,7 @@ def test_a_noise_floor_has_baselines_of_its_own(run: Ran, build: Build) -> None:
     assert all(cell.floors["rmse"] > 0 for cell in result if not cell.is_baseline)
 
 
-def test_the_record_tells_the_point(run: Ran, build: Build) -> None:
+def test_the_record_contains_the_point(run: Ran, build: Build) -> None:
     result = run(build(**space(between={"from": CAT, "to": DOG, "t": [0.25]})))
     (cell,) = (cell for cell in result if cell.point)
     assert cell.prompt == f"“{CAT}” → “{DOG}”, 0.25 of the way"

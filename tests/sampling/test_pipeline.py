@@ -103,7 +103,7 @@ def test_hub_id_runs_from_the_cache_and_is_known_by_its_commit(
     assert f"commit:{COMMIT}" in (out / "run.json").read_text()
 
 
-def test_a_folder_that_holds_one_component(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_with_one_component(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder / "unet", tmp_path / "alone")
     assert load_catalog(str(tmp_path / "alone")) == load_catalog(str(tiny_folder))
 
@@ -116,7 +116,7 @@ def test_a_folder_that_holds_one_component(tiny_folder: Path, tmp_path: Path) ->
         (str(Path(__file__).parent.parent), "has no denoiser"),
     ],
 )
-def test_unknown_models_are_told(model: str, message: str) -> None:
+def test_unknown_models_are_reported(model: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_catalog(model)
 
@@ -166,7 +166,9 @@ def test_guidance_negative_prompt_steps_and_size_matter(tiny: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("scheduler", [None, "euler"])
-def test_a_wrong_size_is_told_whatever_the_scheduler(scheduler: str | None, tiny: Pipeline) -> None:
+def test_a_wrong_size_is_reported_whatever_the_scheduler(
+    scheduler: str | None, tiny: Pipeline
+) -> None:
     def refuse(_module: nn.Module, _given: object, output: Tensor) -> None:
         if output.shape[-1] != tiny.denoiser.config.sample_size:
             raise ValueError("size mismatch")
