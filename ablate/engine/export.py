@@ -1,19 +1,20 @@
-"""Export: a variant as a model of its own, which diffusers loads without the lab.
+"""Export: a variant as a model that diffusers loads without this package.
 
-    made = export(Run("outputs/quickstart"), "amount=0.2")
-    pipe = diffusers.DiffusionPipeline.from_pretrained(made.path)
+    export = export_variant(Run("outputs/quickstart"), "amount=0.2")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(export.path)
 
-The edits are applied as they were for the variant's cells, and saved while they are: as a whole
-pipeline in diffusers' format, or as one safetensors file of the tensors that they change.
+The weights are saved while the edits are applied, as for the variant's cells: as a pipeline in
+diffusers' format, or as one safetensors file of the tensors that change.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,27 +28,31 @@ from torch import nn
 from ablate import __version__
 from ablate.edits import Edit, NoiseCache, Variant, applied, edited_parameters
 from ablate.engine.replay import cell_of, pipeline_of
-from ablate.messages import RequestError, did_you_mean
+from ablate.messages import RequestError, counted, did_you_mean
 from ablate.models import folder_of
 from ablate.sampling import Pipeline
-from ablate.store import Run, StoredCell, read_record
+from ablate.store import Run, StoredCell, atomic_write, read_record, remove
 
-TOLD = "ablate.json"  # in an exported folder: what it is, and which files the export wrote
+ABOUT = "ablate.json"  # in an exported folder: what it is, and which files the export wrote
 NAMED = 5  # modules or variants that a sentence names before it says that there are more
 LONGEST = 80  # characters of a file's name, or of a name in a text
-SAME = ("fingerprint", "component", "dtype", "perturbation_seed", "edits")  # an equal export
+SAME = ("fingerprint", "component", "dtype", "perturbation_seed", "edits")  # of equal exports
 
 
 class ExportError(RequestError, ValueError):
-    """A variant that cannot be exported, or not to where it was to be; the message says why."""
+    """A variant that cannot be exported, or not to that place; the message says why."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written. `path`: the folder or the file. `sizes`: bytes of each file of weights, by
-    path within it. `changed`: the tensors that differ from the model's own in any bit, as
-    `component.module.parameter`. `replaced`: whether an earlier export lay there. `usage`: the
-    lines of Python that load it.
+    """An exported variant.
+
+    Attributes:
+        path: The folder or file.
+        sizes: Bytes of each file of weights, by its path in the folder.
+        changed: Tensors in which a bit differs from the model's, as `component.module.parameter`.
+        replaced: Whether an earlier export was replaced.
+        usage: Lines of Python that load it.
     """
 
     path: Path
@@ -57,12 +62,12 @@ class Export:
     usage: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """What to tell about it, a line each."""
-        told = [f"{_changes(self.changed)} from the model's own"]
+        """Lines for the user."""
+        lines = [f"{_changes(self.changed)} from the model's"]
         if self.replaced:
-            told.append("an earlier export of the same variant was replaced")
-        told += [f"{_bytes(size):>9}  {name}" for name, size in self.sizes.items()]
-        return [*told, str(self.path), "to load it:", *(f"    {line}" for line in self.usage)]
+            lines.append("an earlier export of the same variant was replaced")
+        lines += [f"{_bytes(size):>9}  {name}" for name, size in self.sizes.items()]
+        return [*lines, str(self.path), "to load it:", *(f"    {line}" for line in self.usage)]
 
 
 def export_variant(
@@ -74,50 +79,74 @@ def export_variant(
     device: str | None = None,
     pipeline: Pipeline | None = None,
 ) -> Export:
-    """Write a variant's network, in the dtype that its cells were made in.
+    """Write the edited network of a variant, in the dtype of its cells; atomically.
 
-    `variant`: its name, or the key or PNG of one of its cells. `out`: a folder, by default
-    `export/<variant>` within the run. `changed`: write one file of the tensors that differ, to
-    `out` if that ends in `.safetensors`, else into the folder `out`. The scheduler of a folder is
-    that of the cell; a file only names it. `pipeline`: the run's own, where it is loaded already;
-    its weights are afterwards as before, bit for bit.
+    An earlier export of the same variant is replaced.
 
-    What appears is whole. An earlier export of the same variant is replaced. Raises `ExportError`
-    for what no weights can hold and for an `out` that holds anything else, `StoreError` for a run
-    or PNG that cannot be read, `ModelError` when the model is not there.
+    Args:
+        variant: Its name, or the key or PNG of one of its cells.
+        out: A folder, by default `export/<variant>` in the run.
+        changed: Write one file of the tensors that differ, to `out` if that ends in
+            `.safetensors`, else into the folder `out`. A folder has the scheduler of the cell.
+        pipeline: The run's, if it is loaded; its weights are restored bit by bit.
+
+    Raises:
+        ExportError: The edits are not of weights, or `out` is something else.
+        StoreError: The run or the PNG cannot be read.
+        ModelError: The model is not there.
     """
     record = record_of(run, variant)
-    cell = cell_of(record)
-    _exportable(cell.variant, changed)
-    told = _told(record)
-    target = _target(run, cell.variant.name, out, changed)
-    replaced = _vacant(target, told)
+    edits = cell_of(record).variant
+    _check_exportable(edits, changed)
+    about = _about(record)
+    name = safe_name(edits.name)
+    if not changed:
+        target = out or run.folder / "export" / name
+    elif out is not None and out.suffix == ".safetensors":
+        target = out
+    else:
+        target = (out or run.folder / "export") / f"{name}.safetensors"
+    replaced = _check_target(target, about)
     pipeline = pipeline or pipeline_of(record, device)
-    if pipeline.fingerprint != told["fingerprint"]:
+    if pipeline.fingerprint != about["fingerprint"]:
         raise ExportError(
-            f"`{told['model']}` is not what it was when the cells of `{cell.variant.name}` were"
-            f" made: it has fingerprint {pipeline.fingerprint}, then {told['fingerprint']}"
+            f"`{about['model']}` is not what it was when the cells of `{edits.name}` were"
+            f" made: it has fingerprint {pipeline.fingerprint}, then {about['fingerprint']}"
         )
-    with _edited(pipeline, cell.variant) as parameters:
+    with _edited(pipeline, edits) as parameters:
         names = tuple(parameters)
         if changed and not names:
             raise ExportError(
-                f"the edits of `{cell.variant.name}` leave every tensor as it is; there is nothing"
-                " to write for --changed"
+                f"the edits of `{edits.name}` leave every tensor as it is; there is nothing to"
+                " write for --changed"
             )
-        if changed:
-            _placed(target, lambda file: _write_file(file, parameters, told))
-        else:
-            text = card(cell.variant, told, pipeline, names)
-            _placed(target, lambda folder: _write_folder(folder, pipeline, text, told))
-    usage = _usage_of_file(target, told, names) if changed else _usage_of_folder(target, told)
-    return Export(target, _sizes(target), names, replaced, usage)
+        final = target.resolve()  # where a link points to, so that both are on one disk
+        for leftover in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
+            remove(leftover)  # of an export that was killed
+        if changed and final.is_dir():  # an empty folder is free
+            final.rmdir()
+        try:
+            with atomic_write(final) as temporary:
+                if changed:
+                    _write_file(temporary, parameters, about)
+                else:
+                    text = card(edits, about, pipeline, names)
+                    _write_folder(temporary, pipeline, text, about)
+        except SafetensorError as error:  # a full disk, for one
+            raise ExportError(f"{target} cannot be written: {error}") from error
+    usage = _usage_of_file(target, about, names) if changed else _usage_of_folder(target, about)
+    files = [target] if changed else sorted(target.rglob("*.safetensors"))
+    sizes = {
+        (file.name if changed else file.relative_to(target).as_posix()): file.stat().st_size
+        for file in files
+    }
+    return Export(target, sizes, names, replaced, usage)
 
 
 def record_of(run: Run, variant: str) -> dict[str, Any]:
-    """What the first finished cell of a variant tells, or the cell of that key or PNG.
+    """The record of a variant's first finished cell, or of the cell with that key or PNG.
 
-    Raises `ExportError` when there is none, or when the name stands for different edits.
+    Raises `ExportError` if there is none, or if variants with different edits have that name.
     """
     cells = [*run.cells(), *run.floor()]
     named = [cell for cell in cells if cell.variant == variant]
@@ -133,22 +162,20 @@ def record_of(run: Run, variant: str) -> dict[str, Any]:
     done = [cell for cell in chosen if cell.done]
     if not done:
         raise ExportError(f"no cell of `{variant}` is finished; run its recipe first")
-    if named and _edits_of(done) > 1:
+    if named and _distinct_edits(done) > 1:
         raise ExportError(
-            f"`{variant}` stands for several variants of {run.folder}; give the key or the PNG of"
-            " a cell"
+            f"`{variant}` names several variants of {run.folder}; give the key or the PNG of a cell"
         )
     return done[0].record()
 
 
-def _edits_of(cells: list[StoredCell]) -> int:
-    """How many different edits some cells have, whatever their names say."""
+def _distinct_edits(cells: list[StoredCell]) -> int:
     records = (cell.record() for cell in cells if not cell.is_baseline)
     return len({repr((r["edits"], r.get("perturbation_seed"))) for r in records})
 
 
-def _exportable(variant: Variant, changed: bool) -> None:
-    """Raises `ExportError` for edits that are no change of weights, once and for all."""
+def _check_exportable(variant: Variant, changed: bool) -> None:
+    """Raise `ExportError` for edits that are not a permanent change of weights."""
     if changed and variant.is_baseline:
         raise ExportError(
             f"`{variant.name}` edits nothing; there is nothing to write for --changed (without it,"
@@ -157,11 +184,11 @@ def _exportable(variant: Variant, changed: bool) -> None:
     for edit in variant.edits:
         why = None
         if edit.where == "image":
-            why = "edits the finished picture (where: image), which weights do not hold"
+            why = "edits the finished picture (where: image), which weights do not contain"
         elif edit.where != "weights":
             why = f"edits the output of {_modules(edit)} (where: {edit.where}), not weights"
         elif edit.when is not None:
-            why = f"holds for a part of the sampling alone (when: {edit.when}); weights hold always"
+            why = f"is for a part of the sampling alone (when: {edit.when}); weights are for all"
         if why is not None:
             raise ExportError(f"`{variant.name}` cannot be exported: its `{edit.op}` {why}")
 
@@ -171,8 +198,8 @@ def _modules(edit: Edit) -> str:
     return f"`{paths[0]}`" if len(paths) == 1 else f"{len(paths)} modules, `{paths[0]}` first"
 
 
-def _told(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What an export is, in plain objects."""
+def _about(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies an export, as plain objects."""
     return {
         "ablate": __version__,
         "model": record["model"]["id"],
@@ -188,28 +215,31 @@ def _told(record: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _edited(pipeline: Pipeline, variant: Variant) -> Iterator[dict[str, nn.Parameter]]:
-    """Apply a variant to all networks that it edits, until the context ends. Yields the parameters
-    that it changes, a tensor that two modules share once."""
-    names = [edit.component or pipeline.component for edit in variant.edits]
-    parts = {
-        name: replace(
-            variant, edits=tuple(e for e, n in zip(variant.edits, names, strict=True) if n == name)
-        )
-        for name in dict.fromkeys(names)
-    }
-    # Digests take no memory, where copies would take as much as all that is edited.
+    """Apply a variant to all networks that it edits.
+
+    Yields:
+        The parameters that it changes, by name; a tensor that two modules share comes once.
+    """
+    edits: dict[str, list[Edit]] = {}
+    for edit in variant.edits:
+        edits.setdefault(edit.component or pipeline.component, []).append(edit)
+    parts = {name: replace(variant, edits=tuple(some)) for name, some in edits.items()}
+    # Digests need no memory, where copies would need as much as all that is edited.
     before = {
-        (name, item.module, item.name): (item.parameter, _digest(item.parameter))
-        for name, part in parts.items()
-        for item in edited_parameters(dict(pipeline.networks[name].named_modules()), part)
+        ".".join(filter(None, (component, item.module, item.name))): (
+            item.parameter,
+            _digest(item.parameter),
+        )
+        for component, part in parts.items()
+        for item in edited_parameters(dict(pipeline.networks[component].named_modules()), part)
     }
-    draws = NoiseCache(checkpoint=pipeline.checkpoint)
+    noise = NoiseCache(checkpoint=pipeline.checkpoint)
     with ExitStack() as stack:
-        for name, part in parts.items():
-            stack.enter_context(applied(pipeline.networks[name], part, draws))
+        for component, part in parts.items():
+            stack.enter_context(applied(pipeline.networks[component], part, noise))
         yield {
-            ".".join(filter(None, place)): parameter
-            for place, (parameter, digest) in before.items()
+            name: parameter
+            for name, (parameter, digest) in before.items()
             if _digest(parameter) != digest
         }
 
@@ -220,8 +250,10 @@ def _digest(parameter: nn.Parameter) -> bytes:
 
 
 def safe_name(variant: str) -> str:
-    """A variant's name as that of a file. Where more is lost than commas and spaces, a digest tells
-    it from others that would look like it."""
+    """A variant's name as a file name.
+
+    If more is lost than commas and spaces, a digest distinguishes it from similar ones.
+    """
     name = re.sub(r"[^\w.=+-]+", "-", variant.replace(" + ", "+")).strip("-.")
     if name and len(name) <= LONGEST and re.fullmatch(r"[\w=+][\w.=+, -]*[\w=+]|\w", variant):
         return name
@@ -229,174 +261,121 @@ def safe_name(variant: str) -> str:
     return f"{name[: LONGEST - 9] or 'variant'}-{digest}"
 
 
-def _target(run: Run, variant: str, out: Path | None, changed: bool) -> Path:
-    name = safe_name(variant)
-    if not changed:
-        return out or run.folder / "export" / name
-    if out is not None and out.suffix == ".safetensors":
-        return out
-    return (out or run.folder / "export") / f"{name}.safetensors"
-
-
-def _vacant(target: Path, told: Mapping[str, Any]) -> bool:
-    """Whether an earlier export of the same lies at `target`, to be replaced.
-
-    Raises `ExportError` when anything else does.
-    """
+def _check_target(target: Path, about: Mapping[str, Any]) -> bool:
+    """Whether `target` is an earlier export of the same. Raises `ExportError` if it is not free."""
     is_file = target.suffix == ".safetensors" and not target.is_dir()
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
-    there = _read_file(target) if is_file else _read_folder(target)
+    earlier = _read_file(target) if is_file else _read_folder(target)
     other = "choose another with --out"
-    if there is None:
+    if earlier is None:
         what = "exists" if target.is_file() else "is a folder that is not empty,"
         raise ExportError(f"{target} {what} and is no export of a variant; {other}")
-    if any(there.get(key) != told[key] for key in SAME):
+    if any(earlier.get(key) != about[key] for key in SAME):
         raise ExportError(
-            f"{target} holds an export of another variant, `{there.get('variant')}` of"
-            f" `{there.get('model')}` in {there.get('dtype')}; {other}"
+            f"{target} is an export of another variant, `{earlier.get('variant')}` of"
+            f" `{earlier.get('model')}` in {earlier.get('dtype')}; {other}"
         )
     if not is_file:
-        ours = {*there.get("files", ()), TOLD}
-        strange = sorted(_files(target) - ours)
+        strange = sorted(_files(target) - {*earlier.get("files", ()), ABOUT})
         if strange:
             raise ExportError(
-                f"{target} holds an earlier export of this variant, and {_some(strange)} besides;"
-                f" move what is not of the export, or {other}"
+                f"{target} contains an earlier export of this variant, and {_some(strange)}"
+                f" besides; move what is not of the export, or {other}"
             )
     return True
 
 
 def _files(folder: Path) -> set[str]:
-    """Paths of all files in a folder and its folders, from it."""
+    """Paths of all files below a folder, relative to it."""
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
 
 
 def _read_folder(folder: Path) -> dict[str, Any] | None:
-    """What an exported folder tells about itself; None where it is none."""
+    """What an exported folder says about itself; None if it is none."""
     try:
-        found = json.loads((folder / TOLD).read_text(encoding="utf-8"))
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return about if isinstance(about, dict) else None
 
 
 def _read_file(file: Path) -> dict[str, Any] | None:
-    """What a file of changed tensors tells about itself; None where it is none."""
+    """What a file of changed tensors says about itself; None if it is none."""
     try:
         with safe_open(file, framework="pt") as content:
-            found: dict[str, Any] = dict(content.metadata() or {})
+            about: dict[str, Any] = dict(content.metadata() or {})
         for key in ("perturbation_seed", "edits"):
-            found[key] = json.loads(found[key])
+            about[key] = json.loads(about[key])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return found
-
-
-def _placed(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a file or folder beside `target` and then put it in its place, so that it is whole."""
-    # Where a link points to, so that both are on one disk.
-    target = target.resolve()
-    partial, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _settle(target, partial, old)  # what a killed export left
-    try:
-        write(partial)
-        if target.exists():
-            target.rename(old)
-        partial.rename(target)
-    except SafetensorError as error:  # a full disk, for one
-        raise ExportError(f"{target} cannot be written: {error}") from error
-    finally:
-        _settle(target, partial, old)
-
-
-def _settle(target: Path, partial: Path, old: Path) -> None:
-    """Remove what is not finished, and what was replaced once its successor is there."""
-    _remove(partial)
-    if old.exists() and not target.exists():
-        old.rename(target)
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    return about
 
 
 def _write_file(
-    file: Path, parameters: Mapping[str, nn.Parameter], told: Mapping[str, Any]
+    file: Path, parameters: Mapping[str, nn.Parameter], about: Mapping[str, Any]
 ) -> None:
     tensors = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
+    metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
     save_file(tensors, file, {"format": "pt", **metadata})
 
 
-def _write_folder(folder: Path, pipeline: Pipeline, text: str, told: Mapping[str, Any]) -> None:
+def _write_folder(folder: Path, pipeline: Pipeline, text: str, about: Mapping[str, Any]) -> None:
     pipe = pipeline.pipe
     before = pipe.scheduler
     try:
-        pipe.scheduler = pipeline.scheduler_of(told["scheduler"])
+        pipe.scheduler = pipeline.scheduler_of(about["scheduler"])
         pipe.save_pretrained(folder, safe_serialization=True)
     finally:
         pipe.scheduler = before
     (folder / "README.md").write_text(text, encoding="utf-8", newline="\n")
     files = {"files": sorted(_files(folder))}
-    (folder / TOLD).write_text(json.dumps({**told, **files}, indent=1) + "\n", encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps({**about, **files}, indent=1) + "\n", encoding="utf-8")
 
 
-def _sizes(target: Path) -> dict[str, int]:
-    if target.is_file():
-        return {target.name: target.stat().st_size}
-    files = sorted(target.rglob("*.safetensors"))
-    return {file.relative_to(target).as_posix(): file.stat().st_size for file in files}
-
-
-def _usage_of_folder(folder: Path, told: Mapping[str, Any]) -> tuple[str, ...]:
+def _usage_of_folder(folder: Path, about: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         "import torch; from diffusers import DiffusionPipeline",
-        f"pipe = DiffusionPipeline.from_pretrained({str(folder)!r}, dtype=torch.{told['dtype']})",
+        f"pipe = DiffusionPipeline.from_pretrained({str(folder)!r}, dtype=torch.{about['dtype']})",
     )
 
 
-def _usage_of_file(file: Path, told: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+def _usage_of_file(file: Path, about: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
     components = ", ".join(repr(name) for name in dict.fromkeys(n.split(".")[0] for n in names))
-    folder = folder_of(told["model"])
-    kind, _, commit = told["fingerprint"].partition(":")
+    folder = folder_of(about["model"])
+    kind, _, commit = about["fingerprint"].partition(":")
     revision = f", revision={commit!r}" if kind == "commit" else ""
     return (
         "import torch; from diffusers import DiffusionPipeline;"
         " from safetensors.torch import load_file",
-        f"pipe = DiffusionPipeline.from_pretrained({str(folder or told['model'])!r}{revision},"
-        f" dtype=torch.{told['dtype']}); changed = load_file({str(file)!r})",
+        f"pipe = DiffusionPipeline.from_pretrained({str(folder or about['model'])!r}{revision},"
+        f" dtype=torch.{about['dtype']}); changed = load_file({str(file)!r})",
         f"for part in [{components}]: getattr(pipe, part).load_state_dict({{k.partition('.')[2]: v"
         " for k, v in changed.items() if k.partition('.')[0] == part}, strict=False)",
     )
 
 
 def card(
-    variant: Variant, told: Mapping[str, Any], pipeline: Pipeline, names: tuple[str, ...]
+    variant: Variant, about: Mapping[str, Any], pipeline: Pipeline, names: tuple[str, ...]
 ) -> str:
     """The model card of an exported folder, Markdown. `names`: of the tensors that changed."""
-    kind, _, digest = told["fingerprint"].partition(":")
+    kind, _, digest = about["fingerprint"].partition(":")
     is_local = kind != "commit"
-    # Of a folder on this machine only the name is anyone's business.
-    model = Path(told["model"]).name if is_local else told["model"]
+    # The path of a local folder is private; its name is not.
+    model = Path(about["model"]).name if is_local else about["model"]
     base = "" if is_local else f"base_model: {json.dumps(model)}\n"
     edits = "; ".join(_edit(edit, pipeline) for edit in variant.edits)
     seed = f", from perturbation seed {variant.perturbation_seed}" if variant.is_random else ""
-    made = f"with these edits of its weights: {edits}{seed}" if edits else "as it is, without edits"
+    how = f"with these edits of its weights: {edits}{seed}" if edits else "as it is, without edits"
     return (
         f"---\nlibrary_name: diffusers\ntags: [ablate, text-to-image]\n{base}---\n\n"
         f"# {_code(model)}, {_code(variant.name)}\n\n"
-        f"This is the model {_code(model)} ({kind} {digest}), {made}. {_changes(names)} from that"
-        f" model's own; nothing was trained. Made by ablate {told['ablate']}; {_code(TOLD)} has the"
-        f" edits in full. The weights are in {told['dtype']}, and there is no safety checker. The"
-        " license of the model that it was made from holds for this one.\n\n"
+        f"This is the model {_code(model)} ({kind} {digest}), {how}. {_changes(names)} from that"
+        f" model's; nothing was trained. Exported by ablate {about['ablate']}; {_code(ABOUT)} has"
+        f" the edits in full. The weights are in {about['dtype']}, and there is no safety checker."
+        " The license of that model applies to this one.\n\n"
         "```python\nimport torch\nfrom diffusers import DiffusionPipeline\n\n"
-        f'pipe = DiffusionPipeline.from_pretrained(".", dtype=torch.{told["dtype"]})\n```\n'
+        f'pipe = DiffusionPipeline.from_pretrained(".", dtype=torch.{about["dtype"]})\n```\n'
     )
 
 
@@ -408,9 +387,12 @@ def _edit(edit: Edit, pipeline: Pipeline) -> str:
         if k not in ("op", "code", "component", "modules", "partners")
     }
     given = f" ({_code(json.dumps(settings)[1:-1])})" if settings else ""
-    count = f"{len(edit.all_modules)} module{'s' * (len(edit.all_modules) != 1)}"
+    paths = edit.all_modules
     where = _code(edit.component or pipeline.component)
-    return f"{_code(edit.op)}{given} on {count} of {where}, {_some(map(_code, edit.all_modules))}"
+    return (
+        f"{_code(edit.op)}{given} on {counted(len(paths), 'module')} of {where},"
+        f" {_some(map(_code, paths))}"
+    )
 
 
 def _code(text: str) -> str:
@@ -423,14 +405,12 @@ def _code(text: str) -> str:
 
 
 def _changes(names: tuple[str, ...]) -> str:
-    counts: dict[str, int] = {}
-    for name in names:
-        component = name.split(".")[0]
-        counts[component] = counts.get(component, 0) + 1
+    counts = Counter(name.split(".")[0] for name in names)
     where = ", ".join(f"{count} of {component}" for component, count in counts.items())
-    plural = len(names) != 1
-    whole = f"{len(names)} tensor{'s' * plural}"
-    return f"{whole}{f' ({where})' if where else ''} differ{'s' * (not plural)}"
+    return (
+        f"{counted(len(names), 'tensor')}{f' ({where})' if where else ''}"
+        f" differ{'s' * (len(names) == 1)}"
+    )
 
 
 def _some(names: Iterable[str]) -> str:

@@ -290,8 +290,8 @@ def test_what_no_weights_can_hold_is_refused(run: Ran, build: Build, tiny: Pipel
     )
     window = one("window", modules="conv_out", when={"steps": [1, 1]})
     said = refused(window, "scale", tiny)
-    assert "its `scale` holds for a part of the sampling alone (when: steps 1" in said
-    assert said.endswith("; weights hold always")
+    assert "its `scale` is for a part of the sampling alone (when: steps 1" in said
+    assert said.endswith("; weights are for all")
     nothing = one("nothing", modules="re:attn1.to_k", params="bias")
     assert "leave every tensor as it is" in refused(nothing, "scale", tiny, changed=True)
     assert "edits nothing" in refused(nothing, "baseline", tiny, changed=True)
