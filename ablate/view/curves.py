@@ -192,11 +192,7 @@ class _Plot:
 
 
 def _draw(
-    run: Run,
-    axis: str,
-    lines: Sequence[_Line],
-    measure: Measure,
-    cells: Mapping[str, MeasuredCell],
+    run: Run, axis: str, lines: Sequence[_Line], measure: Measure, cells: Mapping[str, MeasuredCell]
 ) -> str:
     canvas, single = Canvas(), [line for line in lines if not line.is_mean]
     first, last = (float(lines[0].strengths[i]) for i in (0, -1))

@@ -16,7 +16,7 @@ from ablate.style import HAIRLINE, INK, MUTED, fit_lines, text_width
 from ablate.view.architecture.blueprint import STREAMS, Block, Blueprint, Column, Stack
 from ablate.view.architecture.key import PANEL, Key
 from ablate.view.architecture.roles import THICK, draw_mark
-from ablate.view.architecture.tiles import GAP, PAD, WHITE, Box, Tiles, boxes, offsets, parts
+from ablate.view.architecture.tiles import GAP, PAD, WHITE, Tiles, offsets, parts, single_box
 from ablate.view.svg import MARGIN, Canvas, Point
 
 NUMBERS = 40  # width of the numbers of blocks
@@ -117,7 +117,7 @@ def _conditioning(page: _Page, plan: Blueprint, tiles: Tiles) -> float | None:
     if right + 16 + text_width(words, 16) < MARGIN + page.width:
         page.canvas.text(right + 16, middle + 5, words, 16, MUTED)
     page.take(low + 30, right)
-    return start + _box(blocks[0], tiles).height / 2
+    return start + single_box(blocks[0], tiles).height / 2
 
 
 def _inputs(page: _Page, plan: Blueprint, tiles: Tiles, anchors: dict[str, float]) -> None:
@@ -130,10 +130,10 @@ def _inputs(page: _Page, plan: Blueprint, tiles: Tiles, anchors: dict[str, float
         words, *roles = INPUTS[name]
         known = any(module.role in roles for block in blocks for module in block.modules)
         room = text_width(words, 18) + 52 if known else 0.0
-        first = _box(blocks[0], tiles)
+        first = single_box(blocks[0], tiles)
         middle = PAD + first.side + tiles.width / 2  # of its first tile
         if name == "text":
-            wide = sum(_box(block, tiles).width + 14 for block in blocks) - 14
+            wide = sum(single_box(block, tiles).width + 14 for block in blocks) - 14
             aim = min(anchors.get(name, x) - middle, MARGIN + page.width - wide)
             x = max(x, aim - room)
         if known:
@@ -141,15 +141,11 @@ def _inputs(page: _Page, plan: Blueprint, tiles: Tiles, anchors: dict[str, float
             page.canvas.text(x, at + 6, words, 18)
             page.canvas.arrow((x + room - 44, at), (x + room - 1, at))
         right, low, _ = _shelf(page, blocks, tiles, x + room, start)
-        wraps = low > start + max(_box(block, tiles).height for block in blocks)
+        wraps = low > start + max(single_box(block, tiles).height for block in blocks)
         page.ends[name] = (x + room + middle, low if wraps else start + first.height)
         page.taken.append((low, right))
         x, bottom = right + 40, max(bottom, low)
     page.y = bottom
-
-
-def _box(block: Block, tiles: Tiles) -> Box:
-    return boxes([block], tiles, {})[0]
 
 
 def _shelf(
@@ -162,7 +158,7 @@ def _shelf(
     """
     x, tall, middle = left, 0.0, y
     for block in blocks:
-        box = _box(block, tiles)
+        box = single_box(block, tiles)
         if x > left and x + box.width > MARGIN + page.width:
             x, y, tall = left, y + tall + 14, 0.0
         box.draw(page.canvas, x, y)
@@ -173,7 +169,7 @@ def _shelf(
 def _exit(page: _Page, plan: Blueprint, tiles: Tiles) -> None:
     if not plan.exit:
         return
-    first, left, top = _box(plan.exit[0], tiles), float(MARGIN), page.y + 36
+    first, left, top = single_box(plan.exit[0], tiles), float(MARGIN), page.y + 36
     if "image" in page.ends:
         x, y = page.ends["image"]
         left = max(left, x - PAD - first.side - tiles.width / 2)

@@ -12,18 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.network import ModuleInfo
-from ablate.style import (
-    DARK,
-    HAIRLINE,
-    HATCH,
-    MUTED,
-    VACANT,
-    Color,
-    fit,
-    ink_on,
-    ramp,
-    text_width,
-)
+from ablate.style import DARK, HAIRLINE, HATCH, MUTED, VACANT, Color, fit, ink_on, ramp, text_width
 from ablate.view.architecture.blueprint import Block, Column, Row, columns
 from ablate.view.architecture.roles import THICK, draw_mark
 from ablate.view.chart import Scale, figure
@@ -280,3 +269,8 @@ def boxes(
         Box(block, tiles, families, rising, about.get(block.name, ""), with_mean)
         for block in blocks
     ]
+
+
+def single_box(block: Block, tiles: Tiles) -> Box:
+    """A block in its frame, with columns for itself."""
+    return boxes([block], tiles, {})[0]

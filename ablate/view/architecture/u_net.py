@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from ablate.style import MUTED, text_width
-from ablate.view.architecture.blueprint import Block, Blueprint
+from ablate.view.architecture.blueprint import Blueprint
 from ablate.view.architecture.key import Key
-from ablate.view.architecture.tiles import Box, Ends, Tiles, boxes
+from ablate.view.architecture.tiles import Box, Ends, Tiles, boxes, single_box
 from ablate.view.chart import rounded
 from ablate.view.svg import MARGIN, Canvas
 
@@ -95,11 +95,10 @@ def _facts(plan: Blueprint) -> dict[str, str]:
 
 def _ends(sheet: _Sheet, plan: Blueprint, tiles: Tiles, top: float) -> float:
     """Draw what comes before and after the U, above its two sides; return where it ends."""
-
-    def boxed(blocks: Sequence[Block]) -> list[Box]:
-        return [boxes([block], tiles, {})[0] for block in blocks]
-
-    entry, exits, canvas = boxed(plan.entry), boxed(plan.exit), sheet.canvas
+    entry, exits = (
+        [single_box(block, tiles) for block in blocks] for blocks in (plan.entry, plan.exit)
+    )
+    canvas = sheet.canvas
     bottom = top + max((box.height for box in (*entry, *exits)), default=0)
     inputs = [box for box in entry if box.block.modules[0].role == "input"]
     others = [box for box in entry if box not in inputs]

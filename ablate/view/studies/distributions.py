@@ -38,7 +38,7 @@ FILL, LINE = ramp(0.5), ramp(0.72)
 COLUMNS = ("component", "module", "stage", "selectivity", "chance", "concept")  # of the table
 NOTES = [
     "Class selectivity of a unit: (μ of its best concept − mean μ of the others) / their sum;"
-    " 0: all concepts alike, 1: one concept alone (Leavitt & Morcos 2020).",
+    " 0: all concepts alike, 1: one concept alone (Leavitt & Morcos 2020)."
 ]
 BY_CHANCE = [
     "Filled: density of a layer's units. Gray: the same with the samples' labels shuffled."
