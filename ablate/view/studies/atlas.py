@@ -19,7 +19,7 @@ from PIL import Image
 
 from ablate.messages import counted
 from ablate.store import model_name, read_atlas, read_image, read_study
-from ablate.style import ACCENT, HAIRLINE, INK, MUTED, VACANT, fit, ramp, text_width
+from ablate.style import ACCENT, HAIRLINE, INK, MUTED, VACANT, elide, fit, ramp, text_width
 from ablate.view.chart import Labels
 from ablate.view.errors import PictureError
 from ablate.view.svg import MARGIN, Canvas, Point
@@ -274,7 +274,9 @@ class _Grid:
             if len(labels.taken) == MOST or small or len(area) < least:
                 continue
             size = min(17 + 3.4 * math.sqrt(len(area)), 44) * zoom
-            shown, size = _fitted(concept, size, width - 10)
+            wide = text_width(concept, size, True)
+            size = max(min(size, size * (width - 10) / max(wide, 1)), SMALL)
+            shown = elide(concept, size, width - 10)
             half = text_width(shown, size, True) / 2 + 5
             middle = [sum(place[i] for place in area) / len(area) for i in (0, 1)]
             area.sort(key=lambda place: math.dist(place, middle))
@@ -334,14 +336,6 @@ def _areas(bins: Sequence[_Bin]) -> Iterator[tuple[str, list[Place]]]:
                     reached.append(near)
         areas.append((concept, sorted(area)))
     yield from sorted(areas, key=lambda one: (-len(one[1]), one[1]))
-
-
-def _fitted(words: str, size: float, width: float) -> tuple[str, float]:
-    """Bold type no wider than that: smaller where necessary, and elided where that is too wide."""
-    size = max(min(size, size * width / max(text_width(words, size, True), 1)), SMALL)
-    while len(words) > 1 and text_width(words, size, True) > width:
-        words = words.removesuffix("…")[:-1].rstrip() + "…"
-    return words, size
 
 
 # ------------------------------------------------------------ two beside one another
