@@ -97,13 +97,15 @@ def by_hand(study: Study, each: int) -> tuple[np.ndarray, list[tuple[int, int]]]
     """Vectors from hooks on runs of single cells, and their samples and moments."""
     values, where = [], []
     for number, cell in enumerate(study.samples):
-        heard: list[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
         module = study.network.get_submodule(PATH)
-        handle = module.register_forward_hook(lambda _m, _i, out, heard=heard: heard.append(out))
+        handle = module.register_forward_hook(
+            lambda _m, _i, out, outputs=outputs: outputs.append(out)
+        )
         engine.compute_cell(cell, study.pipeline)
         handle.remove()
-        assert len(heard) == 2
-        for moment, out in enumerate(heard):
+        assert len(outputs) == 2
+        for moment, out in enumerate(outputs):
             flat = out[-1].flatten(1).T.numpy()
             values.append(flat[sample_positions(number, moment, 16, each)])
             where += [(number, moment)] * each
@@ -113,7 +115,7 @@ def by_hand(study: Study, each: int) -> tuple[np.ndarray, list[tuple[int, int]]]
 # ---------------------------------------------------------------- vectors
 
 
-def test_vectors_are_what_the_module_gave(study: Study) -> None:
+def test_vectors_are_the_outputs_of_the_module(study: Study) -> None:
     vectors = collect(study, PATH, 3)
     values, where = by_hand(study, 3)
     assert (len(vectors), vectors.units, vectors.rows, vectors.done) == (36, 32, 4, 6)
@@ -125,7 +127,7 @@ def test_vectors_are_what_the_module_gave(study: Study) -> None:
     assert places["x"][:3].tolist() == ((spot % 4 + 0.5) / 4).tolist()
 
 
-def test_a_killed_collection_goes_on(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_collection_continues(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     one_by_one(monkeypatch)
     whole = collect(begin("whole"), PATH, 2)
     study = begin("killed")
@@ -150,13 +152,13 @@ def test_a_killed_collection_goes_on(begin: Begin, monkeypatch: pytest.MonkeyPat
     assert Vectors(vectors.folder, vectors.about).done == 0  # it would be collected anew
 
 
-def test_a_wrong_path_is_told(study: Study) -> None:
+def test_a_wrong_path_is_refused(study: Study) -> None:
     with pytest.raises(StudyError, match=r"no module `mid_block.resnet.1`.*mid_block.resnets.1"):
         collect(study, "mid_block.resnet.1", 2)
 
 
 def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
-    """10,000 samples stream through, what is held is one batch."""
+    """10,000 samples stream through, memory has one batch."""
     sink = Collector(Vectors(tmp_path / "vectors", {"path": "x"}), 2, (64, 64))
     batch = torch.randn(250, 64, 64)
 
@@ -184,25 +186,27 @@ def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
 
 
 def test_bins_have_counts_means_and_lifts(study: Study) -> None:
-    told = make_atlas(study, PATH, rows=3, columns=2, method="pca", each=8, visualized=False)
+    result = make_atlas(study, PATH, rows=3, columns=2, method="pca", each=8, visualized=False)
     vectors = collect(study, PATH, 8)
     values, samples = vectors.read(), vectors.places()["sample"]
     layout = fit(vectors.chunks, "pca", rows=3, columns=2)
     of = layout.bins(values, 3, 2)
     bins = bin_vectors(layout, vectors, 3, 2)
-    assert (told["vectors"], told["outside"], told["method"]) == (96, 0, "pca")
-    assert sum(one["count"] for one in told["bins"]) == 96
-    for one in told["bins"]:
+    assert (result["vectors"], result["outside"], result["method"]) == (96, 0, "pca")
+    assert sum(one["count"] for one in result["bins"]) == 96
+    for one in result["bins"]:
         number = one["row"] * 2 + one["column"]
-        own = of == number
-        assert one["count"] == own.sum() >= LEAST
-        np.testing.assert_allclose(bins.mean[number], values[own].mean(0), rtol=1e-5, atol=1e-6)
+        inside = of == number
+        assert one["count"] == inside.sum() >= LEAST
+        np.testing.assert_allclose(bins.mean[number], values[inside].mean(0), rtol=1e-5, atol=1e-6)
         for concept, lift in one["concepts"]:
-            share = np.mean(samples[own] % 3 == CONCEPTS.index(concept))
+            share = np.mean(samples[inside] % 3 == CONCEPTS.index(concept))
             assert lift == pytest.approx(share * 3, abs=1e-3)
-        nearest = np.flatnonzero(own)[((values[own] - bins.mean[number]) ** 2).sum(1).argmin()]
+        nearest = np.flatnonzero(inside)[
+            ((values[inside] - bins.mean[number]) ** 2).sum(1).argmin()
+        ]
         assert central_vectors(vectors, bins)[number] == nearest
-    assert json.loads((study.folder / "atlas.json").read_text()) == json.loads(json.dumps(told))
+    assert json.loads((study.folder / "atlas.json").read_text()) == json.loads(json.dumps(result))
 
 
 def test_labels_are_no_chance() -> None:
@@ -216,12 +220,12 @@ def test_labels_are_no_chance() -> None:
     assert mixed == []  # owls are commoner there than elsewhere, but not surely
 
 
-def test_patches_are_cut_where_vectors_lie(study: Study) -> None:
-    told = make_atlas(study, PATH, rows=2, columns=2, method="pca", each=8, visualized=False)
+def test_patches_are_cut_at_the_places_of_vectors(study: Study) -> None:
+    result = make_atlas(study, PATH, rows=2, columns=2, method="pca", each=8, visualized=False)
     vectors = collect(study, PATH, 8)
     bins = bin_vectors(fit(vectors.chunks, "pca", rows=2, columns=2), vectors, 2, 2)
     shots = with_keys(study.samples, study.pipeline)
-    one = told["bins"][0]
+    one = result["bins"][0]
     place = vectors.places()[central_vectors(vectors, bins)[one["row"] * 2 + one["column"]]]
     with Image.open(study.pictures.path(shots[place["sample"]].key)) as image:
         whole = np.asarray(image.convert("RGB"))
@@ -260,25 +264,25 @@ def test_where_there_is_no_map_the_whole_image_is_shown(study: Study) -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def test_pictures_are_made_once(study: Study, painted: list[int]) -> None:
-    """Each grid has its own: coming back to one finds them again."""
-    told = make_atlas(study, PATH, rows=2, columns=2, each=8)
-    count = len(told["bins"])
+def test_pictures_are_rendered_once(study: Study, painted: list[int]) -> None:
+    """Each grid has its pictures: returning to one reuses them."""
+    result = make_atlas(study, PATH, rows=2, columns=2, each=8)
+    count = len(result["bins"])
     assert painted == [count]
-    for one in told["bins"]:
-        assert one["picture"] == f"bins/{told['grid']}/{one['row']}-{one['column']}.png"
-    (study.folder / told["bins"][0]["picture"]).unlink()
-    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == told
+    for one in result["bins"]:
+        assert one["picture"] == f"bins/{result['grid']}/{one['row']}-{one['column']}.png"
+    (study.folder / result["bins"][0]["picture"]).unlink()
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == result
     assert painted == [count, 1]
     other = make_atlas(study, PATH, rows=2, columns=3, each=8)
     assert painted == [count, 1, len(other["bins"])]
-    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == told
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == result
     assert len(painted) == 3
 
 
-def test_what_is_broken_is_made_again(study: Study, painted: list[int]) -> None:
-    told = make_atlas(study, PATH, rows=2, columns=2, each=8)
-    one, other = told["bins"][:2]
+def test_broken_files_are_written_again(study: Study, painted: list[int]) -> None:
+    result = make_atlas(study, PATH, rows=2, columns=2, each=8)
+    one, other = result["bins"][:2]
     patch = study.folder / one["patch"]
     before = patch.read_bytes()
     patch.write_bytes(before[:60])
@@ -286,18 +290,18 @@ def test_what_is_broken_is_made_again(study: Study, painted: list[int]) -> None:
         picture.write_bytes(b"no picture")
     (study.folder / other["picture"]).write_bytes(b"no picture")
     (study.folder / "atlas.json").write_text("{")
-    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == told
-    assert painted == [len(told["bins"]), 1]
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == result
+    assert painted == [len(result["bins"]), 1]
     assert patch.read_bytes() == before
     (layout,) = study.folder.glob("bins/*/layout.npz")
     layout.write_bytes(layout.read_bytes()[:300])
     (vectors,) = study.folder.glob("vectors/*/vectors.json")
     vectors.write_text('{"format": 1')
-    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == told
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == result
     (study.folder / "atlas.json").write_text("[]")
     with pytest.raises(StudyError, match=r"atlas\.json is none of this version"):
         read_atlas(study.folder)
-    (study.folder / "atlas.json").write_text(json.dumps(told | {"spread": "range"}))
+    (study.folder / "atlas.json").write_text(json.dumps(result | {"spread": "range"}))
     with pytest.raises(StudyError, match="has axes by `range`, which this version does not place"):
         compare_atlas(study, PATH, ZERO)
 
@@ -310,18 +314,18 @@ def test_each_part_is_counted_for_itself(study: Study, painted: list[int]) -> No
         seen.setdefault(now.noun, []).append(now)
 
     study.progress = Progress(watch)
-    told = make_atlas(study, PATH, rows=2, columns=2, each=8, edits=edits)
+    result = make_atlas(study, PATH, rows=2, columns=2, each=8, edits=edits)
     assert list(seen) == ["samples", "layouts", "bins", "samples of the variant"]
-    assert [now.total for (*_, now) in seen.values()] == [6, 1, len(told["bins"]), 6]
+    assert [now.total for (*_, now) in seen.values()] == [6, 1, len(result["bins"]), 6]
     for part in seen.values():
         done = [now.done for now in part]
         assert done == sorted(done)
         assert done[-1] == part[-1].total
-    assert len(seen["bins"]) == 5  # also while they are made
+    assert len(seen["bins"]) == 5  # also while they are rendered
 
 
 def test_inputs_go_toward_bins(study: Study) -> None:
-    """The optimized inputs lie farther toward their bins than inputs that nobody chose."""
+    """The optimized inputs are farther toward their bins than inputs that nobody chose."""
     path = "mid_block"
     vectors = collect(study, path, 4)
     layout = fit(vectors.chunks, "pca")
@@ -332,12 +336,12 @@ def test_inputs_go_toward_bins(study: Study) -> None:
     goal = pictures.Goal(path, away, layout.whitened(away), layout.mean, middles, (16, 16))
     objective = goal.objective()
     ascent = Ascent(steps=24, rate=0.2, batch=2)
-    found = Latents(study.pipeline, t=0.5, ascent=ascent).optimize([objective])
-    assert found.images.shape == (2, 16, 16, 3)
-    assert (found.end > found.typical).all()
+    optimized = Latents(study.pipeline, t=0.5, ascent=ascent).optimize([objective])
+    assert optimized.images.shape == (2, 16, 16, 3)
+    assert (optimized.end > optimized.typical).all()
 
 
-def test_rows_look_at_the_places_of_their_bins() -> None:
+def test_rows_take_the_places_of_their_bins() -> None:
     places = np.array([[0.9, 0.1], [0.2, 0.6]])
     nothing = np.zeros((2, 1))
     goal = pictures.Goal("x", nothing, nothing, np.zeros(1), places, (32, 32))
@@ -356,30 +360,30 @@ def test_rows_look_at_the_places_of_their_bins() -> None:
 def test_a_variant_like_the_baseline_leaves_nothing_dark(study: Study) -> None:
     make_atlas(study, PATH, rows=3, columns=3, each=8, visualized=False)
     same = [{"scale": {"modules": PATH + ".conv1", "factor": 1.0 + 1e-7}}]
-    told = compare_atlas(study, PATH, same)
-    assert [one["variant"] for one in told["bins"]] == [one["count"] for one in told["bins"]]
-    assert (told["dark"], told["dark_bins"], told["variant_outside"]) == ([], [], 0)
-    assert told["variant"]
-    assert told["notes"] == [
+    result = compare_atlas(study, PATH, same)
+    assert [one["variant"] for one in result["bins"]] == [one["count"] for one in result["bins"]]
+    assert (result["dark"], result["dark_bins"], result["variant_outside"]) == ([], [], 0)
+    assert result["variant"]
+    assert result["notes"] == [
         f"The edits change nothing that reaches `{PATH}`: its vectors are the baseline's."
     ]
-    assert read_atlas(study.folder) == json.loads(json.dumps(told))
+    assert read_atlas(study.folder) == json.loads(json.dumps(result))
 
 
 def test_a_layer_that_is_zeroed_is_one_vector(begin: Begin) -> None:
     study = begin()
     path = f"{PATH}.conv2"
     make_atlas(study, path, rows=3, columns=3, each=16, visualized=False)
-    told = make_atlas(
+    result = make_atlas(
         study, path, rows=3, columns=3, each=16, visualized=False,
         edits=[{"zero": {"modules": path}}],
     )  # fmt: skip
-    counts = [one["variant"] for one in told["bins"]]
+    counts = [one["variant"] for one in result["bins"]]
     assert sorted(counts)[-2:] in ([0, 192], [0, 0])
-    assert max(counts) + told["variant_outside"] == told["variant_vectors"] == 192
-    assert told["notes"] == []
-    lost = {(one["row"], one["column"]) for one in told["dark_bins"]}
-    assert lost == {(b["row"], b["column"]) for b in told["bins"] if not b["variant"]}
+    assert max(counts) + result["variant_outside"] == result["variant_vectors"] == 192
+    assert result["notes"] == []
+    lost = {(one["row"], one["column"]) for one in result["dark_bins"]}
+    assert lost == {(b["row"], b["column"]) for b in result["bins"] if not b["variant"]}
     with pytest.raises(StudyError, match=r"the atlas in .* is of"):
         compare_atlas(study, PATH, ZERO)
 
@@ -390,7 +394,7 @@ def test_concepts_that_left_their_bins_are_dark() -> None:
     assert darkened_concepts(before, after, CONCEPTS) == [
         {"concept": "cat", "before": 40, "after": 10, "gone": 0.75}
     ]
-    assert darkened_concepts(before // 4, after // 4, CONCEPTS) == []  # too few to tell
+    assert darkened_concepts(before // 4, after // 4, CONCEPTS) == []  # too few vectors
     assert lifts(before, before.sum(0))[0, 0] == pytest.approx(40 / 44 / (42 / 126))
 
 
@@ -401,7 +405,7 @@ def test_without_an_atlas_there_is_nothing_to_compare(study: Study) -> None:
         make_atlas(study, PATH, rows=1, columns=5)
 
 
-def test_what_cannot_be_an_atlas_says_so(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_atlases_are_refused(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(LayoutError, match="umap-learn"):
         make_atlas(study, PATH, method="umap")
@@ -422,7 +426,7 @@ def test_places_have_the_size_that_files_say() -> None:
     assert PLACE.itemsize == 16
 
 
-def test_a_variant_is_known_by_what_it_comes_to(
+def test_a_variant_is_identified_by_its_resolved_edits(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What edits name may change: a study that is recorded anew chooses other units."""
@@ -437,8 +441,8 @@ def test_a_variant_is_known_by_what_it_comes_to(
     real = study.planned
     monkeypatch.setattr(study, "planned", planned)
     make_atlas(study, PATH, rows=2, columns=2, method="pca", visualized=False)
-    told = compare_atlas(study, PATH, written)
-    assert told["variant"] == "zero 10 % of units (most for cat; my-study)"
+    result = compare_atlas(study, PATH, written)
+    assert result["variant"] == "zero 10 % of units (most for cat; my-study)"
     first = collect(study, PATH, 4, edits=written)
     assert (first.read()[:, 0] == 0).all()
     assert collect(study, PATH, 4, edits=written).folder == first.folder
@@ -458,12 +462,12 @@ def test_a_variant_is_known_by_what_it_comes_to(
          "zero 25 % of units (least selective; b)"),
     ],
 )  # fmt: skip
-def test_edits_of_units_are_named_by_what_they_say(units: dict[str, Any], named: str) -> None:
+def test_names_of_edits_of_units(units: dict[str, Any], named: str) -> None:
     assert edit_name("zero", {"units": units}) == named
 
 
 @pytest.mark.parametrize("op", ["mean", "resample"])
-def test_what_other_samples_give_is_refused_at_once(study: Study, op: str) -> None:
+def test_edits_from_other_samples_are_refused_at_once(study: Study, op: str) -> None:
     edits = [{op: {"modules": PATH, "where": "output"}}]
     with pytest.raises(StudyError, match=f"`{op}` takes what a module gives other samples"):
         make_atlas(study, PATH, visualized=False, edits=edits)

@@ -15,12 +15,12 @@ from ablate.units.atlas import layout
 from ablate.units.atlas.layout import Layout, LayoutError, fit
 
 
-def made(count: int = 900, units: int = 12) -> np.ndarray:
+def vectors(count: int = 900, units: int = 12) -> np.ndarray:
     """Vectors about a mean, that vary most along few directions."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(units, units)) * np.geomspace(4, 0.1, units)[:, None]
-    found: np.ndarray = (rng.normal(size=(count, units)) @ mixing + 3).astype(np.float32)
-    return found
+    values: np.ndarray = (rng.normal(size=(count, units)) @ mixing + 3).astype(np.float32)
+    return values
 
 
 def groups() -> tuple[np.ndarray, np.ndarray]:
@@ -40,21 +40,21 @@ def test_components_are_those_of_all_vectors_at_once(
     widest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(projection, "WIDEST", widest)
-    values = made()
-    found = fit(parts(values), "pca")
+    values = vectors()
+    fitted = fit(parts(values), "pca")
     centered = values.astype(np.float64) - values.mean(0, dtype=np.float64)
     _, singular, right = np.linalg.svd(centered, full_matrices=False)
     signs = np.sign(right[np.arange(12), np.abs(right).argmax(1)])
-    np.testing.assert_allclose(found.mean, values.mean(0, dtype=np.float64))
-    np.testing.assert_allclose(found.variance[:4], (singular**2 / 900)[:4], rtol=1e-6)
-    np.testing.assert_allclose(found.basis[:4], (right * signs[:, None])[:4], atol=1e-5)
-    assert found.total == pytest.approx((singular**2).sum() / 900)
+    np.testing.assert_allclose(fitted.mean, values.mean(0, dtype=np.float64))
+    np.testing.assert_allclose(fitted.variance[:4], (singular**2 / 900)[:4], rtol=1e-6)
+    np.testing.assert_allclose(fitted.basis[:4], (right * signs[:, None])[:4], atol=1e-5)
+    assert fitted.total == pytest.approx((singular**2).sum() / 900)
     flat = centered @ (right * signs[:, None])[:2].T
-    np.testing.assert_allclose(found.plane(values), flat, atol=1e-4)
+    np.testing.assert_allclose(fitted.plane(values), flat, atol=1e-4)
 
 
 def test_even_axes_fill_rows_and_columns_alike() -> None:
-    values = made()
+    values = vectors()
     values[:20, :] *= 20  # far outliers
     of = fit(parts(values), "pca").bins(values, 5, 4)
     assert of.min() >= 0
@@ -64,21 +64,21 @@ def test_even_axes_fill_rows_and_columns_alike() -> None:
 
 def test_bins_are_counted_from_the_top_left() -> None:
     """Up is the second axis, right the first."""
-    values = made()
-    found = fit(parts(values), "pca")
-    found = replace(found, knots=found.knots[:, [0, -1]])  # linear
-    low, high = found.knots.T
+    values = vectors()
+    fitted = fit(parts(values), "pca")
+    fitted = replace(fitted, knots=fitted.knots[:, [0, -1]])  # linear
+    low, high = fitted.knots.T
     spots = np.array([[0.1, 0.9], [0.9, 0.9], [0.1, 0.1], [0.9, 0.1], [0.9, -0.1]])
-    given = found.mean + (low + spots * (high - low)) @ found.basis[:2]
-    assert found.bins(given, 4, 3).tolist() == [0, 2, 9, 11, -1]
-    assert found.bins(np.full((1, 12), np.nan), 4, 3).tolist() == [-1]
+    given = fitted.mean + (low + spots * (high - low)) @ fitted.basis[:2]
+    assert fitted.bins(given, 4, 3).tolist() == [0, 2, 9, 11, -1]
+    assert fitted.bins(np.full((1, 12), np.nan), 4, 3).tolist() == [-1]
 
 
 def test_a_map_organizes_itself() -> None:
-    """Each heap has bins of its own, near to one another, and the map is filled."""
+    """Each heap has separate bins, near to one another, and the map is filled."""
     values, heap = groups()
-    found = fit(parts(values), "som", rows=6, columns=6)
-    of = found.bins(values, 6, 6)
+    fitted = fit(parts(values), "som", rows=6, columns=6)
+    of = fitted.bins(values, 6, 6)
     assert of.min() >= 0
     assert len(np.unique(of)) >= 20
     most = [np.bincount(heap[of == n]).max() for n in np.unique(of)]
@@ -86,16 +86,16 @@ def test_a_map_organizes_itself() -> None:
     places = np.stack([of // 6, of % 6], 1)
     within = np.mean([places[heap == h].std(0).mean() for h in range(16)])
     assert within < 0.5 * places.std(0).mean()
-    assert found.bins(values + 100, 6, 6).max() == -1  # like none of these
+    assert fitted.bins(values + 100, 6, 6).max() == -1  # like none of these
     again = fit(parts(values, 50), "som", rows=6, columns=6)
     assert (again.bins(values, 6, 6) == of).all()
 
 
-def test_umap_is_asked_for_as_carter_had_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a stand-in: some vectors are fitted, the others lie among those that they are like."""
+def test_umap_has_the_settings_of_carter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in: some vectors are fitted, the others are among those that they are like."""
     asked = {}
 
-    class Stand:
+    class FakeUmap:
         def __init__(self, **settings: object) -> None:
             asked.update(settings)
 
@@ -103,22 +103,22 @@ def test_umap_is_asked_for_as_carter_had_it(monkeypatch: pytest.MonkeyPatch) -> 
             asked["points"] = points
             return points[:, :2] * [3, 1]
 
-    monkeypatch.setitem(sys.modules, "umap", type("umap", (), {"UMAP": Stand}))
+    monkeypatch.setitem(sys.modules, "umap", type("umap", (), {"UMAP": FakeUmap}))
     monkeypatch.setattr(layout, "FITTED", 400)
     values, heap = groups()
-    found = fit(parts(values), "umap")
+    fitted = fit(parts(values), "umap")
     assert (asked["n_neighbors"], asked["metric"], asked["min_dist"]) == (20, "cosine", 0.01)
     points = np.asarray(asked["points"])
     assert points.shape == (400, 24)
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, rtol=1e-5)
-    flat = found.plane(values)
+    flat = fitted.plane(values)
     for h in range(16):
         assert flat[heap == h].std(0).max() < 0.1
-    assert np.isnan(found.plane(found.mean - 50 * (values[:1] - found.mean))).all()
+    assert np.isnan(fitted.plane(fitted.mean - 50 * (values[:1] - fitted.mean))).all()
 
 
-def test_what_cannot_be_laid_out_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = made(50)
+def test_impossible_layouts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = vectors(50)
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(LayoutError, match=r"umap-learn.*pip install ablate\[umap\]"):
         fit(parts(values), "umap")
@@ -131,13 +131,13 @@ def test_what_cannot_be_laid_out_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("method", ["pca", "som"])
-def test_a_layout_is_kept(method: str, tmp_path: Path) -> None:
-    values = made(300)
-    found = fit(parts(values), method, rows=4, columns=4)
-    found.save(tmp_path / "layout.npz", "this")
+def test_a_layout_is_saved_and_loaded(method: str, tmp_path: Path) -> None:
+    values = vectors(300)
+    fitted = fit(parts(values), method, rows=4, columns=4)
+    fitted.save(tmp_path / "layout.npz", "this")
     again = Layout.load(tmp_path / "layout.npz", "this")
     assert again is not None
-    assert (again.bins(values, 4, 4) == found.bins(values, 4, 4)).all()
+    assert (again.bins(values, 4, 4) == fitted.bins(values, 4, 4)).all()
     assert Layout.load(tmp_path / "layout.npz", "that") is None
     assert [path.name for path in tmp_path.iterdir()] == ["layout.npz"]
     (tmp_path / "layout.npz").write_bytes(b"PK\x03\x04")
@@ -145,9 +145,9 @@ def test_a_layout_is_kept(method: str, tmp_path: Path) -> None:
 
 
 def test_whitened_directions_leave_out_what_always_varies() -> None:
-    values = made(2000)
-    found = fit(parts(values), "pca")
-    both = found.basis[0] + found.basis[6]
-    white = found.whitened(both[None])[0]
+    values = vectors(2000)
+    fitted = fit(parts(values), "pca")
+    both = fitted.basis[0] + fitted.basis[6]
+    white = fitted.whitened(both[None])[0]
     assert np.linalg.norm(white) == pytest.approx(1)
-    assert white @ found.basis[6] > 5 * (white @ found.basis[0]) > 0
+    assert white @ fitted.basis[6] > 5 * (white @ fitted.basis[0]) > 0

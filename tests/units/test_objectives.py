@@ -1,4 +1,4 @@
-"""Objectives: their arithmetic against sums by hand, their text, and what is said when wrong."""
+"""Objectives: their arithmetic against sums by hand, their text, and messages for wrong ones."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ GRAM = F.normalize((A.flatten(2) @ A.flatten(2).mT).flatten(1), dim=1)
     ],
 )  # fmt: skip
 def test_values_are_those_by_hand(objective: Objective, expected: Tensor) -> None:
-    found = objective(OUTPUTS)
-    assert found.shape == (3,)
-    torch.testing.assert_close(found, expected)
+    computed = objective(OUTPUTS)
+    assert computed.shape == (3,)
+    torch.testing.assert_close(computed, expected)
     if not any(word in objective.text for word in ("direction", "cosine")):
         torch.testing.assert_close(parse_objective(objective.text)(OUTPUTS), expected)
 
 
-def test_a_silent_channel_can_be_woken() -> None:
+def test_a_silent_channel_can_be_activated() -> None:
     values = torch.full((1, 1, 2, 2), -1.0, requires_grad=True)
-    found = channel("a", 0)({"a": values})
-    found.sum().backward()
-    assert found.item() == 0
+    value = channel("a", 0)({"a": values})
+    value.sum().backward()
+    assert value.item() == 0
     assert values.grad is not None
     assert (values.grad > 0).all()
 
@@ -100,13 +100,13 @@ def test_a_silent_channel_can_be_woken() -> None:
     ],
 )  # fmt: skip
 def test_text_is_read(written: str, text: str) -> None:
-    found = parse_objective(written)
-    assert found.text == text
-    assert parse_objective(found.text).text == text
+    parsed = parse_objective(written)
+    assert parsed.text == text
+    assert parse_objective(parsed.text).text == text
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ("", "an objective is needed, such as `visual_projection#3`; this one is empty"),
         ("a#", "`a#` is to be followed by a unit's number, as in `a#3`"),
@@ -144,13 +144,13 @@ def test_text_is_read(written: str, text: str) -> None:
         ("text('a cat')", "`text` needs a CLIP model"),
     ],
 )
-def test_what_cannot_be_read_is_said(written: str, said: str) -> None:
-    with pytest.raises(ObjectiveError, match=said):
+def test_malformed_objectives_are_refused(written: str, message: str) -> None:
+    with pytest.raises(ObjectiveError, match=message):
         parse_objective(written)
 
 
 @pytest.mark.parametrize(
-    ("objective", "said"),
+    ("objective", "message"),
     [
         (channel("a", 5), "`a` has 5 units, numbered 0 to 4; there is no 5"),
         (channel("c", 5), "`c` did not run"),
@@ -159,12 +159,12 @@ def test_what_cannot_be_read_is_said(written: str, said: str) -> None:
         (cosine("a", V) + direction("a", V[:3]), "a direction of 3 units cannot be one of `a`"),
     ],
 )
-def test_what_a_network_did_not_give_is_said(objective: Objective, said: str) -> None:
-    with pytest.raises(ObjectiveError, match=said):
+def test_missing_outputs_are_refused(objective: Objective, message: str) -> None:
+    with pytest.raises(ObjectiveError, match=message):
         objective(OUTPUTS)
 
 
-def test_directions_come_apart_a_row_each() -> None:
+def test_directions_are_split_by_row() -> None:
     vectors = torch.stack([V, -V])
     objective = 2 * direction("a", vectors) + channel("a", 0)
     assert objective.rows == 2
@@ -177,17 +177,17 @@ def test_directions_come_apart_a_row_each() -> None:
         _ = direction("a", vectors) + direction("a", torch.stack([V] * 3))
 
 
-def test_words_are_read_by_a_clip_model() -> None:
+def test_words_are_embedded_by_a_clip_model() -> None:
     asked: list[str] = []
 
     def read(words: object) -> np.ndarray:
         asked.extend(words)  # type: ignore[arg-type, call-overload]
         return np.ones((1, 5), np.float32)
 
-    found = parse_objective("text('a cat')", read)
-    assert (asked, found.text) == (["a cat"], "text('a cat')")
+    parsed = parse_objective("text('a cat')", read)
+    assert (asked, parsed.text) == (["a cat"], "text('a cat')")
     expected = cosines(MEAN, torch.ones(5))
-    torch.testing.assert_close(found({"visual_projection": MEAN}), expected)
+    torch.testing.assert_close(parsed({"visual_projection": MEAN}), expected)
     assert text("a cat", read).paths == ("visual_projection",)
     for written in (r'text("a \" b#3")', r"text('it\'s b#3')", "text('''it's # b#3''')"):
         parse_objective(written, read)
@@ -195,7 +195,7 @@ def test_words_are_read_by_a_clip_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["-( -a#1 ) +"], "`-( -a#1 ) +` is no objective"),
         (["a#1", "--stepz", "3"], "No such option '--stepz'. "),
@@ -204,9 +204,9 @@ def test_words_are_read_by_a_clip_model() -> None:
         (["a#1", "--dtype", "float16"], "--dtype: only latents"),
     ],
 )
-def test_a_command_takes_objectives_as_typed(given: list[str], said: str) -> None:
+def test_a_command_takes_objectives_as_typed(given: list[str], message: str) -> None:
     done = CliRunner().invoke(main, ["units", "visualize", *given])
-    assert (done.exit_code, said in done.output) == (2, True), done.output
+    assert (done.exit_code, message in done.output) == (2, True), done.output
 
 
 # ---------------------------------------------------------------- networks
@@ -223,9 +223,9 @@ class Small(nn.Module):
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.last(self.to_q(x))
+        output: Tensor = self.last(self.to_q(x))
         self.calls += 1
-        return found
+        return output
 
 
 def test_modules_that_are_not_there_are_named() -> None:
@@ -256,7 +256,7 @@ def test_pictures_that_differ_are_several() -> None:
             check([objective], Small(), rows=1)
 
 
-def test_hearing_stops_where_all_is_heard_and_leaves_no_hooks() -> None:
+def test_a_pass_ends_once_all_outputs_are_recorded_and_leaves_no_hooks() -> None:
     network, x = Small(), torch.randn(2, 5, 4, requires_grad=True)
     outputs: dict[str, Tensor] = {}
     with output_hooks(network, ["to_q"], outputs):
@@ -269,7 +269,7 @@ def test_hearing_stops_where_all_is_heard_and_leaves_no_hooks() -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_heads_are_told_apart() -> None:
+def test_heads_are_separated() -> None:
     from transformers.models.clip.modeling_clip import CLIPAttention, CLIPVisionConfig
 
     config = CLIPVisionConfig(hidden_size=8, num_attention_heads=2, attn_implementation="eager")

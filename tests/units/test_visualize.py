@@ -83,12 +83,12 @@ def unchanged(network: nn.Module, before: list[object]) -> bool:
 
 
 @pytest.mark.parametrize(("size", "colors"), [((16, 16), True), ((9, 14), False)])
-def test_the_basis_goes_there_and_back(size: tuple[int, int], colors: bool) -> None:
+def test_coefficients_and_maps_are_inverse(size: tuple[int, int], colors: bool) -> None:
     basis = fourier.Fourier(*size, decay=1.25, colors=colors)
     maps = torch.randn(2, 3, *size)
-    found = basis.coefficients(maps)
-    assert found.shape == basis.shape(2, 3)
-    torch.testing.assert_close(basis.map(found), maps, atol=1e-4, rtol=1e-4)
+    coefficients = basis.coefficients(maps)
+    assert coefficients.shape == basis.shape(2, 3)
+    torch.testing.assert_close(basis.map(coefficients), maps, atol=1e-4, rtol=1e-4)
 
 
 def test_independent_coefficients_make_forms_and_colors_of_nature() -> None:
@@ -105,7 +105,7 @@ def test_independent_coefficients_make_forms_and_colors_of_nature() -> None:
     assert white[:, :, 8, 3].std() > 3 * white[:, :, 2, 1].std()
 
 
-def test_motions_are_each_rows_own_and_fade() -> None:
+def test_motions_differ_by_row_and_fade() -> None:
     both, one = fourier.random_motions(5, [1, 2]), fourier.random_motions(5, [2])
     torch.testing.assert_close(both[:, 1:], one)
     assert (both[:, 0] != both[:, 1]).any()
@@ -118,7 +118,7 @@ def test_motions_are_each_rows_own_and_fade() -> None:
 # ---------------------------------------------------------------- images
 
 
-def test_objectives_rise_and_the_network_is_as_it_was(reader: Reader) -> None:
+def test_objectives_rise_and_the_network_is_unchanged(reader: Reader) -> None:
     reader.network.text_model.requires_grad_(False)
     before = state(reader.network)
     steps: list[tuple[int, int]] = []
@@ -129,19 +129,19 @@ def test_objectives_rise_and_the_network_is_as_it_was(reader: Reader) -> None:
     ]
     with torch.inference_mode():  # as callers may be
         images = Images(reader, seeds=(0, 1), ascent=replace(SHORT, batch=4))
-        found = images.optimize(objectives, lambda *done: steps.append(done))
+        result = images.optimize(objectives, lambda *done: steps.append(done))
     records = images.records(objectives)
     assert [one["objective"] for one in records[2:4]] == [
         f"signed('{FC}', 5) - signed('{FC}', 6)"
     ] * 2
     assert [one["seed"] for one in records] == [0, 1] * 3
-    assert found.images.shape == (6, 32, 32, 3)
-    assert found.images.dtype == np.float32
-    assert ((found.images >= 0) & (found.images <= 1)).all()
-    assert (found.end > found.start).all()
-    assert np.median(found.end - found.start) > 0.2
-    assert (found.start <= found.typical).all()
-    assert found.curve.shape == (6, 12)
+    assert result.images.shape == (6, 32, 32, 3)
+    assert result.images.dtype == np.float32
+    assert ((result.images >= 0) & (result.images <= 1)).all()
+    assert (result.end > result.start).all()
+    assert np.median(result.end - result.start) > 0.2
+    assert (result.start <= result.typical).all()
+    assert result.curve.shape == (6, 12)
     # Nothing is done while plain inputs are looked at.
     assert [*dict.fromkeys(steps)] == [
         (0, 72),
@@ -152,10 +152,10 @@ def test_objectives_rise_and_the_network_is_as_it_was(reader: Reader) -> None:
 
 
 def test_start_and_end_are_those_of_the_pictures(reader: Reader) -> None:
-    found = Images(reader, ascent=SHORT).optimize([signed("visual_projection", 4)])
-    seen = reader.network.get_image_features(pixel_values=_pixels(reader, found.images))
+    result = Images(reader, ascent=SHORT).optimize([signed("visual_projection", 4)])
+    seen = reader.network.get_image_features(pixel_values=_pixels(reader, result.images))
     values = getattr(seen, "pooler_output", seen)
-    assert values[0, 4].item() == pytest.approx(found.end[0], abs=1e-4)
+    assert values[0, 4].item() == pytest.approx(result.end[0], abs=1e-4)
 
 
 def _pixels(reader: Reader, images: np.ndarray) -> Tensor:
@@ -164,7 +164,7 @@ def _pixels(reader: Reader, images: np.ndarray) -> Tensor:
     return torch.from_numpy(prepared).permute(0, 3, 1, 2)
 
 
-def test_what_is_silent_nowhere_is_made_so_first() -> None:
+def test_objectives_that_are_silent_nowhere_are_lowered_first() -> None:
     def value(inputs: torch.Tensor, _step: int | None) -> torch.Tensor:
         return inputs.square().sum(1)  # of the first row silent in the second input, else nowhere
 
@@ -192,7 +192,7 @@ def test_a_row_does_not_depend_on_its_batch(reader: Reader) -> None:
     assert together.end[1] == pytest.approx(single.end[0], rel=1e-2)
 
 
-def test_rows_that_are_compared_are_made_at_once(reader: Reader) -> None:
+def test_rows_that_are_compared_are_optimized_together(reader: Reader) -> None:
     objectives = [channel(FC, 3) + diversity(FC), channel(FC, 3)]
     wide, narrow = (
         Images(reader, seeds=(0, 1, 2), ascent=replace(SHORT, steps=2, batch=n)).optimize(
@@ -205,17 +205,17 @@ def test_rows_that_are_compared_are_made_at_once(reader: Reader) -> None:
 
 def test_diverse_rows_differ_more(reader: Reader) -> None:
     apart = diversity(FC)
-    found = []
+    values = []
     for objective in (channel(FC, 3), channel(FC, 3) + 3 * apart):
         images = Images(reader, seeds=(0, 1), ascent=SHORT).optimize([objective]).images
         outputs: dict[str, Tensor] = {}
         with torch.no_grad(), output_hooks(reader.network, [FC], outputs):
             reader.network.get_image_features(pixel_values=_pixels(reader, images))
-        found.append(apart(outputs)[0].item())
-    assert found[1] > found[0] + 0.01
+        values.append(apart(outputs)[0].item())
+    assert values[1] > values[0] + 0.01
 
 
-def test_what_cannot_be_visualized_is_said(reader: Reader) -> None:
+def test_objectives_that_images_cannot_drive_are_refused(reader: Reader) -> None:
     before, images = state(reader.network), Images(reader)
     with pytest.raises(ObjectiveError, match=r"no module `vision_model.*fc3` in the CLIPModel"):
         images.optimize([channel(FC.replace("fc1", "fc3"), 0)])
@@ -240,22 +240,22 @@ def test_a_dream_keeps_its_size_and_changes_the_picture(
     picture = Image.fromarray(pixels).resize((70, 50))
     before = state(reader.network)
     objectives = [parse_objective(f"deepdream('{FC}')")]
-    found = Dreams(reader, picture).optimize(objectives)
-    assert found.images.shape == (1, 50, 70, 3)
-    change = np.abs(found.images[0] - pixels / 255)
+    result = Dreams(reader, picture).optimize(objectives)
+    assert result.images.shape == (1, 50, 70, 3)
+    change = np.abs(result.images[0] - pixels / 255)
     assert 0.02 < change.mean() < 0.4
-    tints = (found.images[0] - pixels / 255).mean((0, 1))
+    tints = (result.images[0] - pixels / 255).mean((0, 1))
     assert np.abs(tints).max() < 0.03  # forms arise; the picture keeps its colors
-    assert found.end[0] > found.start[0]
+    assert result.end[0] > result.start[0]
     assert unchanged(reader.network, before)
     # However many tiles are computed at once.
     monkeypatch.setattr(dreams, "TILES", 2)
-    told: list[tuple[int, int]] = []
-    again = Dreams(reader, picture).optimize(objectives, lambda *done: told.append(done))
-    np.testing.assert_allclose(again.images, found.images, atol=1e-3)
+    steps: list[tuple[int, int]] = []
+    again = Dreams(reader, picture).optimize(objectives, lambda *done: steps.append(done))
+    np.testing.assert_allclose(again.images, result.images, atol=1e-3)
     total = Dreams(reader, picture).work
-    assert told[-1] == (total, total)
-    assert told[1][0] - told[0][0] < told[-2][0] - told[-3][0]  # the last steps are more work
+    assert steps[-1] == (total, total)
+    assert steps[1][0] - steps[0][0] < steps[-2][0] - steps[-3][0]  # the last steps are more work
 
 
 # ---------------------------------------------------------------- latents and prompts
@@ -310,15 +310,15 @@ def test_latents_and_prompts_of_every_family(family: tuple[Pipeline, str]) -> No
 def test_pictures_of_an_unchanged_embedding_are_those_of_its_prompt(tiny: Pipeline) -> None:
     call, settings = capture(tiny, "a cat", [0], 0.8), plain_settings(tiny, 5.0)
     (plain,) = tiny.sample([Request("a cat", 3)], settings).images
-    (found,) = sample_with_embeddings(tiny, call, call.embeddings, [3], settings).images
-    np.testing.assert_allclose(found, plain, atol=1e-5)
+    (same,) = sample_with_embeddings(tiny, call, call.embeddings, [3], settings).images
+    np.testing.assert_allclose(same, plain, atol=1e-5)
     other = sample_with_embeddings(tiny, call, call.embeddings.flip(2), [3], settings).images[0]
     assert np.abs(other - plain).max() > 1e-4
     again = tiny.sample([Request("a cat", 3)], settings).images[0]
     np.testing.assert_allclose(again, plain, atol=1e-6)
 
 
-def test_latents_that_are_put_back_come_to_the_same_image(tiny: Pipeline) -> None:
+def test_unchanged_latents_continue_to_the_same_image(tiny: Pipeline) -> None:
     for level in (1.0, 0.5):
         call = capture(tiny, "a cat", [4], level)
         assert call.level == pytest.approx(level, abs=0.06)
@@ -329,30 +329,30 @@ def test_latents_that_are_put_back_come_to_the_same_image(tiny: Pipeline) -> Non
 
 def test_half_precision_is_optimized_in_float32(tiny_folder: Path) -> None:
     pipeline = Pipeline.load(str(tiny_folder), device="cpu", dtype="bfloat16")
-    found = Latents(pipeline, ascent=LATENT).optimize([parse_objective(CHOSEN["tiny"])])
-    assert found.end[0] > found.start[0]
+    result = Latents(pipeline, ascent=LATENT).optimize([parse_objective(CHOSEN["tiny"])])
+    assert result.end[0] > result.start[0]
     assert pipeline.dtype == torch.bfloat16
 
 
-def test_what_is_asked_to_stop_stops(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimizing_stops_when_asked(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny, "stop", lambda: True)
     with pytest.raises(Stopped):
         capture(tiny, "a cat", [0], 0.5)
     call: list[int] = []
     before = state(tiny.denoiser)
-    for last, told in ((0, [0]), (3, [0, 1, 2, 3])):  # also while a start is looked for
+    for last, expected in ((0, [0]), (3, [0, 1, 2, 3])):  # also while a start is looked for
         call.clear()
         monkeypatch.setattr(tiny, "stop", lambda last=last: call[-1:] == [last])
         with pytest.raises(Stopped):
             Latents(tiny, ascent=LATENT).optimize(
                 [parse_objective(CHOSEN["tiny"])], lambda n, _: call.append(n)
             )
-        assert [*dict.fromkeys(call)] == told
+        assert [*dict.fromkeys(call)] == expected
     assert unchanged(tiny.denoiser, before)
 
 
 def test_ctrl_c_keeps_finished_pictures(tiny: Pipeline, tmp_path: Path) -> None:
-    """Of two batches the second is stopped, and made the next time."""
+    """Of two batches the second is stopped, and rendered the next time."""
     objectives = [parse_objective(f"mid_block.resnets.0.norm2#{n}") for n in range(3)]
     latents = Latents(tiny, ascent=replace(LATENT, steps=1, batch=2))
     signaled = []
@@ -383,7 +383,7 @@ def test_the_pace_is_that_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
-def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
+def test_wrong_levels_modules_and_sizes_are_refused(tiny: Pipeline) -> None:
     with pytest.raises(ModelError, match=r"is above 0 and at most 1; 1.5 is not"):
         Latents(tiny, t=1.5).optimize([parse_objective(CHOSEN["tiny"])])
     with pytest.raises(ObjectiveError, match=r"there is no module `nowhere` in the [^(]*$"):
@@ -405,7 +405,7 @@ def test_levels_and_embeddings_that_are_not_there(tiny: Pipeline) -> None:
 def test_what_is_on_disk_is_not_rendered_again(reader: Reader, tmp_path: Path) -> None:
     objectives = [channel(FC, 3), parse_objective(f"{FC}#4 - {FC}#5")]
     images = Images(reader, ascent=SHORT)
-    found = images.optimize(objectives)
+    result = images.optimize(objectives)
     paths = render(images, objectives, tmp_path)
 
     def there(inputs: Images) -> list[bool]:
@@ -423,10 +423,10 @@ def test_what_is_on_disk_is_not_rendered_again(reader: Reader, tmp_path: Path) -
     assert render(images, objectives, tmp_path) == paths
     assert there(images) == [True, True]
     assert paths[0].stat().st_mtime_ns == times[0]
-    assert read_record(paths[0])["end"] == pytest.approx(float(found.end[0]))
+    assert read_record(paths[0])["end"] == pytest.approx(float(result.end[0]))
     with Image.open(paths[0]) as image:
         shown = np.asarray(image) / 255
-    np.testing.assert_allclose(shown, found.images[0], atol=0.003)
+    np.testing.assert_allclose(shown, result.images[0], atol=0.003)
 
 
 def test_pictures_to_dream_on_are_read_or_refused(tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_one_unit_named_twice_is_one_picture(reader: Reader, tmp_path: Path) -> 
     ]
     files = render(Images(reader).with_steps(1), objectives, tmp_path)
     assert files[0].name == files[1].name == f"{FC}-3.png"
-    assert len(set(files)) == len(list(tmp_path.iterdir())) == 3  # each vector has its own
+    assert len(set(files)) == len(list(tmp_path.iterdir())) == 3  # one per vector
     assert len(files) == 4
 
 

@@ -54,14 +54,7 @@ class Row:
 
 
 class Values(NamedTuple):
-    """Objectives during an ascent, float32.
-
-    Attributes:
-        start: Before the first step, without random motions, (rows,).
-        end: After the last step, without random motions, (rows,).
-        typical: Mean over the plain inputs that a row can start from, (rows,).
-        curve: At every step, with random motions, (rows, steps).
-    """
+    """Objectives during an ascent, as `Optimized` has them."""
 
     start: np.ndarray
     end: np.ndarray

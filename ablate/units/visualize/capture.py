@@ -11,8 +11,8 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -238,7 +238,7 @@ def sample_with_latents(
         sampling, both (rows, height, width, 3).
     """
     scheduler = copy.deepcopy(pipeline.scheduler_of(call.settings.scheduler))
-    inner, method = inner_pipelines(pipeline.pipe)[-1], scheduler.step
+    inner, advance = inner_pipelines(pipeline.pipe)[-1], scheduler.step
     prepare = inner.prepare_latents
     steps = 0
 
@@ -248,25 +248,33 @@ def sample_with_latents(
 
     def step(*args: Any, **kwargs: Any) -> Any:
         nonlocal steps
-        result, steps = method(*args, **kwargs), steps + 1
+        result, steps = advance(*args, **kwargs), steps + 1
         return exchanged(result) if steps == call.step else result
 
     def prepare_latents(*args: Any, **kwargs: Any) -> Any:
         return exchanged(prepare(*args, **kwargs))
 
-    scheduler.step = functools.wraps(method)(step)
+    scheduler.step = functools.wraps(advance)(step)
     patched = copy.copy(pipeline)
     vars(patched)["scheduler_of"] = lambda name: scheduler
-    if call.step == 0:
-        inner.prepare_latents = functools.wraps(prepare)(prepare_latents)
-    try:
-        requests = [Request(call.prompt, seed) for seed in call.seeds]
-        number = call.step + 1
-        with pipeline.explain_size_errors(call.settings):
-            samples = patched.sample(requests, call.settings, frames=frozenset({number}))
-    finally:
-        vars(inner).pop("prepare_latents", None)
+    requests = [Request(call.prompt, seed) for seed in call.seeds]
+    number = call.step + 1
+    with ExitStack() as stack:
+        stack.enter_context(pipeline.explain_size_errors(call.settings))
+        if call.step == 0:
+            stack.enter_context(_replaced(inner, "prepare_latents", prepare_latents))
+        samples = patched.sample(requests, call.settings, frames=frozenset({number}))
     return samples.frames[number].images, samples.images
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Replace a method of one object."""
+    setattr(owner, name, functools.wraps(getattr(owner, name))(function))
+    try:
+        yield
+    finally:
+        delattr(owner, name)
 
 
 def sample_with_embeddings(
@@ -309,13 +317,12 @@ def sample_with_embeddings(
             f"`{pipeline.model}`: what encodes prompts does not give what the denoiser is given"
         )
 
-    inner.encode_prompt = functools.wraps(method)(encode_prompt)
-    try:
-        requests = [
-            Request(call.prompt, seed, encoding=functools.partial(encoding, row))
-            for row, seed in zip(embeddings, seeds, strict=True)
-        ]
-        with pipeline.explain_size_errors(settings):
-            return pipeline.sample(requests, settings)
-    finally:
-        vars(inner).pop("encode_prompt", None)
+    requests = [
+        Request(call.prompt, seed, encoding=functools.partial(encoding, row))
+        for row, seed in zip(embeddings, seeds, strict=True)
+    ]
+    with (
+        _replaced(inner, "encode_prompt", encode_prompt),
+        pipeline.explain_size_errors(settings),
+    ):
+        return pipeline.sample(requests, settings)

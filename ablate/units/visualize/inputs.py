@@ -30,14 +30,14 @@ PLAIN = 16  # plain inputs that a row can start from
 
 @dataclass(frozen=True)
 class Optimized:
-    """Optimized inputs, one row per objective and seed; see `Values` for the objectives.
+    """Optimized inputs, one row per objective and seed.
 
     Attributes:
         images: Pictures, float32 in [0, 1], (rows, height, width, 3).
-        start: Objective before the first step, (rows,).
-        end: Objective after the last step, (rows,).
-        typical: Mean objective of plain inputs, (rows,).
-        curve: Objective at every step, (rows, steps).
+        start: Objective before the first step, without random motions, (rows,).
+        end: Objective after the last step, without random motions, (rows,).
+        typical: Mean objective of the plain inputs that a row can start from, (rows,).
+        curve: Objective at every step, with random motions, (rows, steps).
         inputs: Latents (rows, channels, height, width) or embeddings (rows, tokens, width).
         finished: Of latents, the images at the end of the sampling, as `images`.
     """

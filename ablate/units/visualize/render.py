@@ -36,7 +36,7 @@ def render(
     single = [part for objective in objectives for part in objective.split()]
     count = len(inputs.row_seeds)
     names = {one: _names(one, inputs) for one in single}
-    paths = visualization_paths(folder, [name for own in names.values() for name in own])
+    paths = visualization_paths(folder, [name for group in names.values() for name in group])
     files = {one: paths[i * count : (i + 1) * count] for i, one in enumerate(names)}
     missing = [
         one for one in names if not all(map(has_visualization, files[one], inputs.records([one])))
@@ -51,24 +51,17 @@ def render(
             def on_step(done: int, _: int, before: int = first * work) -> None:
                 progress.update(before + done)
 
-            optimized = inputs.optimize(batch, on_step)
-            records = inputs.records(batch)
-            for i, record in enumerate(records):
-                one, number = batch[i // count], i % count
-                write_visualization(
-                    files[one][number],
-                    optimized.images[i],
-                    Visualization(
-                        names[one][number],
-                        record,
-                        float(optimized.start[i]),
-                        float(optimized.end[i]),
-                        float(optimized.typical[i]),
-                        tuple(optimized.curve[i].tolist()),
-                        inputs.model,
-                    ),
-                    None if optimized.finished is None else optimized.finished[i],
+            rows = inputs.optimize(batch, on_step)
+            named = [pair for one in batch for pair in zip(files[one], names[one], strict=True)]
+            for i, record in enumerate(inputs.records(batch)):
+                path, name = named[i]
+                start, end, typical = (float(v[i]) for v in (rows.start, rows.end, rows.typical))
+                curve = tuple(rows.curve[i].tolist())
+                visualization = Visualization(
+                    name, record, start, end, typical, curve, inputs.model
                 )
+                finished = None if rows.finished is None else rows.finished[i]
+                write_visualization(path, rows.images[i], visualization, finished)
     return [path for one in single for path in files[one]]
 
 
