@@ -6,6 +6,7 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,7 @@ from ablate.units.atlas.vectors import (
     sample_positions,
 )
 from ablate.units.record import recording
+from ablate.units.record.layers import grid_of
 from ablate.units.record.setup import Setup, StudyError
 from ablate.units.record.stimuli import Stimuli
 from ablate.units.record.study import Study
@@ -159,7 +161,9 @@ def test_a_wrong_path_is_refused(study: Study) -> None:
 
 def test_memory_does_not_grow_with_samples(tmp_path: Path) -> None:
     """10,000 samples stream through, memory has one batch."""
-    sink = Collector(Vectors(tmp_path / "vectors", {"path": "x"}), 2, (64, 64))
+    sink = Collector(
+        Vectors(tmp_path / "vectors", {"path": "x"}), 2, partial(grid_of, height=64, width=64)
+    )
     batch = torch.randn(250, 64, 64)
 
     def show(samples: int) -> None:

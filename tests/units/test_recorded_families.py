@@ -22,8 +22,8 @@ from ablate.network.slices import ScopeError
 from ablate.sampling.pipeline import Pipeline
 from ablate.units.concepts.selectivity import record_selectivity
 from ablate.units.record import layers
-from ablate.units.record.layers import capturing, grid_of
-from ablate.units.record.recording import maps_of_study, stream
+from ablate.units.record.layers import capturing
+from ablate.units.record.recording import grids_of, stream
 from ablate.units.record.setup import Setup
 from ablate.units.record.stimuli import Stimuli
 from ablate.units.record.study import Study
@@ -193,9 +193,7 @@ def test_words_are_no_map(
             pass
 
     assert list(stream(study, Sink())) == [2]
-    size = study.pipeline.settings(study.plan.recipe.sampling)
-    maps = maps_of_study(study)
-    assert maps is not None
-    found = {path: grid_of(n, size.height, size.width, maps) for path, n in positions.items()}
+    grid = grids_of(study)
+    found = {path: grid(n) for path, n in positions.items()}
     side = round(positions[layer] ** 0.5)
     assert found == {layer: (0, side, side), words: None}

@@ -15,7 +15,7 @@ from ablate.engine import compute_cell, stoppable, with_keys
 from ablate.store import as_image, atomic_write, key_of
 from ablate.units.atlas.bins import Bins, central_vectors, mean_places
 from ablate.units.atlas.layout import Layout
-from ablate.units.atlas.vectors import Vectors, image_size
+from ablate.units.atlas.vectors import Vectors
 from ablate.units.record.layers import grid_of
 from ablate.units.record.recording import is_picture, open_picture
 from ablate.units.record.setup import CLIP
@@ -113,7 +113,8 @@ def render_bins(
     name = path + HEADS if study.setup.kind == "heads" else path
     # The bins of a denoiser are about one place of the picture each, and are optimized there. With
     # an image encoder, the mean over positions fills the whole picture.
-    size = None if study.component == CLIP else image_size(study)
+    settings = study.pipeline.settings(study.plan.recipe.sampling)
+    size = None if study.component == CLIP else (settings.height, settings.width)
     places = mean_places(vectors, bins)
     with stoppable(study.pipeline) as check_stop:
         for start in range(0, len(missing), BATCH):

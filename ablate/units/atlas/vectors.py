@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from ablate.messages import did_you_mean
 from ablate.network import SelectorError
 from ablate.store import Run, key_of
 from ablate.sweep import Plan
-from ablate.units.record.layers import grid_of, middle_of
-from ablate.units.record.recording import maps_of_study, render_missing, stream
+from ablate.units.record.layers import Grid, middle_of
+from ablate.units.record.recording import grids_of, render_missing, stream
 from ablate.units.record.setup import CLIP, StudyError
 from ablate.units.record.study import Study
 
@@ -148,21 +148,13 @@ class Collector:
         vectors: Where they are written.
         each: Positions per sample and moment. Which ones depends on the numbers of sample and
             moment alone, so that a collection under edits takes the same.
-        size: Height and width of the images; None for a network that reads texts.
-        maps: Possible rows and columns of maps; None allows any.
+        grid: Gives the grid of a layer with so many positions; None where they are no map.
     """
 
-    def __init__(
-        self,
-        vectors: Vectors,
-        each: int,
-        size: tuple[int, int] | None,
-        maps: frozenset[tuple[int, int]] | None = None,
-    ) -> None:
+    def __init__(self, vectors: Vectors, each: int, grid: Callable[[int], Grid | None]) -> None:
         self.vectors = vectors
         self.each = each
-        self.size = size
-        self.maps = maps
+        self.grid = grid
         self.begin(0)
 
     def begin(self, samples: int) -> None:
@@ -171,7 +163,7 @@ class Collector:
 
     def record(self, _path: str, values: Tensor) -> None:
         samples, units, positions = values.shape
-        grid = grid_of(positions, *self.size, self.maps) if self.size else None
+        grid = self.grid(positions)
         first, moment = self.vectors.done, len(self._values)
         skipped = grid[0] if grid else 0
         chosen = [
@@ -239,7 +231,7 @@ def collect(study: Study, path: str, each: int, *, edits: Sequence[Any] = ()) ->
             render_missing(study, plan or study.plan)
         noun = "samples of the variant" if edits else "samples"
         study.progress.start(noun, total, vectors.done)
-        collector = Collector(vectors, each, image_size(study), maps_of_study(study))
+        collector = Collector(vectors, each, grids_of(study))
         for done in stream(study, collector, vectors.done, paths=[path], plan=plan):
             study.progress.update(done)
     return vectors
@@ -292,14 +284,3 @@ def only_layer(study: Study) -> str:
             f" `{paths[-1]}`; an atlas is of one"
         )
     return paths[0]
-
-
-def image_size(study: Study) -> tuple[int, int] | None:
-    """Height and width of the images that a study's network processes; None for one that reads
-    texts. A CLIP model reads a square, whatever the image."""
-    if study.texts:
-        return None
-    if study.component == CLIP:
-        return 1, 1
-    settings = study.pipeline.settings(study.plan.recipe.sampling)
-    return settings.height, settings.width

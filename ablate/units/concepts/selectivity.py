@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ablate.store import Layer, Statistics, write_table
-from ablate.units.record.layers import grid_of, middle_of, strength
-from ablate.units.record.recording import maps_of_study, render_missing, stream
+from ablate.units.record.layers import Grid, middle_of, strength
+from ablate.units.record.recording import grids_of, render_missing, stream
 from ablate.units.record.setup import CLIP, StudyError
 from ablate.units.record.stimuli import shuffled
 from ablate.units.record.study import Study
@@ -29,7 +29,6 @@ EVERY = 10.0  # seconds between two writes, at least
 SHARE = 0.05  # of the time that writing may take
 HEADS = ("module", "component", "kind", "unit", "stage", "role", "selectivity", "chance",
          "concept", "mean", "rest", "contrast")  # fmt: skip
-Grid = tuple[int, int, int]  # positions to skip, rows, columns
 
 
 class ByConcept:
@@ -67,14 +66,8 @@ class ByConcept:
         """Return the sink of a study's samples."""
         kind = study.setup.kind
         layers = [Layer(study.component, m.path, kind, 0, m.stage, m.role) for m in study.layers]
-        settings = study.pipeline.settings(study.plan.recipe.sampling)
-        size = (1, 1) if study.component == CLIP else (settings.height, settings.width)
-        maps = maps_of_study(study)
-
-        def grid(positions: int) -> Grid | None:
-            return None if study.texts else grid_of(positions, *size, maps)
-
-        return cls(layers, study.setup.stimuli.concepts, study.concepts, grid, statistics)
+        concepts = study.setup.stimuli.concepts
+        return cls(layers, concepts, study.concepts, grids_of(study), statistics)
 
     def begin(self, samples: int) -> None:
         self.sums: dict[str, Tensor] = {}

@@ -24,6 +24,7 @@ from ablate.network import (
     tensors,
 )
 
+Grid = tuple[int, int, int]  # positions to skip, rows, columns
 # Inputs or outputs of the nonlinearities inside of ResNets and of the MLPs of transformers, by the
 # names that diffusers and transformers give them: the hidden units of a network. Their outputs can
 # be zeroed without a trace, unlike what is added to the residual stream between blocks. Of a gated
@@ -162,7 +163,7 @@ def _sides_of(count: int, height: int, width: int) -> tuple[int, int]:
 
 def grid_of(
     positions: int, height: int, width: int, maps: Collection[tuple[int, int]] | None = None
-) -> tuple[int, int, int] | None:
+) -> Grid | None:
     """Return the grid of a layer's positions on an image of these proportions.
 
     Args:
@@ -185,7 +186,7 @@ def grid_of(
     return None
 
 
-def middle_of(position: Tensor, grid: tuple[int, int, int] | None) -> Tensor:
+def middle_of(position: Tensor, grid: Grid | None) -> Tensor:
     """Return the middles of positions on the image.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ from ablate.sampling import Callbacks, Context, Pipeline, Request, Stopped
 from ablate.store import Run, StoreError, batched, open_image
 from ablate.sweep import Cell, Plan
 from ablate.units.record.calls import Enough, calls_of, rows_of
-from ablate.units.record.layers import capturing
+from ablate.units.record.layers import Grid, capturing, grid_of
 from ablate.units.record.setup import CLIP
 from ablate.units.record.study import Study
 
@@ -276,14 +277,18 @@ def stream_pictures(
     return stream_shown(recorder, len(cells), show, start)
 
 
-def maps_of_study(study: Study) -> frozenset[tuple[int, int]] | None:
-    """Return rows and columns of the feature maps that a study's layers can have.
+def grids_of(study: Study) -> Callable[[int], Grid | None]:
+    """Return a function that gives the grid of a study's layer with so many positions (`grid_of`).
 
-    None for other networks than the denoiser. The first call for a pipeline samples a step.
+    The first call for a denoiser samples a step.
     """
-    if study.component != study.pipeline.denoiser_name:
-        return None
-    return calls_of(study.pipeline, study.pipeline.settings(study.plan.recipe.sampling)).maps
+    if study.texts:
+        return lambda _: None
+    if study.component == CLIP:  # which reads a square, whatever the image
+        return partial(grid_of, height=1, width=1)
+    settings = study.pipeline.settings(study.plan.recipe.sampling)
+    maps = calls_of(study.pipeline, settings).maps
+    return partial(grid_of, height=settings.height, width=settings.width, maps=maps)
 
 
 def check_window(study: Study) -> None:
