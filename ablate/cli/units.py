@@ -23,6 +23,7 @@ from ablate.cli.errors import GO_ON, INTERRUPTED, WRONG, Exit
 from ablate.cli.lazy import LazyGroup
 from ablate.cli.options import CLIP, DEVICE, DTYPE, key_values, quiet_libraries
 from ablate.cli.progress import ProgressPrinter
+from ablate.messages import counted
 
 if TYPE_CHECKING:
     from ablate.engine import Progress
@@ -192,9 +193,8 @@ def _print_layers(statistics: Statistics) -> None:
     for path, *texts in rows:
         cells = [text.rjust(width) for text, width in zip(texts, widths[1:], strict=True)]
         click.echo("  ".join([path.ljust(widths[0]), *cells]))
-    layers = f"{len(statistics.layers)} layer{'s' * (len(statistics.layers) != 1)}"
     click.echo(
-        f"{statistics.units:,} unit{'s' * (statistics.units != 1)} of {layers},"
+        f"{counted(statistics.units, 'unit')} of {counted(len(statistics.layers), 'layer')},"
         f" {statistics.done:,} samples of {len(statistics.concepts)} concepts"
     )
     if not statistics.spreads:

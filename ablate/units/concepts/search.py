@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.messages import did_you_mean
+from ablate.messages import counted, did_you_mean
 from ablate.store import Statistics
 from ablate.units.concepts.intervals import student_quantile
 from ablate.units.record.setup import StudyError
@@ -51,10 +51,9 @@ class Contrasts:
 
 def few_samples_note(statistics: Statistics) -> str:
     """Return a note on contrasts of few samples, or ``."""
-    few = statistics.fewest
-    if few > FEW:
+    if statistics.fewest > FEW:
         return ""
-    samples = f"{few} sample{'s' * (few != 1)}"
+    samples = counted(statistics.fewest, "sample")
     return f"Contrasts are of {samples} a concept, so few that they are rough."
 
 

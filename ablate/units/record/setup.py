@@ -10,7 +10,7 @@ import yaml
 
 from ablate.drift import vocabulary_of
 from ablate.edits import BY, When
-from ablate.messages import RequestError, did_you_mean
+from ablate.messages import RequestError, counted, did_you_mean
 from ablate.network import Selector
 from ablate.recipe import Recipe, RecipeError, parse_recipe
 from ablate.units.record.stimuli import Stimuli
@@ -52,8 +52,7 @@ class Setup:
     def __post_init__(self) -> None:
         if len(self.stimuli) > MAX_IMAGES:
             counts = " × ".join(
-                f"{len(values):,} {name if len(values) != 1 else name[:-1]}"
-                for name, values in asdict(self.stimuli).items()
+                counted(len(values), name[:-1]) for name, values in asdict(self.stimuli).items()
             )
             raise StudyError(
                 f"{counts} are {len(self.stimuli):,} images, and a study has {MAX_IMAGES:,} at most"
