@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -192,21 +193,19 @@ def _by_rendering(
     write_drift(run, reader, study.setup.stimuli.concepts)
     embedded = read_embeddings(run)
     assert embedded is not None
-    odds = dict(zip(embedded.keys, probabilities(embedded.images, embedded.texts, reader.scale),
-                    strict=True))  # fmt: skip
+    read = probabilities(embedded.images, embedded.texts, reader.scale)
+    odds = dict(zip(embedded.keys, read, strict=True))
     vectors = dict(zip(embedded.keys, embedded.images, strict=True))
+    keyed = with_keys(plan.cells, study.pipeline)
     keys = {
-        (cell.variant.name, cell.condition.prompt, cell.condition.seed): keyed.key
-        for keyed in with_keys(plan.cells, study.pipeline)
-        for cell in [keyed.cell]
+        (cell.variant.name, cell.condition.prompt, cell.condition.seed): one.key
+        for cell, one in zip(plan.cells, keyed, strict=True)
     }
 
     def row(trial: Trial, factor: float, concept: int) -> dict[str, Any]:
-        names, prompt = (
-            (BASELINE.name, variant_of(study, trial, factor).name),
-            _prompt(study, concept),
-        )
-        before, after = ([keys[name, prompt, seed] for seed in seeds] for name in names)
+        prompt, variant = _prompt(study, concept), variant_of(study, trial, factor)
+        before = [keys[BASELINE.name, prompt, seed] for seed in seeds]
+        after = [keys[variant.name, prompt, seed] for seed in seeds]
         # A broken picture, of a network with NaN in its output, shows nothing.
         first, second = (
             np.array([float(odds[key][concept]) if key in odds else 0.0 for key in some])
@@ -237,7 +236,7 @@ def _by_reading(
 ) -> Iterator[tuple[Trial, Effects]]:
     render_missing(study, study.plan)
     words = study.setup.stimuli.concepts
-    paths: dict[int, list[Any]] = {}  # of pictures, by concept
+    paths: dict[int, list[Path]] = {}  # of pictures, by concept
     for keyed in with_keys(study.plan.cells, study.pipeline):
         concept = study.setup.stimuli.concept_of(keyed.cell.condition.prompt)
         paths.setdefault(concept, []).append(study.pictures.path(keyed.key))
