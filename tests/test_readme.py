@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ablate.cli import main, units
 from ablate.recipe.recipe import Recipe
 from ablate.sweep.check import resolve
 
@@ -54,13 +55,7 @@ def test_gallery_is_small() -> None:
 
 
 def test_every_recipe_and_command_is_mentioned() -> None:
-    from ablate.cli.main import main
-
     for file in (ROOT / "recipes").glob("*.yaml"):
         assert file.stem in TEXT
-    from ablate.cli.units import units
-
-    for command in main.commands:
-        assert f"ablate {command}" in TEXT
-    for command in units.commands:
-        assert f"ablate units {command}" in TEXT
+    assert all(f"ablate {command}" in TEXT for command in main.COMMANDS)
+    assert all(f"ablate units {command}" in TEXT for command in units.COMMANDS)

@@ -154,7 +154,7 @@ def test_layers_without_a_row_a_sample(
     """Some embed all words of all prompts one after the other."""
     pipeline = pipelines(name)
     assert path in {module.path for module in pipeline.catalog}
-    with pytest.raises(ScopeError, match=rf"`{path}` gives \d+ rows where .* called with 4"):
+    with pytest.raises(ScopeError, match=rf"`{path}` has \d+ rows where .* called with 4"):
         record_selectivity(begun(pipeline, tmp_path / "named", modules=path))
     if name == "z-image":  # as a network would be whose hidden units have other names
         monkeypatch.setattr(layers, "HIDDEN", re.compile("(?!)"))
