@@ -146,7 +146,7 @@ def test_a_png_tells_what_it_is(build: Build, run: RunIt, tmp_path: Path) -> Non
 
 def test_a_foreign_png_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "foreign.png")
-    with pytest.raises(StoreError, match=r"foreign\.png: this image was not made by ablate"):
+    with pytest.raises(StoreError, match=r"foreign\.png: this image was not written by ablate"):
         read_record(tmp_path / "foreign.png")
 
 

@@ -1,14 +1,13 @@
-"""A run on disk: one self-describing PNG a cell, written whole or not at all.
+"""A run on disk, with one PNG per cell that describes itself (`ablate.store.png`).
 
     outputs/<name>/
       recipe.yaml      as given
       run.json         what was resolved: versions, model, device, axes, and the cells in plan order
-      cells/<key>.png  key = digest of everything that determines the image
+      cells/<key>.png  key: digest of everything that determines the image
       drift.csv, sheet.png ...
 
-A PNG carries its own meaning in two text chunks: `parameters`, in the layout common among image
-generators, and `ablate`, the full cell as JSON; and its final latents in a chunk `abLt`. `run.json`
-holds the order of the cells and which axis values led to each.
+`run.json` contains the order of the cells and the axis values of each. Every file is written
+atomically.
 """
 
 from __future__ import annotations
@@ -18,24 +17,29 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from ablate.network import ModuleInfo
 from ablate.store.files import StoreError, atomic_write, remove
-from ablate.store.png import LATENTS, _packed, parameters_text, read_record
+from ablate.store.png import read_record, write_png
 
 FORMAT = 1  # of the run folder; raised when an older reader would misread it
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of the sweep as it was run: its values in order, how each is written, and what they
-    mean where its name does not say."""
+    """An axis of the sweep as it was run.
+
+    Attributes:
+        values: Its values in order.
+        labels: How each value is written.
+        note: What the values are, where the name does not say it.
+    """
 
     name: str
     values: tuple[Any, ...]
@@ -43,17 +47,21 @@ class Axis:
     note: str = ""
 
     def label(self, value: Any) -> str:
-        """How a value of this axis is written on sheets."""
+        """The label of a value."""
         return self.labels[self.values.index(value)]
 
 
 @dataclass(frozen=True)
 class StoredCell:
-    """One cell of a run: where its image lies and what it stands for.
+    """One cell of a run.
 
-    `axes` maps axis names to values; of a baseline that the run added by itself, those of its
-    condition. `group`: cells of one group share a noise floor. `point`: whether `prompt` is only
-    the description of a point in embedding space.
+    Attributes:
+        key: Digest of everything that determines the image.
+        path: The PNG, which exists if the cell is `done`.
+        axes: Values by axis name; of a baseline that the run added, those of its condition.
+        baseline: Key of the baseline with the same condition.
+        group: Cells of one group share a noise floor.
+        point: Whether `prompt` only describes a point in embedding space.
     """
 
     key: str
@@ -62,7 +70,7 @@ class StoredCell:
     prompt: str
     seed: int
     axes: Mapping[str, Any]
-    baseline: str  # key of the baseline of this cell's own condition
+    baseline: str
     group: int = 0
     point: bool = False
 
@@ -85,7 +93,7 @@ class StoredCell:
             return image.convert("RGB")
 
     def record(self) -> dict[str, Any]:
-        """The full cell as its PNG tells it."""
+        """The record in its PNG."""
         return read_record(self.path)
 
 
@@ -101,6 +109,7 @@ class Run:
     # ------------------------------------------------------------ cells
 
     def path(self, key: str) -> Path:
+        """The PNG of a cell. Raises `StoreError` for text that is no key."""
         if not re.fullmatch(r"\w+", key):  # run.json may come from anywhere
             raise StoreError(f"`{key}` is no key of a cell")
         return self.folder / "cells" / f"{key}.png"
@@ -115,33 +124,28 @@ class Run:
     def write_cells(
         self, cells: Iterable[tuple[str, Image.Image, Mapping[str, Any], np.ndarray | None]]
     ) -> None:
-        """Write finished cells (key, image, record, latents); one is read whole or not at all.
+        """Write cells: key, image, record, latents.
 
-        They appear together, so that a run killed at any moment has whole batches.
+        They appear together, so that a run killed at any moment has complete batches.
         """
         with ExitStack() as stack:  # which moves all files to their places at its end
             for key, image, record, latents in cells:
-                chunks = PngImagePlugin.PngInfo()
-                chunks.add_text("parameters", parameters_text(record))
-                chunks.add_text("ablate", json.dumps(record, sort_keys=True))
-                if latents is not None:
-                    chunks.add(LATENTS, _packed(latents), after_idat=True)
                 temporary = stack.enter_context(atomic_write(self.path(key)))
-                image.save(temporary, format="PNG", pnginfo=chunks)
+                write_png(temporary, image, record, latents)
 
     def forget_cells(self) -> None:
         """Remove all finished cells."""
         shutil.rmtree(self.folder / "cells", ignore_errors=True)
 
     def sweep_temporaries(self) -> None:
-        """Remove what a killed process left half-written."""
+        """Remove incomplete files of killed processes."""
         for leftover in self.folder.glob("**/*.tmp"):
             remove(leftover)
 
     # ------------------------------------------------------------ files beside the cells
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file of the run whole or not at all."""
+        """Write a file of the run."""
         path = self.folder / name
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
@@ -151,7 +155,7 @@ class Run:
         self.write_text("run.json", json.dumps({"format": FORMAT, **manifest}, indent=1) + "\n")
 
     def manifest(self) -> dict[str, Any]:
-        """`run.json`. Raises `StoreError` when there is none or it cannot be read."""
+        """Read `run.json`. Raises `StoreError` if there is none or it cannot be read."""
         path = self.folder / "run.json"
         try:
             manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -174,34 +178,24 @@ class Run:
 
     def cells(self) -> Iterator[StoredCell]:
         """All planned cells in plan order, finished or not (`StoredCell.done`)."""
-        for cell in self.manifest()["cells"]:
-            yield StoredCell(
-                key=cell["key"],
-                path=self.path(cell["key"]),
-                variant=cell["variant"],
-                prompt=cell["prompt"],
-                seed=cell["seed"],
-                axes=cell["axes"],
-                baseline=cell["baseline"],
-                group=cell.get("group", 0),
-                point=cell.get("point", False),
-            )
+        return map(self._cell, self.manifest()["cells"])
 
     def floor(self) -> tuple[StoredCell, ...]:
-        """Further baselines, of other seeds, that were made for the noise floor alone."""
-        return tuple(
-            StoredCell(
-                key=cell["key"],
-                path=self.path(cell["key"]),
-                variant="baseline",
-                prompt=cell["prompt"],
-                seed=cell["seed"],
-                axes={},
-                baseline=cell["key"],
-                group=cell["group"],
-                point=cell.get("point", False),
-            )
-            for cell in self.manifest().get("floor", [])
+        """Further baselines, of other seeds, for the noise floor only."""
+        entries = self.manifest().get("floor", [])
+        return tuple(replace(self._cell(entry), axes={}) for entry in entries)
+
+    def _cell(self, entry: Mapping[str, Any]) -> StoredCell:
+        return StoredCell(
+            key=entry["key"],
+            path=self.path(entry["key"]),
+            variant=entry["variant"],
+            prompt=entry["prompt"],
+            seed=entry["seed"],
+            axes=entry["axes"],
+            baseline=entry["baseline"],
+            group=entry.get("group", 0),
+            point=entry.get("point", False),
         )
 
     def catalog(self) -> tuple[ModuleInfo, ...]:
@@ -209,15 +203,15 @@ class Run:
         rows = self.manifest().get("catalog", [])
         return tuple(ModuleInfo(number, *row) for number, row in enumerate(rows))
 
-    def touched(self) -> dict[str, tuple[int, ...]]:
+    def edited_modules(self) -> dict[str, tuple[int, ...]]:
         """Numbers of the modules that each variant edits, by its name."""
         manifest = self.manifest()
         most = len(manifest.get("catalog", [])) - 1
-        found: dict[str, tuple[int, ...]] = {}
-        for variant, written in manifest.get("touched", {}).items():
+        modules: dict[str, tuple[int, ...]] = {}
+        for variant, spans in manifest.get("touched", {}).items():
             numbers: list[int] = []
-            for span in filter(None, written.split(",")):
+            for span in filter(None, spans.split(",")):
                 first, _, last = span.partition("-")
                 numbers += range(int(first), min(int(last or first), most) + 1)
-            found[variant] = tuple(numbers)
-        return found
+            modules[variant] = tuple(numbers)
+        return modules

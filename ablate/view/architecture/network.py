@@ -105,7 +105,7 @@ def draw_network(run: Run, metric: str | None = None, thumbnails: bool = False) 
     """
     catalog, cells = run.catalog(), read_cells(run)
     edited = [cell for cell in cells if not cell.is_baseline]
-    placed, by_group = _placed(edited, run.touched(), len(catalog))
+    placed, by_group = _placed(edited, run.edited_modules(), len(catalog))
     measure = choose_measure(cells, metric)
     if not placed or measure is None:
         return None

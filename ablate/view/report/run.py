@@ -165,7 +165,7 @@ def _variants(
     """
     catalog = run.catalog()
     numbers = {module.path: module.number for module in catalog}
-    touched = run.touched()
+    touched = run.edited_modules()
     edits: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
         if cell.variant not in edits and not cell.is_baseline and cell.done:
