@@ -1,4 +1,4 @@
-"""Activation atlases: what a layer tells apart, as a plane of feature visualizations.
+"""Activation atlases: what a layer distinguishes, as a plane of feature visualizations.
 
 After Carter et al. (2019, Activation Atlas): activations on a plane, the plane in bins, and of each
 bin a picture of what it represents; bins of fewer activations are drawn smaller. Areas of bins that
