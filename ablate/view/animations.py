@@ -1,17 +1,15 @@
 """Animations of a run over any axis: WebP, GIF, or MP4.
 
-    >>> animations.save(Run("outputs/mix-noise-everywhere"), over="amount")
+    >>> save_animation(Run("outputs/mix-noise-everywhere"), over="amount")
     PosixPath('outputs/mix-noise-everywhere/amount.webp')
 
-Each value of the axis is a frame; the other axes with several values are a grid within it.
+Each value of the axis is a frame; the other axes with several values form a grid within it.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +19,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ablate.store import Axis, Run, StoredCell
-from ablate.style import ACCENT, DARK, HAIRLINE, INK, MUTED, PAGE, VACANT, clean, typeface, wrap
+from ablate.messages import did_you_mean
+from ablate.store import Axis, Run, StoredCell, atomic_write
+from ablate.style import ACCENT, HAIRLINE, INK, MUTED, PAGE, VACANT, clean, typeface, wrap
 from ablate.view.errors import PictureError
 from ablate.view.measures import caption
+from ablate.view.page import nan_tile
 
 FORMATS = (".webp", ".gif", ".mp4")
 MOST = 64  # pictures in a frame
-WIDEST = 1600  # pixels of a frame; larger pictures shrink
-GOAL = 512  # pixels that the pictures of a frame are wide at least
+WIDEST = 1600  # pixels that the pictures of a frame are wide together at most
+NARROWEST = 512  # and at least
 GAP = 10
 MARGIN = 28
-HELD = 6  # frames that the first and the last stand for
+PAUSE = 6  # the first and the last value are shown as long as this many others
 
 
 def save_animation(
@@ -43,51 +43,65 @@ def save_animation(
     where: Mapping[str, Any] | None = None,
     fps: float = 8,
 ) -> Path:
-    """Write an animation over the values of an axis; its suffix says the format.
+    """Write an animation over the values of an axis and return its path.
 
-    `path`: `<over>.webp` in the run's folder unless given. `where`: values, or how they are
-    written, that other axes are held at. `fps`: frames a second. Raises `PictureError` for an
-    axis, value or format that there is not, for more pictures in a frame than one can see, for a
-    run without finished cells, and for MP4 without imageio-ffmpeg.
+    Args:
+        run: A run with at least one finished cell.
+        over: The axis; each of its values is a frame.
+        path: The file, whose suffix is the format; `<over>.webp` in the run's folder by default.
+        where: Other axes that are fixed at one value, given as such or as its label.
+        fps: Frames a second.
+
+    Raises:
+        PictureError: There is no such axis, value or format, a frame would have too many pictures,
+            no cell is finished, or imageio-ffmpeg, which MP4 needs, is not installed.
     """
     axes = {axis.name: axis for axis in run.axes()}
-    _known(over, axes, f"the run has no axis `{over}`")
-    held = {name: _held(axes, name, value) for name, value in (where or {}).items()}
-    name = re.sub(r"[^\w.-]", "_", over)
-    path = run.folder / f"{name}.webp" if path is None else Path(path)
+    _check_name(over, axes, f"the run has no axis `{over}`")
+    fixed = {name: _value(axes, name, value) for name, value in (where or {}).items()}
+    path = path or run.folder / (re.sub(r"[^\w.-]", "_", over) + ".webp")
     if path.suffix.lower() not in FORMATS:
         raise PictureError(f"{path.name}: an animation ends in {', '.join(FORMATS)}")
-    if over in held:
-        raise PictureError(f"the animation runs over `{over}`, which cannot be held at one value")
+    if over in fixed:
+        raise PictureError(f"the animation runs over `{over}`, which cannot be fixed at one value")
     if not fps > 0:
         raise PictureError(f"an animation has more than {fps} frames a second")
-    scene = _scene(run, axes, over, held)
+    scene = _scene(run, axes, over, fixed)
     frames = [scene.frame(i) for i in range(len(scene.values))]
     _write(frames, path, fps)
     return path
 
 
-def _known(name: str, known: Collection[str], problem: str) -> None:
+def _check_name(name: str, known: Collection[str], problem: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f", did you mean `{near[0]}`?" if near else f"; it has {', '.join(known)}"
+        hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
         raise PictureError(f"{problem}{hint}")
 
 
-def _held(axes: Mapping[str, Axis], name: str, value: Any) -> Any:
-    """The value of an axis that is meant, given as such or as it is written."""
-    _known(name, axes, f"the run has no axis `{name}`")
+def _value(axes: Mapping[str, Axis], name: str, value: Any) -> Any:
+    """The value of an axis, given as such or as its label."""
+    _check_name(name, axes, f"the run has no axis `{name}`")
     axis = axes[name]
     if value in axis.values:
         return value
-    _known(str(value), axis.labels, f"axis `{name}` has no value `{value}`")
+    _check_name(str(value), axis.labels, f"axis `{name}` has no value `{value}`")
     return axis.values[axis.labels.index(str(value))]
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """What all frames have in common. `grid`: by frame, rows of cells; None where none is.
-    `plain`: all are baselines, so that none is shown as one."""
+    """All that frames are drawn from.
+
+    Attributes:
+        axis: The axis that the animation runs over.
+        values: Its values, a frame each.
+        grid: The cells by frame, row and column; None where there is none.
+        heads: A label for each column.
+        sides: A label for each row.
+        tile: Width and height of a picture.
+        resample: How images are brought to that size.
+        plain: Whether all cells are baselines, so that none is marked as one.
+    """
 
     axis: Axis
     values: Sequence[Any]
@@ -132,9 +146,7 @@ class _Scene:
             draw.rectangle((x, y, x + wide - 1, y + high - 1), VACANT, HAIRLINE)
             return
         if cell.record().get("state", "ok") != "ok":
-            draw.rectangle((x, y, x + wide - 1, y + high - 1), DARK)
-            middle = (x + wide // 2, y + high // 2)
-            draw.text(middle, "NaN", PAGE, typeface(max(14, wide // 7), True), anchor="mm")
+            page.paste(nan_tile(wide, high), (x, y))
             return
         image = cell.image()
         scale = min(wide / image.width, high / image.height)
@@ -146,7 +158,7 @@ class _Scene:
     def _progress(
         self, draw: ImageDraw.ImageDraw, index: int, left: int, right: int, y: int
     ) -> None:
-        """The value that this frame shows, and how far along the axis it lies."""
+        """Draw the value of this frame and its position on the axis."""
         name, value = f"{clean(self.axis.name)} ", clean(self.axis.label(self.values[index]))
         plain, strong = typeface(26), typeface(26, True)
         draw.text((left, y + 46), name, MUTED, plain, anchor="ls")
@@ -159,12 +171,12 @@ class _Scene:
         draw.ellipse((at - 7, y + 65, at + 7, y + 79), INK)
 
 
-def _scene(run: Run, axes: Mapping[str, Axis], over: str, held: Mapping[str, Any]) -> _Scene:
+def _scene(run: Run, axes: Mapping[str, Axis], over: str, fixed: Mapping[str, Any]) -> _Scene:
     places: dict[tuple[Any, ...], StoredCell] = {}
     seen: dict[str, set[int]] = {name: set() for name in axes}
     for cell in run.cells():
-        values = {"prompt": cell.prompt, "seed": cell.seed, **cell.axes}
-        if axes.keys() <= values.keys() and all(values[n] == v for n, v in held.items()):
+        values = cell.values
+        if axes.keys() <= values.keys() and all(values[n] == v for n, v in fixed.items()):
             at = {name: axis.values.index(values[name]) for name, axis in axes.items()}
             places[tuple(at.values())] = cell
             for name, index in at.items():
@@ -176,7 +188,7 @@ def _scene(run: Run, axes: Mapping[str, Axis], over: str, held: Mapping[str, Any
     if count > MOST:
         listed = ", ".join(f"`{name}` ({len(seen[name])} values)" for name in several)
         raise PictureError(
-            f"a frame would hold {count} pictures, and {MOST} can be seen; hold some of these"
+            f"a frame would have {count} pictures, and {MOST} can be seen; fix some of these"
             f" axes at one value by `where`: {listed}"
         )
     rows, columns = _sides(several, {name: len(seen[name]) for name in several})
@@ -188,12 +200,12 @@ def _scene(run: Run, axes: Mapping[str, Axis], over: str, held: Mapping[str, Any
     def label(one: Mapping[str, int]) -> str:
         return " · ".join(caption(axes[n], axes[n].values[i]) for n, i in one.items())
 
-    fixed = {name: min(seen[name]) for name in axes if seen[name]}
+    first = {name: min(seen[name]) for name in axes if seen[name]}
     frames = sorted(seen[over])
     grid = []
     for index in frames:
         lines = [
-            [{**fixed, **row, **column, over: index} for column in combinations(columns)]
+            [{**first, **row, **column, over: index} for column in combinations(columns)]
             for row in combinations(rows)
         ]
         grid.append([[places.get(tuple(at[n] for n in axes)) for at in line] for line in lines])
@@ -204,20 +216,20 @@ def _scene(run: Run, axes: Mapping[str, Axis], over: str, held: Mapping[str, Any
         values=[axes[over].values[i] for i in frames],
         grid=grid,
         heads=[label(one) for one in combinations(columns)] if columns else [],
-        sides=[_cut(label(one)) for one in combinations(rows)] if rows else [],
+        sides=[_shorten(label(one)) for one in combinations(rows)] if rows else [],
         tile=tile,
         resample=resample,
         plain=all(cell.is_baseline for cell in places.values()),
     )
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     (line,) = wrap(text, typeface(18), 260, 1) or [""]
     return line
 
 
 def _sides(several: Sequence[str], counts: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """Axes of the rows and of the columns, so that a frame is rather wide than tall."""
+    """Distribute axes over rows and columns, such that a frame is wide rather than tall."""
     rows: list[str] = []
     columns: list[str] = []
     for name in sorted(several, key=lambda n: -counts[n]):
@@ -227,21 +239,19 @@ def _sides(several: Sequence[str], counts: Mapping[str, int]) -> tuple[list[str]
 
 
 def _tile(sizes: Sequence[tuple[int, int]], across: int) -> tuple[tuple[int, int], Any]:
-    """The size that pictures are shown at, and how they are brought to it."""
+    """The size of all pictures, and how images are brought to it."""
     wide, high = max(w for w, _ in sizes), max(h for _, h in sizes)
     if across * wide > WIDEST:
         scale = WIDEST / (across * wide)
         return (round(wide * scale), round(high * scale)), Image.Resampling.LANCZOS
-    factor = max(1, min(math.ceil(GOAL / (across * wide)), WIDEST // (across * wide), 8))
+    factor = max(1, min(math.ceil(NARROWEST / (across * wide)), WIDEST // (across * wide), 8))
     return (wide * factor, high * factor), Image.Resampling.NEAREST
 
 
 def _write(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     last = len(frames) - 1
-    times = [round(1000 / fps * (HELD if i in (0, last) else 1)) for i in range(len(frames))]
-    try:
+    times = [round(1000 / fps * (PAUSE if i in (0, last) else 1)) for i in range(len(frames))]
+    with atomic_write(path) as temporary:
         match path.suffix.lower():
             case ".webp":
                 frames[0].save(
@@ -249,40 +259,37 @@ def _write(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
                     loop=0, quality=90, method=4, minimize_size=False,
                 )  # fmt: skip
             case ".gif":
-                flat = _flattened(frames)
+                flat = _with_one_palette(frames)
                 flat[0].save(
                     temporary, "GIF", save_all=True, append_images=flat[1:], duration=times,
                     loop=0, optimize=False, disposal=1,
                 )  # fmt: skip
             case _:
                 _write_video(frames, temporary, fps)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 EXACT = (PAGE, INK, MUTED, HAIRLINE, ACCENT, VACANT)  # colors that a palette keeps as they are
 
 
-def _flattened(frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """Frames with one palette for all of them, so that colors that stay do not flicker."""
+def _with_one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """Reduce frames to one palette for all of them, so that constant colors do not flicker."""
     some = frames[:: max(1, len(frames) // 24)]
     size = (some[0].width // 2, some[0].height // 2)
     board = Image.new("RGB", (size[0], len(some) * size[1]))
     for i, frame in enumerate(some):
         board.paste(frame.resize(size), (0, i * size[1]))
     free = 256 - len(EXACT)
-    found = (board.quantize(free, Image.Quantize.MEDIANCUT).getpalette() or [])[: 3 * free]
-    found += [0] * (3 * free - len(found))  # of frames with few colors
+    colors = (board.quantize(free, Image.Quantize.MEDIANCUT).getpalette() or [])[: 3 * free]
+    colors += [0] * (3 * free - len(colors))  # of frames with few colors
     palette = Image.new("P", (1, 1))
-    palette.putpalette([*found, *(part for color in EXACT for part in color)])
-    return [_flat(frame, palette, free) for frame in frames]
+    palette.putpalette([*colors, *(part for color in EXACT for part in color)])
+    return [_reduce(frame, palette, free) for frame in frames]
 
 
-def _flat(frame: Image.Image, palette: Image.Image, free: int) -> Image.Image:
+def _reduce(frame: Image.Image, palette: Image.Image, free: int) -> Image.Image:
     flat = frame.quantize(palette=palette, dither=Image.Dither.NONE)
     pixels, indices = np.asarray(frame), np.array(flat)
-    for i, color in enumerate(EXACT):  # Pillow's nearest is only about the nearest
+    for i, color in enumerate(EXACT):  # Pillow's nearest color is approximate
         indices[(pixels == color).all(axis=-1)] = free + i
     exact = Image.fromarray(indices, "P")
     exact.putpalette(palette.getpalette() or [])
@@ -299,11 +306,11 @@ def _write_video(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
             " and WebP and GIF need nothing"
         ) from None
     writer = imageio_ffmpeg.write_frames(
-        str(path), frames[0].size, fps=fps, codec="libx264", quality=8, macro_block_size=2
-    )
+        str(path), frames[0].size, fps=fps, codec="libx264", quality=8, macro_block_size=2,
+        output_params=["-f", "mp4"],  # the temporary's name does not end in it
+    )  # fmt: skip
     writer.send(None)
-    last = len(frames) - 1
     for i, frame in enumerate(frames):
-        for _ in range(HELD if i in (0, last) else 1):
+        for _ in range(PAUSE if i in (0, len(frames) - 1) else 1):
             writer.send(frame.tobytes())
     writer.close()

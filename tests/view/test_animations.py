@@ -115,7 +115,7 @@ def test_baselines_are_framed_and_what_is_missing_is_vacant(tmp_path: Path) -> N
     assert area(shown[3], (40, 40, 46)) is not None  # NaN
 
 
-def test_axes_can_be_held_by_value_or_by_how_it_is_written(tmp_path: Path) -> None:
+def test_axes_can_be_fixed_by_value_or_by_label(tmp_path: Path) -> None:
     run = sweep(tmp_path, seeds=2)
     for where in ({"amount": 0.2}, {"amount": "0.2"}):
         shown, _ = frames(animations.save_animation(run, "seed", tmp_path / "x.gif", where=where))
@@ -130,7 +130,7 @@ def test_axes_can_be_held_by_value_or_by_how_it_is_written(tmp_path: Path) -> No
         ("amout", {}, "no axis `amout`, did you mean `amount`"),
         ("amount", {"where": {"sed": 1}}, "no axis `sed`, did you mean `seed`"),
         ("amount", {"where": {"seed": 7}}, "axis `seed` has no value `7`; it has 0, 1"),
-        ("amount", {"where": {"amount": 0.1}}, "cannot be held"),
+        ("amount", {"where": {"amount": 0.1}}, "cannot be fixed"),
         ("amount", {"path": Path("x.avi")}, r"ends in \.webp, \.gif, \.mp4"),
         ("amount", {"fps": 0}, "frames a second"),
     ],
@@ -142,7 +142,7 @@ def test_mistakes_are_sentences(
         animations.save_animation(sweep(tmp_path, seeds=2), over, **options)
 
 
-def test_too_many_pictures_in_a_frame_name_what_to_hold(tmp_path: Path) -> None:
+def test_too_many_pictures_in_a_frame_name_what_to_fix(tmp_path: Path) -> None:
     run = make_run(
         tmp_path, {"amount": AMOUNTS, "module": list(range(70))}, lambda v: (0, 0, 0),
         read=False, size=(2, 2), skip=lambda v: "module" in v and v["module"] > 0,
@@ -188,7 +188,7 @@ def test_video_gets_every_frame_of_even_size(
     assert width % 2 == height % 2 == 0
     assert {len(frame) for frame in got} == {3 * width * height}
     assert len(set(got)) == len(AMOUNTS)
-    assert len(got) > 2 * len(AMOUNTS)  # the first and the last are held
+    assert len(got) > 2 * len(AMOUNTS)  # the first and the last last longer
 
 
 def test_where_all_are_baselines_none_is_framed(tmp_path: Path) -> None:
