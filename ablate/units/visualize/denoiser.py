@@ -8,19 +8,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.engine import stoppable
 from ablate.sampling import Pipeline
-from ablate.units.visualize.ascent import (
-    Advance,
-    Ascent,
-    Project,
-    Row,
-    ascend,
-    evaluate,
-    input_gradients,
-)
+from ablate.units.visualize.ascent import Advance, Ascent, Project, Row, ascend, evaluate
 from ablate.units.visualize.capture import (
     capture,
     plain_settings,
@@ -59,6 +51,10 @@ class DenoiserInputs(Inputs):
     size: tuple[int, int] | None = None
 
     @property
+    def network(self) -> nn.Module:
+        return self.pipeline.denoiser
+
+    @property
     def model(self) -> str:
         return self.pipeline.model
 
@@ -82,7 +78,7 @@ class DenoiserInputs(Inputs):
 
     def check(self, objectives: Sequence[Objective]) -> None:
         try:
-            check(objectives, self.pipeline.denoiser, self.together)
+            check(objectives, self.network, self.together)
         except MissingError as error:
             paths = [path for objective in objectives for path in objective.paths]
             if not any(path.startswith((VISION, "vision_model")) for path in paths):
@@ -128,9 +124,8 @@ class Latents(DenoiserInputs):
             share = i / (PLAIN - 1)
             mixed = (1 - share) * first + share * flat.to(first) * deviation
             plain.append(basis.coefficients(mixed))
-        with input_gradients(call.network):
-            coefficients, values = ascend(torch.stack(plain), value, self.ascent, advance)
-            latents = maps(coefficients).detach()
+        coefficients, values = ascend(torch.stack(plain), value, self.ascent, advance)
+        latents = maps(coefficients)
         images, finished = sample_with_latents(self.pipeline, call, latents)
         return Optimized(images, *values, inputs=latents.cpu().numpy(), finished=finished)
 
@@ -176,9 +171,8 @@ class Prompts(DenoiserInputs):
             free = embeddings - embeddings.mean(-1, keepdim=True)
             return middle + free * (length / _length(free).clamp_min(1e-8))
 
-        with input_gradients(call.network):
-            plain = _near(first, project, rows)
-            embeddings, values = ascend(plain, value, self.ascent, advance, project)
+        plain = _near(first, project, rows)
+        embeddings, values = ascend(plain, value, self.ascent, advance, project)
         seeds = self.row_seeds * len(rows)
         samples = sample_with_embeddings(self.pipeline, call, embeddings, seeds, settings)
         return Optimized(samples.images, *values, inputs=embeddings.cpu().numpy())

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ablate.store import StoreError, open_image
-from ablate.units.visualize.ascent import SMALL, Advance, Ascent, Row, Values, input_gradients
+from ablate.units.visualize.ascent import SMALL, Advance, Ascent, Row, Values
 from ablate.units.visualize.fourier import Fourier
 from ablate.units.visualize.images import ReaderInputs, as_arrays
 from ablate.units.visualize.inputs import Optimized
@@ -63,10 +63,6 @@ class Dreams(ReaderInputs):
         return {"octaves": OCTAVES, "waves": WAVES, "picture": digest}
 
     def optimize_batch(self, rows: Sequence[Row], advance: Advance) -> Optimized:
-        with input_gradients(self.reader.network):
-            return self._dream(rows, advance)
-
-    def _dream(self, rows: Sequence[Row], advance: Advance) -> Optimized:
         picture = torch.from_numpy(np.asarray(self.picture.convert("RGB"), np.float32) / 255)
         picture = picture.permute(2, 0, 1)[None].to(self.reader.network.device)
         sizes = self._octaves()

@@ -8,17 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.drift import Reader
-from ablate.units.visualize.ascent import (
-    Advance,
-    Ascent,
-    Row,
-    ascend,
-    evaluate,
-    input_gradients,
-)
+from ablate.units.visualize.ascent import Advance, Ascent, Row, ascend, evaluate
 from ablate.units.visualize.fourier import Fourier, moved, noise, random_motions
 from ablate.units.visualize.inputs import PLAIN, Inputs, Optimized
 from ablate.units.visualize.objectives import MissingError, Objective, ObjectiveError, check
@@ -31,6 +24,11 @@ class ReaderInputs(Inputs):
     """Inputs that a CLIP model reads as images."""
 
     reader: Reader
+
+    @property
+    def network(self) -> nn.Module:
+        network: nn.Module = self.reader.network
+        return network
 
     @property
     def model(self) -> str:
@@ -47,7 +45,7 @@ class ReaderInputs(Inputs):
 
     def check(self, objectives: Sequence[Objective]) -> None:
         try:
-            check(objectives, self.reader.network, self.together)
+            check(objectives, self.network, self.together)
         except MissingError as error:
             raise ObjectiveError(
                 f"{error} (images drive the CLIP model that reads them, latents and prompts the"
@@ -96,8 +94,7 @@ class Images(ReaderInputs):
             return self.evaluate(rows, moved(basis.map(coefficients).sigmoid(), motions, step))
 
         plain = _plain(basis, rows).to(self.reader.network.device)
-        with input_gradients(self.reader.network):
-            coefficients, values = ascend(plain, value, self.ascent, advance)
+        coefficients, values = ascend(plain, value, self.ascent, advance)
         images = basis.map(coefficients).sigmoid()
         return Optimized(as_arrays(images), *values)
 

@@ -18,10 +18,10 @@ from itertools import groupby
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
+from torch import nn
 
 from ablate.sampling import Stopped
-from ablate.units.visualize.ascent import Advance, Ascent, Row
+from ablate.units.visualize.ascent import Advance, Ascent, Row, input_gradients
 from ablate.units.visualize.objectives import Objective, ObjectiveError
 
 OnStep = Callable[[int, int], object]  # work done, and work in all
@@ -78,6 +78,11 @@ class Inputs(ABC):
 
     @property
     @abstractmethod
+    def network(self) -> nn.Module:
+        """The network that the inputs drive."""
+
+    @property
+    @abstractmethod
     def model(self) -> str:
         """The model's name."""
 
@@ -111,7 +116,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def optimize_batch(self, rows: Sequence[Row], advance: Advance) -> Optimized:
-        """Optimize some rows together."""
+        """Optimize some rows together. Gradients of inputs are enabled."""
 
     def stop(self) -> bool:
         """Whether to stop after the current step."""
@@ -132,15 +137,14 @@ class Inputs(ABC):
 
     def records(self, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
         """Everything that determines each row's picture; identifies it on disk."""
-        settings = asdict(self.ascent)
-        del settings["batch"]  # affects time alone
+        common = {"kind": self.kind, "model": self.fingerprint}
+        common |= asdict(self.ascent) | self.parameters()
+        del common["batch"]  # affects time alone
         return [
-            {"kind": self.kind, "model": self.fingerprint, "objective": row.objective.text,
-             "seed": row.seed, **settings, **self.parameters()}
+            common | {"objective": row.objective.text, "seed": row.seed}
             for row in self.rows(objectives)
-        ]  # fmt: skip
+        ]
 
-    @torch.inference_mode(mode=False)
     def optimize(self, objectives: Sequence[Objective], on_step: OnStep | None = None) -> Optimized:
         """Optimize inputs for objectives, in batches of `ascent.batch` rows.
 
@@ -165,7 +169,8 @@ class Inputs(ABC):
                 raise Stopped
 
         batches = _batches(rows, self.ascent.batch)
-        return Optimized.concatenated([self.optimize_batch(b, advance) for b in batches])
+        with input_gradients(self.network):
+            return Optimized.concatenated([self.optimize_batch(b, advance) for b in batches])
 
 
 def _batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
