@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ablate.messages import counted
 from ablate.store import (
     Visualization,
     finished_file,
@@ -56,7 +57,7 @@ def _page(shown: Sequence[tuple[Path, Visualization]]) -> tuple[PageText, list[B
     models = dict.fromkeys(clean(one.model) for _, one in shown)
     levels = dict.fromkeys(f"noise level {record['t']:g}" for record in records if "t" in record)
     steps = dict.fromkeys(f"{record['steps']} steps" for record in records)
-    count = f"{len(shown)} picture{'s' * (len(shown) > 1)}"
+    count = counted(len(shown), "picture")
     words = PageText("Visualized units", f"{about}{plain}.", "", [*models, *levels, *steps, count])
     blocks = [Block([tiles], TITLES[kind] * (len(kinds) > 1)) for kind, tiles in lines.items()]
     return words, blocks, Style(1, (width, height), GAP, TEXT)
