@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
-def told(*words: str) -> str:
+def output_of(*words: str) -> str:
     result = CliRunner().invoke(main, list(words))
     assert result.exit_code == 0, result.output
     return result.output
@@ -43,11 +43,11 @@ def test_its_cells_are_read(run: Run) -> None:
 
 
 def test_it_is_drawn_measured_and_reported(run: Run) -> None:
-    told("sheet", str(run.folder))
+    output_of("sheet", str(run.folder))
     with Image.open(run.folder / "sheet.png") as sheet:
         assert min(sheet.size) > 200
     before = {cell.path: cell.drift["rmse"] for cell in drift.read_cells(run)}
-    told("drift", str(run.folder))
+    output_of("drift", str(run.folder))
     after = drift.read_cells(run)
     assert {cell.path: cell.drift["rmse"] for cell in after} == pytest.approx(before, abs=1e-6)
     assert all("embedding" in cell.drift for cell in after)
@@ -55,17 +55,17 @@ def test_it_is_drawn_measured_and_reported(run: Run) -> None:
     assert all(cell.path.stem in report for cell in after)
 
 
-def test_a_cell_is_shown_and_made_again(run: Run) -> None:
+def test_a_cell_is_shown_and_replayed(run: Run) -> None:
     cell = list(run.cells())[-1]
-    shown = told("show", str(cell.path))
+    shown = output_of("show", str(cell.path))
     assert "mix_noise (amount 0.5)" in shown
     assert "mid_block.resnets.0.conv1" in shown
-    made = replay_cell(cell.path, device="cpu")
-    assert made.is_alike
-    assert np.asarray(made.image).std() > 5
+    replay = replay_cell(cell.path, device="cpu")
+    assert replay.is_alike
+    assert np.asarray(replay.image).std() > 5
 
 
 def test_it_is_compared_with_itself(run: Run, tmp_path: Path) -> None:
-    output = told("compare", str(FIRST), str(run.folder), "--out", str(tmp_path / "both"))
+    output = output_of("compare", str(FIRST), str(run.folder), "--out", str(tmp_path / "both"))
     assert "6" in output
     assert (tmp_path / "both" / "compare.png").exists()

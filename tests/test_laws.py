@@ -1,6 +1,6 @@
-"""The laws of the design that hold for whole runs, as seen in files and pixels.
+"""The laws of the design for whole runs, as seen in files and pixels.
 
-Laws 1 and 2 stand in `test_edits.py` and `test_ops.py`, law 6 in `test_resume.py`.
+Laws 1 and 2 are tested in `tests/edits`, law 6 in `tests/engine/test_resume.py`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ProgressPrinter:
-    """Prints a progress each time it is called with one; each part has a line of its own."""
+    """Prints a progress each time it is called with one; a new line for each part."""
 
     EVERY = 5.0  # seconds between lines in a log
     WIDTH = 28  # of the bar, in characters
@@ -48,7 +48,7 @@ class ProgressPrinter:
 
 def clock(seconds: float) -> str:
     """A time in minutes or hours."""
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+    total = round(seconds)
+    if total < 3600:
+        return f"{total // 60}:{total % 60:02d} min"
+    return f"{total // 3600}:{total % 3600 // 60:02d} h"

@@ -1,7 +1,7 @@
 """Which cells are computed together.
 
-Batches are laid out from the whole plan, so that a run that is resumed, or divided over processes,
-computes the same batches as one that computes everything at once.
+Batches are laid out from the complete plan, so that a run that is resumed, or divided over
+processes, computes the same batches as one that computes everything at once.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def export_variant(
     if pipeline.fingerprint != about["fingerprint"]:
         raise ExportError(
             f"`{about['model']}` is not what it was when the cells of `{edits.name}` were"
-            f" made: it has fingerprint {pipeline.fingerprint}, then {about['fingerprint']}"
+            f" computed: it has fingerprint {pipeline.fingerprint}, then {about['fingerprint']}"
         )
     with _edited(pipeline, edits) as parameters:
         names = tuple(parameters)

@@ -1,6 +1,6 @@
-"""What lies on disk: runs, self-describing PNGs, studies, activations.
+"""Runs, PNGs that describe themselves, studies and activations on disk.
 
-Needs no torch; every file is written whole or not at all."""
+Needs no torch; every file is written atomically."""
 
 import lazy_loader
 

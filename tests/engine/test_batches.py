@@ -1,4 +1,4 @@
-"""How a plan's jobs become batches, by properties that hold for every plan."""
+"""How a plan's jobs become batches, by properties of every plan."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ablate.sampling.pipeline import Pipeline
 from ablate.sweep.check import resolve
 
 Build = Callable[..., Recipe]
-Lay = Callable[..., tuple[Batcher, list[Job]]]
+Prepare = Callable[..., tuple[Batcher, list[Job]]]
 
 MID = "mid_block.resnets.0"
 ZERO_EACH = {
@@ -50,18 +50,18 @@ def mixed(**keys: object) -> dict[str, object]:
 
 
 @pytest.fixture
-def lay(build: Build, tiny: Pipeline) -> Lay:
-    """The layout and the jobs of a recipe on the tiny pipeline."""
+def prepare(build: Build, tiny: Pipeline) -> Prepare:
+    """The batcher and the jobs of a recipe on the tiny pipeline."""
 
-    def laid(rows: bool = True, **keys: object) -> tuple[Batcher, list[Job]]:
+    def batched(rows: bool = True, **keys: object) -> tuple[Batcher, list[Job]]:
         plan = resolve(build(**keys))
-        shots = [
+        cells = [
             KeyedCell(cell, tiny.settings(cell.condition.sampling), f"job{i}")
             for i, cell in enumerate(plan.cells)
         ]
-        return Batcher(plan.catalog, rows=rows), jobs_of(shots, "unet")
+        return Batcher(plan.catalog, rows=rows), jobs_of(cells, "unet")
 
-    return laid
+    return batched
 
 
 def variant_of(jobs: list[Job], path: str) -> Variant:
@@ -87,27 +87,31 @@ RECIPES = {
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7, 1000])
 @pytest.mark.parametrize("name", RECIPES)
-def test_all_jobs_are_in_batches_that_can_be_computed(name: str, size: int, lay: Lay) -> None:
-    layout, jobs = lay(**RECIPES[name])
-    batches = layout.batches(jobs, size)
+def test_all_jobs_are_in_batches_that_can_be_computed(
+    name: str, size: int, prepare: Prepare
+) -> None:
+    batcher, jobs = prepare(**RECIPES[name])
+    batches = batcher.batches(jobs, size)
     assert sorted(keys(batches)) == sorted(job.cells[0].key for job in jobs)
     for batch in batches:
         assert 1 <= len(batch) <= size
         assert len({job.settings for job in batch.jobs}) == 1
         if batch.by_rows:
             # In their order: in another one the last bits of the sum are others.
-            assert sum(layout.share(v) for v in dict.fromkeys(batch.variants)) <= 1
-            assert all(layout.by_rows(v) for v in batch.variants)
+            assert sum(batcher.share(v) for v in dict.fromkeys(batch.variants)) <= 1
+            assert all(batcher.by_rows(v) for v in batch.variants)
         else:
             assert len(set(batch.variants)) == 1
-            assert not layout.by_rows(batch.variants[0])
+            assert not batcher.by_rows(batch.variants[0])
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7, 1000])
 @pytest.mark.parametrize("name", RECIPES)
-def test_jobs_of_one_way_are_in_the_order_of_variants(name: str, size: int, lay: Lay) -> None:
-    layout, jobs = lay(**RECIPES[name])
-    batches = layout.batches(jobs, size)
+def test_jobs_of_one_way_are_in_the_order_of_variants(
+    name: str, size: int, prepare: Prepare
+) -> None:
+    batcher, jobs = prepare(**RECIPES[name])
+    batches = batcher.batches(jobs, size)
     place = {job.cells[0].key: i for i, job in enumerate(in_order(jobs))}
     kinds: dict[object, list[int]] = {}
     for batch in batches:
@@ -136,16 +140,18 @@ def zeroed(count: int) -> dict[str, object]:
         (17, 4, [4, 4, 3, 3, 3]),
     ],
 )
-def test_batches_are_of_about_equal_size(count: int, size: int, sizes: list[int], lay: Lay) -> None:
+def test_batches_are_of_about_equal_size(
+    count: int, size: int, sizes: list[int], prepare: Prepare
+) -> None:
     """As few as there can be, and none with much less to do than the others."""
-    layout, jobs = lay(**zeroed(count))
-    batches = layout.batches(jobs, size)
+    batcher, jobs = prepare(**zeroed(count))
+    batches = batcher.batches(jobs, size)
     assert all(batch.by_rows for batch in batches)
     assert sorted(map(len, batches), reverse=True) == sizes
 
 
-def test_variants_come_in_order_of_appearance_with_all_their_cells(lay: Lay) -> None:
-    _, jobs = lay(**ZERO_EACH, seeds=[0, 1, 2])
+def test_variants_come_in_order_of_appearance_with_all_their_cells(prepare: Prepare) -> None:
+    _, jobs = prepare(**ZERO_EACH, seeds=[0, 1, 2])
     ordered = in_order(jobs)
     variants = [job.variant for job in ordered]
     assert list(dict.fromkeys(variants)) == list(dict.fromkeys(j.variant for j in jobs))
@@ -156,9 +162,9 @@ def test_variants_come_in_order_of_appearance_with_all_their_cells(lay: Lay) -> 
         assert seeds == [0, 1, 2]
 
 
-def test_variants_of_one_perturbation_seed_are_neighbors(lay: Lay) -> None:
+def test_variants_of_one_perturbation_seed_are_neighbors(prepare: Prepare) -> None:
     """Though the plan has the seeds in turn."""
-    _, jobs = lay(
+    _, jobs = prepare(
         axes={"amount": {"values": [0.1, 0.2, 0.3]}, "perturbation_seed": {"values": [5, 3, 4]}},
         edits=[{"mix_noise": {"modules": MID + ".conv1", "amount": "$amount"}}],
     )
@@ -168,8 +174,10 @@ def test_variants_of_one_perturbation_seed_are_neighbors(lay: Lay) -> None:
     assert planned != seeds
 
 
-def test_variants_that_draw_nothing_have_no_perturbation_seed_to_be_sorted_by(lay: Lay) -> None:
-    _, jobs = lay(**ZERO_EACH, perturbation_seed=9)
+def test_variants_that_draw_nothing_have_no_perturbation_seed_to_be_sorted_by(
+    prepare: Prepare,
+) -> None:
+    _, jobs = prepare(**ZERO_EACH, perturbation_seed=9)
     assert in_order(jobs) == jobs
 
 
@@ -177,14 +185,14 @@ def test_variants_that_draw_nothing_have_no_perturbation_seed_to_be_sorted_by(la
 
 
 @pytest.mark.parametrize("op", ["mix_noise", "scale", "randomize", "shuffle", "add_noise"])
-def test_what_touches_much_of_the_network_goes_in_place(op: str, lay: Lay) -> None:
+def test_what_touches_much_of_the_network_goes_in_place(op: str, prepare: Prepare) -> None:
     strength = {"mix_noise": {"amount": 0.3}, "add_noise": {"amount": 0.3}, "scale": {"factor": 2}}
     edit = {op: {"modules": "$part", **strength.get(op, {})}}
-    layout, jobs = lay(axes={"part": {"values": SOME}}, edits=[edit], seeds=[0, 1])
-    shares = {v: layout.share(v) for v in {job.variant for job in jobs}}
+    batcher, jobs = prepare(axes={"part": {"values": SOME}}, edits=[edit], seeds=[0, 1])
+    shares = {v: batcher.share(v) for v in {job.variant for job in jobs}}
     assert min(shares.values()) == 0  # the baseline
     assert max(shares.values()) == 1
-    batches = layout.batches(jobs, 100)
+    batches = batcher.batches(jobs, 100)
     for batch in batches:
         assert {shares[v] <= SHARE for v in batch.variants} == {batch.by_rows}
     in_place = [batch for batch in batches if not batch.by_rows]
@@ -193,15 +201,15 @@ def test_what_touches_much_of_the_network_goes_in_place(op: str, lay: Lay) -> No
 
 
 def test_a_share_is_the_part_of_the_parameters_that_gets_new_values(
-    lay: Lay, tiny: Pipeline
+    prepare: Prepare, tiny: Pipeline
 ) -> None:
-    layout, _ = lay(**ZERO_EACH)
+    batcher, _ = prepare(**ZERO_EACH)
     sizes = {m.path: m.parameters for m in tiny.catalog}
     one, other = f"{MID}.conv1", "up_blocks.0.resnets.0.conv1"
     total = sum(sizes.values())
 
     def share(*edits: Edit) -> float:
-        return layout.share(Variant("v", edits))
+        return batcher.share(Variant("v", edits))
 
     assert share(Edit("shuffle", (one,))) == pytest.approx(sizes[one] / total)
     both = pytest.approx((sizes[one] + sizes[other]) / total)
@@ -213,63 +221,65 @@ def test_a_share_is_the_part_of_the_parameters_that_gets_new_values(
 
 
 @pytest.mark.parametrize("count", [1, 20, 116])
-def test_zeroed_modules_count_nothing(count: int, lay: Lay) -> None:
+def test_zeroed_modules_count_nothing(count: int, prepare: Prepare) -> None:
     """However many: they are not run, so that nothing of theirs is computed or kept."""
-    layout, jobs = lay(
+    batcher, jobs = prepare(
         axes={"first": {"cumulative": {"modules": "*", "counts": [count]}}},
         edits=[{"zero": {"modules": "$first"}}],
     )
-    assert layout.share(jobs[-1].variant) == 0
-    assert [batch.by_rows for batch in layout.batches(jobs, 100)] == [True]
+    assert batcher.share(jobs[-1].variant) == 0
+    assert [batch.by_rows for batch in batcher.batches(jobs, 100)] == [True]
 
 
-def test_zeroing_weights_or_biases_alone_counts(lay: Lay) -> None:
+def test_zeroing_weights_or_biases_alone_counts(prepare: Prepare) -> None:
     """The module has to run then."""
-    layout, jobs = lay(edits=[{"zero": {"modules": "*", "params": "bias"}}])
-    assert layout.share(jobs[-1].variant) > SHARE
-    assert [batch.by_rows for batch in layout.batches(jobs, 100)] == [True, False]
+    batcher, jobs = prepare(edits=[{"zero": {"modules": "*", "params": "bias"}}])
+    assert batcher.share(jobs[-1].variant) > SHARE
+    assert [batch.by_rows for batch in batcher.batches(jobs, 100)] == [True, False]
 
 
-def test_modules_found_to_have_no_rows_go_in_place(lay: Lay) -> None:
-    layout, jobs = lay(**ZERO_EACH, seeds=[0, 1])
+def test_modules_without_rows_go_in_place(prepare: Prepare) -> None:
+    batcher, jobs = prepare(**ZERO_EACH, seeds=[0, 1])
     paths = [f"{MID}.conv1", f"{MID}.conv2"]
-    layout.rowless |= set(paths)
-    batches = layout.batches(jobs, 100)
+    batcher.rowless |= set(paths)
+    batches = batcher.batches(jobs, 100)
     in_place = [batch.variants for batch in batches if not batch.by_rows]
     assert in_place == [(variant_of(jobs, path),) * 2 for path in paths]
     assert len(keys(batches)) == len(jobs)
     assert sum(batch.by_rows for batch in batches) == 1
 
 
-def test_where_modules_see_no_row_a_cell_all_goes_in_place(lay: Lay) -> None:
-    layout, jobs = lay(rows=False, **ZERO_EACH, seeds=[0, 1])
-    batches = layout.batches(jobs, 100)
+def test_where_modules_see_no_row_a_cell_all_goes_in_place(prepare: Prepare) -> None:
+    batcher, jobs = prepare(rows=False, **ZERO_EACH, seeds=[0, 1])
+    batches = batcher.batches(jobs, 100)
     assert {(batch.by_rows, len(set(batch.variants)), len(batch)) for batch in batches} == {
         (False, 1, 2)
     }
 
 
-def test_variants_by_rows_fit_into_the_memory_of_one_more_network(lay: Lay) -> None:
-    """Variants of much less than the whole share a batch; cells of one variant count once."""
+def test_variants_by_rows_fit_into_the_memory_of_one_more_network(prepare: Prepare) -> None:
+    """Variants of much less than the remaining share a batch; cells of one variant count once."""
     part = {"each": ["up_blocks.0.resnets.*.conv*"]}
     amount = {"values": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
-    layout, jobs = lay(
+    batcher, jobs = prepare(
         seeds=[0, 1, 2],
         axes={"module": part, "amount": amount},
         edits=[{"mix_noise": {"modules": "$module", "amount": "$amount"}}],
     )
-    batches = layout.batches(jobs, 1000)
-    used = [sum(layout.share(v) for v in dict.fromkeys(batch.variants)) for batch in batches]
+    batches = batcher.batches(jobs, 1000)
+    used = [sum(batcher.share(v) for v in dict.fromkeys(batch.variants)) for batch in batches]
     assert all(batch.by_rows for batch in batches)
     assert len(batches) > 1
     assert max(used) <= 1
     # Not emptier than has to be: the next variant would not have had room.
     for batch, following, share in zip(batches, batches[1:], used, strict=False):
-        assert share + layout.share(following.variants[0]) > 1
+        assert share + batcher.share(following.variants[0]) > 1
         assert batch.variants[-1] != following.variants[0]
 
 
-def test_edits_of_what_is_at_work_before_or_after_change_nothing_about_batches(lay: Lay) -> None:
+def test_edits_of_what_is_at_work_before_or_after_change_nothing_about_batches(
+    prepare: Prepare,
+) -> None:
     """However much of a text encoder or of the autoencoder they touch; equal ones are one variant
     whatever is done to the denoiser beside."""
     edits = [
@@ -278,8 +288,8 @@ def test_edits_of_what_is_at_work_before_or_after_change_nothing_about_batches(l
         {"zero": {"modules": "$module"}},
     ]
     axes = {"factor": {"values": [1, 2, 3]}, "module": {"each": "conv_*"}}
-    layout, jobs = lay(axes=axes, edits=edits)
-    (batch,) = layout.batches(jobs, 100)
+    batcher, jobs = prepare(axes=axes, edits=edits)
+    (batch,) = batcher.batches(jobs, 100)
     assert batch.by_rows
     assert len(batch) == 1 + 3 * 3
     assert len({job.variant for job in jobs}) == 1 + 3
@@ -297,60 +307,60 @@ def test_edits_of_what_is_at_work_before_or_after_change_nothing_about_batches(l
 
 
 @pytest.fixture
-def laid(lay: Lay) -> tuple[Batcher, list[Batch]]:
-    layout, jobs = lay(**zeroed(20))
-    batches = layout.batches(jobs, 5)
+def batched(prepare: Prepare) -> tuple[Batcher, list[Batch]]:
+    batcher, jobs = prepare(**zeroed(20))
+    batches = batcher.batches(jobs, 5)
     assert [len(batch) for batch in batches] == [5, 5, 5, 5]
-    return layout, batches
+    return batcher, batches
 
 
-def left(layout: Batcher, batches: list[Batch], done: set[str]) -> list[Batch]:
-    return unfinished(batches, lambda shot: shot.key in done, lambda rest: layout.batches(rest, 5))
+def left(batcher: Batcher, batches: list[Batch], done: set[str]) -> list[Batch]:
+    return unfinished(batches, lambda cell: cell.key in done, lambda rest: batcher.batches(rest, 5))
 
 
 def test_nothing_finished_leaves_all_batches_as_they_are(
-    laid: tuple[Batcher, list[Batch]],
+    batched: tuple[Batcher, list[Batch]],
 ) -> None:
-    layout, batches = laid
-    assert left(layout, batches, set()) == batches
+    batcher, batches = batched
+    assert left(batcher, batches, set()) == batches
 
 
-def test_all_finished_leaves_nothing(laid: tuple[Batcher, list[Batch]]) -> None:
-    layout, batches = laid
-    assert left(layout, batches, set(keys(batches))) == []
+def test_all_finished_leaves_nothing(batched: tuple[Batcher, list[Batch]]) -> None:
+    batcher, batches = batched
+    assert left(batcher, batches, set(keys(batches))) == []
 
 
-def test_finished_batches_go_and_whole_ones_stay(laid: tuple[Batcher, list[Batch]]) -> None:
-    layout, batches = laid
-    assert left(layout, batches, set(keys(batches[:1]))) == batches[1:]
+def test_finished_batches_go_and_others_stay(batched: tuple[Batcher, list[Batch]]) -> None:
+    batcher, batches = batched
+    assert left(batcher, batches, set(keys(batches[:1]))) == batches[1:]
 
 
-def test_the_rest_of_begun_batches_is_pooled(laid: tuple[Batcher, list[Batch]]) -> None:
-    """Two cells of one and three of another make one batch, behind those that are whole."""
-    layout, batches = laid
+def test_the_rest_of_begun_batches_is_pooled(batched: tuple[Batcher, list[Batch]]) -> None:
+    """Two cells of one and three of another are one batch, after complete ones."""
+    batcher, batches = batched
     first, second, third, fourth = batches
     done = {job.cells[0].key for job in (*second.jobs[:3], *fourth.jobs[1:3])}
-    whole = left(layout, batches, done)
-    assert whole[:2] == [first, third]
-    assert keys(whole[2:]) == [
+    remaining = left(batcher, batches, done)
+    assert remaining[:2] == [first, third]
+    assert keys(remaining[2:]) == [
         j.cells[0].key for j in (*second.jobs[3:], fourth.jobs[0], *fourth.jobs[3:])
     ]
-    assert [len(batch) for batch in whole] == [5, 5, 5]
-    assert Counter(keys(whole)).keys() | done == set(keys(batches))
+    assert [len(batch) for batch in remaining] == [5, 5, 5]
+    assert Counter(keys(remaining)).keys() | done == set(keys(batches))
 
 
-def test_halves_and_joined_lose_nothing(laid: tuple[Batcher, list[Batch]]) -> None:
-    _, batches = laid
+def test_halves_and_joined_lose_nothing(batched: tuple[Batcher, list[Batch]]) -> None:
+    _, batches = batched
     first, second = batches[0].halves()
     assert abs(len(first) - len(second)) == 1
     assert joined([first, second]) == batches[0]
     assert first.fits(second)
 
 
-def test_only_batches_of_one_kind_are_computed_as_one(lay: Lay) -> None:
+def test_only_batches_of_one_kind_are_computed_as_one(prepare: Prepare) -> None:
     """In place one variant, by rows any; settings are always the same."""
-    layout, jobs = lay(**mixed())
-    batches = layout.batches(jobs, 2)
+    batcher, jobs = prepare(**mixed())
+    batches = batcher.batches(jobs, 2)
     for one in batches:
         for other in batches:
             together = one.fits(other)

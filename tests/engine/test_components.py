@@ -1,4 +1,4 @@
-"""Edits of several components, in windows of the sampling, and made again from their records."""
+"""Edits of several components, in windows of the sampling, and replayed from their records."""
 
 from __future__ import annotations
 
@@ -156,8 +156,8 @@ def test_windows_of_fractions_share_no_step_and_leave_none_out() -> None:
     levels = [0.9, 0.7, 0.5, 0.3, 0.1]
     for count in (2, 3, 4, 5):
         windows = [When("fraction", i / count, (i + 1) / count) for i in range(count)]
-        held = [[w.is_active(step, levels) for w in windows].count(True) for step in range(5)]
-        assert held == [1] * 5
+        active = [[w.is_active(step, levels) for w in windows].count(True) for step in range(5)]
+        assert active == [1] * 5
     noisy, clean = When("t", 1, 0.5), When("t", 0.5, 0)
     assert [noisy.is_active(s, levels) for s in range(5)] == [True, True, False, False, False]
     assert [clean.is_active(s, levels) for s in range(5)] == [False, False, True, True, True]
@@ -220,9 +220,9 @@ def test_cells_are_made_again_from_their_record(
     edit: dict[str, Any], run: RunIt, build: Build, tiny: Pipeline
 ) -> None:
     (cell,) = edited(run(build(edits=[edit])))
-    made = replay_cell(cell.path, tiny)
-    assert made.same_key
-    assert made.is_alike
+    replay = replay_cell(cell.path, tiny)
+    assert replay.same_key
+    assert replay.is_alike
     assert cell.drift["rmse"] > 0
 
 

@@ -44,7 +44,7 @@ VARIANT = "mix_noise + scale + zero + add_noise"
 
 @pytest.fixture
 def run(tiny: Pipeline, tmp_path: Path) -> Ran:
-    """The cells of a recipe, in a folder of the test's own, without anything drawn of them."""
+    """The cells of a recipe, in a folder for the test; nothing is drawn."""
 
     def ran(recipe: Recipe, pipeline: Pipeline = tiny, folder: str = "run", **options: Any) -> Run:
         store = Run(tmp_path / folder)
@@ -66,13 +66,13 @@ def by_hand(pipe: Any, cell: StoredCell, **options: Any) -> np.ndarray:
     sampling = asked["sampling"]
     pipe.set_progress_bar_config(disable=True)
     keys = ("num_inference_steps", "guidance_scale", "width", "height")
-    made = pipe(
+    output = pipe(
         asked["prompt"],
         generator=torch.Generator().manual_seed(asked["seed"]),
         **{key: sampling[key] for key in keys},
         **options,
     )
-    return np.asarray(made.images[0])
+    return np.asarray(output.images[0])
 
 
 def apart(image: np.ndarray, cell: StoredCell) -> int:
@@ -91,11 +91,11 @@ def differing(one: Any, other: Any) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def execute(made: Export) -> Any:
-    """The pipeline that its lines of Python make."""
-    found: dict[str, Any] = {}
-    exec("\n".join(made.usage), found)
-    return found["pipe"]
+def execute(export: Export) -> Any:
+    """The pipeline that its lines of Python load."""
+    scope: dict[str, Any] = {}
+    exec("\n".join(export.usage), scope)
+    return scope["pipe"]
 
 
 def files(folder: Path) -> set[str]:
@@ -111,46 +111,46 @@ def everywhere(run: Ran, build: Build) -> Run:
 
 def test_a_folder_gives_the_image_of_the_cell(everywhere: Run, tiny: Pipeline) -> None:
     before, scheduler = weights(tiny.pipe), tiny.pipe.scheduler
-    made = export_variant(everywhere, VARIANT, pipeline=tiny)
+    export = export_variant(everywhere, VARIANT, pipeline=tiny)
     after = weights(tiny.pipe)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert tiny.pipe.scheduler is scheduler
-    assert made.path == everywhere.folder / "export" / safe_name(VARIANT)
+    assert export.path == everywhere.folder / "export" / safe_name(VARIANT)
     baseline, cell = cells(everywhere)
-    pipe = DiffusionPipeline.from_pretrained(made.path)
+    pipe = DiffusionPipeline.from_pretrained(export.path)
     assert type(pipe.scheduler).__name__ == "EulerDiscreteScheduler"
     image = by_hand(pipe, cell)
     assert apart(image, cell) <= 2
     assert apart(image, baseline) > 20
-    assert differing(pipe, tiny.pipe) == set(made.changed)
-    assert {name.split(".")[0] for name in made.changed} == {"unet", "text_encoder", "vae"}
-    assert made.sizes == {
-        file: (made.path / file).stat().st_size
-        for file in files(made.path)
+    assert differing(pipe, tiny.pipe) == set(export.changed)
+    assert {name.split(".")[0] for name in export.changed} == {"unet", "text_encoder", "vae"}
+    assert export.sizes == {
+        file: (export.path / file).stat().st_size
+        for file in files(export.path)
         if file.endswith(".safetensors")
     }
-    assert len(made.sizes) == 3
-    assert differing(execute(made), pipe) == set()
+    assert len(export.sizes) == 3
+    assert differing(execute(export), pipe) == set()
 
 
 def test_changed_tensors_alone_give_the_same(everywhere: Run, tiny: Pipeline) -> None:
     _, cell = cells(everywhere)
-    made = export_variant(everywhere, cell.key, changed=True, pipeline=tiny)
-    assert made.path == everywhere.folder / "export" / f"{safe_name(VARIANT)}.safetensors"
-    pipe = execute(made)
-    assert set(load_file(made.path)) == set(made.changed) == differing(pipe, tiny.pipe)
-    with safe_open(made.path, framework="pt") as content:
-        told = content.metadata()
-    pipe.scheduler = getattr(diffusers, told["scheduler"]).from_config(pipe.scheduler.config)
+    export = export_variant(everywhere, cell.key, changed=True, pipeline=tiny)
+    assert export.path == everywhere.folder / "export" / f"{safe_name(VARIANT)}.safetensors"
+    pipe = execute(export)
+    assert set(load_file(export.path)) == set(export.changed) == differing(pipe, tiny.pipe)
+    with safe_open(export.path, framework="pt") as content:
+        metadata = content.metadata()
+    pipe.scheduler = getattr(diffusers, metadata["scheduler"]).from_config(pipe.scheduler.config)
     assert apart(by_hand(pipe, cell), cell) <= 2
     record = read_record(cell.path)
-    assert json.loads(told["edits"]) == record["edits"]
-    assert record["model"] == {"id": told["model"], "fingerprint": told["fingerprint"]}
-    assert told["variant"] == VARIANT
-    assert told["ablate"] == record["versions"]["ablate"]
-    lines = made.sentences()
-    assert lines[0].startswith(f"{len(made.changed)} tensors (")
-    assert any(line.endswith(f"  {made.path.name}") for line in lines)
+    assert json.loads(metadata["edits"]) == record["edits"]
+    assert record["model"] == {"id": metadata["model"], "fingerprint": metadata["fingerprint"]}
+    assert metadata["variant"] == VARIANT
+    assert metadata["ablate"] == record["versions"]["ablate"]
+    lines = export.sentences()
+    assert lines[0].startswith(f"{len(export.changed)} tensors (")
+    assert any(line.endswith(f"  {export.path.name}") for line in lines)
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -161,10 +161,10 @@ def test_units_of_a_study_leave_as_they_were_edited(
     hidden = byhand.ATTENTION.replace("attn1", "ff.net.0.proj")
     count = {m.path: m.channels for m in tiny.catalog}[hidden]
     layers = {"conv_in": ("channels", 16), hidden: ("channels", count), heads: ("heads", 2)}
-    made = Statistics([Layer("unet", p, *told) for p, told in layers.items()], ("cat", "dog"))
-    made.count[:], made.done, made.m2[:] = 10, 20, 1.0
-    made.mean[0], made.mean[1] = 1.0, np.random.default_rng(0).random(16 + count + 2)
-    made.save(tmp_path / "study" / "activations.npz")
+    statistics = Statistics([Layer("unet", p, *rest) for p, rest in layers.items()], ("cat", "dog"))
+    statistics.count[:], statistics.done, statistics.m2[:] = 10, 20, 1.0
+    statistics.mean[0], statistics.mean[1] = 1.0, np.random.default_rng(0).random(16 + count + 2)
+    statistics.save(tmp_path / "study" / "activations.npz")
     units = {"run": str(tmp_path / "study"), "fraction": 0.5}
     store = run(build(edits=[{"scale": {"units": units, "factor": -1.5}}]))
     baseline, cell = cells(store)
@@ -194,11 +194,11 @@ def test_a_tied_tensor_is_exported_once_and_is_still_tied(
     })  # fmt: skip
     pipeline = Pipeline.load(str(folder), device="cpu", dtype="float32")
     store = run(recipe, pipeline)
-    made = export_variant(store, "add_noise + scale", changed=changed, pipeline=pipeline)
-    assert set(made.changed) == {
+    export = export_variant(store, "add_noise + scale", changed=changed, pipeline=pipeline)
+    assert set(export.changed) == {
         "text_encoder.shared.weight", "transformer.proj_out.weight", "transformer.proj_out.bias",
     }  # fmt: skip
-    pipe = execute(made)
+    pipe = execute(export)
     encoder = pipe.text_encoder
     assert torch.equal(encoder.shared.weight, encoder.encoder.embed_tokens.weight)
     baseline, cell = cells(store)
@@ -218,12 +218,12 @@ def test_weights_keep_the_dtype_of_their_run(run: Ran, build: Build, tiny_folder
 
 
 def test_the_baseline_is_exported_as_it_is(everywhere: Run, tiny: Pipeline) -> None:
-    made = export_variant(everywhere, "baseline", pipeline=tiny)
-    assert made.changed == ()
-    pipe = execute(made)
+    export = export_variant(everywhere, "baseline", pipeline=tiny)
+    assert export.changed == ()
+    pipe = execute(export)
     assert differing(pipe, tiny.pipe) == set()
     assert apart(by_hand(pipe, cells(everywhere)[0]), cells(everywhere)[0]) <= 2
-    assert "as it is, without edits. 0 tensors differ" in (made.path / "README.md").read_text()
+    assert "as it is, without edits. 0 tensors differ" in (export.path / "README.md").read_text()
 
 
 def test_no_safety_checker_is_asked_for(
@@ -237,8 +237,8 @@ def test_no_safety_checker_is_asked_for(
     (folder / "model_index.json").write_text(json.dumps(index))
     recipe = build(model=str(folder), edits=EVERYWHERE[:1])
     store = run(recipe, Pipeline.load(str(folder), device="cpu", dtype="float32"))
-    made = export_variant(store, "mix_noise", device="cpu")
-    pipe = DiffusionPipeline.from_pretrained(made.path)
+    export = export_variant(store, "mix_noise", device="cpu")
+    pipe = DiffusionPipeline.from_pretrained(export.path)
     assert (pipe.safety_checker, pipe.config.requires_safety_checker) == (None, False)
     assert apart(by_hand(pipe, cells(store)[1]), cells(store)[1]) <= 2
     (folder / "added.json").write_text("{}")
@@ -256,8 +256,8 @@ def test_the_card_escapes_and_is_short(run: Ran, build: Build, tiny: Pipeline) -
     forged = Run(store.folder.parent / "forged")
     forged.write_cells([("odd", cells(store)[1].image(), record, None)])
     forged.write_manifest({"cells": [], "axes": []})
-    made = export_variant(forged, str(forged.path("odd")), pipeline=tiny)
-    head, title, text = (made.path / "README.md").read_text().split("\n\n", 2)
+    export = export_variant(forged, str(forged.path("odd")), pipeline=tiny)
+    head, title, text = (export.path / "README.md").read_text().split("\n\n", 2)
     assert head == "---\nlibrary_name: diffusers\ntags: [ablate, text-to-image]\n---"
     assert title == "# `tiny`, `` a `b` # <b>c</b> ``"
     paragraph = text.split("\n\n")[0]
@@ -317,17 +317,17 @@ def test_a_name_of_two_variants_is_refused(run: Ran, build: Build, tiny: Pipelin
     edits = [{"mix_noise": {"modules": "conv_in", "amount": "$amount"}}]
     store = run(build(edits=edits, seeds=[0, 1], **amounts))
     manifest = store.manifest()
-    for told in manifest["cells"]:
-        told["variant"] = "same"
+    for entry in manifest["cells"]:
+        entry["variant"] = "same"
     store.write_manifest(manifest)
     assert "give the key or the PNG of a cell" in refused(store, "same", tiny)
     last = list(store.cells())[-1]
-    made = [export_variant(store, name, pipeline=tiny) for name in (last.key, str(last.path))]
-    assert [m.replaced for m in made] == [False, True]
-    assert made[0].path.name == "amount=0.2"
+    exports = [export_variant(store, name, pipeline=tiny) for name in (last.key, str(last.path))]
+    assert [m.replaced for m in exports] == [False, True]
+    assert exports[0].path.name == "amount=0.2"
 
 
-def test_what_lies_there_already_is_kept(everywhere: Run, tiny: Pipeline, tmp_path: Path) -> None:
+def test_what_is_there_already_is_kept(everywhere: Run, tiny: Pipeline, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     first = export_variant(everywhere, VARIANT, out, pipeline=tiny)  # an empty folder is free
@@ -393,8 +393,8 @@ def test_an_interrupted_export_leaves_what_was_there(
         ("猫/犬", "猫-犬-"),
     ],
 )
-def test_names_of_files_are_safe_and_tell_variants_apart(variant: str, name: str) -> None:
-    made = safe_name(variant)
-    assert made.startswith(name)
-    assert len(made) == len(name) + 8 * name.endswith("-")
-    assert safe_name(variant + "*") != made
+def test_names_of_files_are_safe_and_distinguish_variants(variant: str, name: str) -> None:
+    safe = safe_name(variant)
+    assert safe.startswith(name)
+    assert len(safe) == len(name) + 8 * name.endswith("-")
+    assert safe_name(variant + "*") != safe

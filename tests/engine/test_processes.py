@@ -1,4 +1,4 @@
-"""Runs that `accelerate launch` splits over processes: the same files as one process makes."""
+"""Runs that `accelerate launch` splits over processes: the same files as of one process."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def finished(command: list[str]) -> str:
 
 def counts(printed: str) -> list[list[int]]:
     """Images computed, reused and of how many, for each summary that was printed."""
-    found = re.findall(r"(\d+) images computed, (\d+) reused, of (\d+)", printed)
-    return [[int(number) for number in numbers] for numbers in found]
+    counts = re.findall(r"(\d+) images computed, (\d+) reused, of (\d+)", printed)
+    return [[int(number) for number in numbers] for numbers in counts]
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -140,7 +140,7 @@ def test_two_processes_make_the_files_that_one_makes(
 def test_killed_processes_leave_what_one_process_finishes(
     recipe: Path, alone: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """Nothing that is on disk is made again, and the files are those of a run never killed."""
+    """Nothing that is on disk is computed again, and the files are those of a run never killed."""
     folder, _ = alone
     out = tmp_path / "killed"
     with started(launch(recipe, out)) as process:

@@ -1,4 +1,4 @@
-"""A cell is told, and made again, from its PNG alone."""
+"""A cell is shown, and computed again, from its PNG alone."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_a_cell_is_made_again_bit_for_bit(
     run: Ran, build: Build, tiny: Pipeline, kind: str
 ) -> None:
-    made = run(build(seeds=[0, 1], **KINDS[kind]), batch_size=1)
-    assert len(made) >= 4
-    for cell in made:
+    result = run(build(seeds=[0, 1], **KINDS[kind]), batch_size=1)
+    assert len(result) >= 4
+    for cell in result:
         again = replay_cell(cell.path, tiny)
         assert (again.same_key, again.difference) == (True, 0), cell.variant
         assert again.image.tobytes() == cell.image().tobytes()
@@ -74,8 +74,8 @@ def test_a_cell_is_made_again_bit_for_bit(
 
 @pytest.fixture
 def cell(run: Ran, build: Build) -> Path:
-    made = run(build(**KINDS["in place"]), batch_size=1)
-    return next(c.path for c in made if not c.is_baseline)
+    result = run(build(**KINDS["in place"]), batch_size=1)
+    return next(c.path for c in result if not c.is_baseline)
 
 
 def rewritten(path: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -131,8 +131,8 @@ def test_show_tells_what_a_cell_is(cell: Path) -> None:
 
 
 def test_show_tells_a_point(run: Ran, build: Build) -> None:
-    made = run(build(**KINDS["points"]))
-    point = next(c.path for c in made if c.axes.get("p") == -0.5)
+    result = run(build(**KINDS["points"]))
+    point = next(c.path for c in result if c.axes.get("p") == -0.5)
     said = ablate("show", point)[1]
     assert "+1.5000 “a cat”\n-0.5000 “a dog”\n" in said
 

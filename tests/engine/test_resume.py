@@ -37,7 +37,7 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
 
 
 def start(recipe: Path, out: Path) -> subprocess.Popen[str]:
-    # Batches of one size: found ones may differ from run to run, and with them the last bits.
+    # Batches of one size: measured ones may differ from run to run, and with them the last bits.
     command = [sys.executable, "-m", "ablate", "run", str(recipe), "--out", str(out)]
     command += ["--batch-size", "5", "--device", "cpu"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -46,7 +46,7 @@ EVERYWHERE: dict[str, Any] = {
 
 @pytest.fixture
 def fresh(tiny_folder: Path) -> Pipeline:
-    """A tiny pipeline of the test's own, to be tampered with."""
+    """A tiny pipeline for one test, which may change it."""
     return Pipeline.load(str(tiny_folder), device="cpu", dtype="float32")
 
 
@@ -146,16 +146,16 @@ def test_another_error_is_passed_on_and_finished_cells_stay(
 
 
 @pytest.fixture
-def lay(build: Build, tiny: Pipeline) -> Callable[..., tuple[list[Job], Batcher]]:
-    def laid(**keys: object) -> tuple[list[Job], Batcher]:
+def prepare(build: Build, tiny: Pipeline) -> Callable[..., tuple[list[Job], Batcher]]:
+    def prepared(**keys: object) -> tuple[list[Job], Batcher]:
         plan = resolve(build(**keys))
-        shots = [
+        cells = [
             KeyedCell(cell, tiny.settings(cell.condition.sampling), f"job{i}")
             for i, cell in enumerate(plan.cells)
         ]
-        return jobs_of(shots, "unet"), Batcher(plan.catalog, rows=True)
+        return jobs_of(cells, "unet"), Batcher(plan.catalog, rows=True)
 
-    return laid
+    return prepared
 
 
 ZEROED: dict[str, Any] = {
@@ -166,10 +166,10 @@ ZEROED: dict[str, Any] = {
 
 
 def sizes(
-    size: BatchSize, jobs: list[Job], layout: Batcher, seconds: Callable[[Batch], float]
+    size: BatchSize, jobs: list[Job], batcher: Batcher, seconds: Callable[[Batch], float]
 ) -> Iterator[int]:
     """Sizes of the batches that are taken one after the other, when they take so long."""
-    queue = deque(layout.batches(jobs, size.unit))
+    queue = deque(batcher.batches(jobs, size.unit))
     while queue:
         batch = size.take(queue)
         yield len(batch)
@@ -182,72 +182,74 @@ def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "spare_memory", lambda _device: 2**60)
 
 
-Lay = Callable[..., tuple[list[Job], Batcher]]
+Prepare = Callable[..., tuple[list[Job], Batcher]]
 
 
 @pytest.mark.usefixtures("unlimited")
-def test_batches_grow_while_a_larger_one_pays(lay: Lay, tiny: Pipeline) -> None:
+def test_batches_grow_while_a_larger_one_pays(prepare: Prepare, tiny: Pipeline) -> None:
     """Up to the largest there is; all jobs are taken, each once."""
-    jobs, layout = lay(**ZEROED)
+    jobs, batcher = prepare(**ZEROED)
     size = BatchSize(None, tiny, jobs)
-    found = list(sizes(size, jobs, layout, lambda batch: 1.0))
-    assert found[0] < found[1] < found[2]
-    assert found[1] > 1.8 * found[0]
-    assert max(found) <= batches.LARGEST
-    assert max(found) > batches.LARGEST / 2
-    assert sum(found) == len(jobs)
+    taken = list(sizes(size, jobs, batcher, lambda batch: 1.0))
+    assert taken[0] < taken[1] < taken[2]
+    assert taken[1] > 1.8 * taken[0]
+    assert max(taken) <= batches.LARGEST
+    assert max(taken) > batches.LARGEST / 2
+    assert sum(taken) == len(jobs)
 
 
 @pytest.mark.usefixtures("unlimited")
 @pytest.mark.parametrize("each", [1.0, 0.99, 1.01])
-def test_batches_do_not_grow_where_it_does_not_pay(each: float, lay: Lay, tiny: Pipeline) -> None:
+def test_batches_do_not_grow_where_it_does_not_pay(
+    each: float, prepare: Prepare, tiny: Pipeline
+) -> None:
     """One larger batch is tried."""
-    jobs, layout = lay(**ZEROED)
+    jobs, batcher = prepare(**ZEROED)
     size = BatchSize(None, tiny, jobs)
-    found = list(
-        sizes(size, jobs, layout, lambda b: len(b) * (1.0 if len(b) <= size.unit else each))
+    taken = list(
+        sizes(size, jobs, batcher, lambda b: len(b) * (1.0 if len(b) <= size.unit else each))
     )
-    first, tried, *rest = found
+    first, tried, *rest = taken
     assert tried > first
     assert max(rest) <= size.unit
-    assert sum(found) == len(jobs)
+    assert sum(taken) == len(jobs)
 
 
 @pytest.mark.usefixtures("unlimited")
-def test_batches_stop_growing_at_the_size_that_pays_most(lay: Lay, tiny: Pipeline) -> None:
-    jobs, layout = lay(**ZEROED)
+def test_batches_stop_growing_at_the_size_that_pays_most(prepare: Prepare, tiny: Pipeline) -> None:
+    jobs, batcher = prepare(**ZEROED)
     size = BatchSize(None, tiny, jobs)
     best = 2 * size.unit
-    found = list(
-        sizes(size, jobs, layout, lambda b: len(b) / min(len(b), best) + (len(b) > best) * len(b))
+    taken = list(
+        sizes(size, jobs, batcher, lambda b: len(b) / min(len(b), best) + (len(b) > best) * len(b))
     )
-    assert Counter(found).most_common(1)[0][0] in range(best - 8, best + 1)
-    assert sum(found) == len(jobs)
+    assert Counter(taken).most_common(1)[0][0] in range(best - 8, best + 1)
+    assert sum(taken) == len(jobs)
 
 
 def test_batches_do_not_grow_where_memory_is_short(
-    lay: Lay, tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
+    prepare: Prepare, tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "spare_memory", lambda _device: 0)
-    jobs, layout = lay(**ZEROED)
+    jobs, batcher = prepare(**ZEROED)
     size = BatchSize(None, tiny, jobs)
-    assert max(sizes(size, jobs, layout, lambda batch: 1.0)) <= size.unit
+    assert max(sizes(size, jobs, batcher, lambda batch: 1.0)) <= size.unit
 
 
 @pytest.mark.usefixtures("unlimited")
 @pytest.mark.parametrize("wanted", [1, 7, 40])
-def test_a_size_that_is_asked_for_is_kept(wanted: int, lay: Lay, tiny: Pipeline) -> None:
-    jobs, layout = lay(**ZEROED)
-    found = list(sizes(BatchSize(wanted, tiny, jobs), jobs, layout, lambda batch: 1.0))
-    assert 0.9 * wanted <= max(found) <= wanted
-    assert sum(found) == len(jobs)
+def test_a_size_that_is_asked_for_is_kept(wanted: int, prepare: Prepare, tiny: Pipeline) -> None:
+    jobs, batcher = prepare(**ZEROED)
+    taken = list(sizes(BatchSize(wanted, tiny, jobs), jobs, batcher, lambda batch: 1.0))
+    assert 0.9 * wanted <= max(taken) <= wanted
+    assert sum(taken) == len(jobs)
 
 
 @pytest.mark.usefixtures("unlimited")
-def test_a_size_that_was_too_large_is_halved_for_good(lay: Lay, tiny: Pipeline) -> None:
-    jobs, layout = lay(**ZEROED)
+def test_a_size_that_was_too_large_is_halved_for_good(prepare: Prepare, tiny: Pipeline) -> None:
+    jobs, batcher = prepare(**ZEROED)
     size = BatchSize(None, tiny, jobs)
-    queue = deque(layout.batches(jobs, size.unit))
+    queue = deque(batcher.batches(jobs, size.unit))
     batch = size.take(queue)
     size.shrink(batch)
     queue.extendleft(reversed(batch.halves()))
@@ -262,12 +264,12 @@ def test_a_size_that_was_too_large_is_halved_for_good(lay: Lay, tiny: Pipeline) 
 
 
 @pytest.mark.usefixtures("unlimited")
-def test_batches_that_grow_are_of_one_kind(lay: Lay, tiny: Pipeline) -> None:
+def test_batches_that_grow_are_of_one_kind(prepare: Prepare, tiny: Pipeline) -> None:
     """In place, only cells of one variant are computed together, however well a larger one pays."""
-    jobs, layout = lay(**EVERYWHERE)
+    jobs, batcher = prepare(**EVERYWHERE)
     size = BatchSize(None, tiny, jobs)
     size.unit = 2
-    queue = deque(layout.batches(jobs, 2))
+    queue = deque(batcher.batches(jobs, 2))
     taken = []
     while queue:
         taken.append(size.take(queue))
@@ -348,16 +350,16 @@ def test_a_store_that_cannot_write_is_an_error(
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[Any, ...]]:
     """How often noise was drawn, by what it was drawn for."""
-    found: Counter[tuple[Any, ...]] = Counter()
+    counts: Counter[tuple[Any, ...]] = Counter()
     real = noise.draw
 
     def draw(op: Op, untouched: Tensor, **where: Any) -> Tensor:
         if op.draws is not None:
-            found[op.stream, *(value for key, value in where.items() if key != "owner")] += 1
+            counts[op.stream, *(value for key, value in where.items() if key != "owner")] += 1
         return real(op, untouched, **where)
 
     monkeypatch.setattr(noise, "draw", draw)
-    return found
+    return counts
 
 
 @pytest.mark.parametrize("modules", ["*", "stage=out"], ids=["in place", "by rows"])
@@ -417,8 +419,8 @@ def test_draws_are_those_of_ops_draw() -> None:
                                 "kind": kind,
                                 "owner": owner,
                             }
-                            found = draws(op, owner.weight, **where)
-                            assert torch.equal(found, noise.draw(op, owner.weight, **where))
+                            tensor = draws(op, owner.weight, **where)
+                            assert torch.equal(tensor, noise.draw(op, owner.weight, **where))
 
 
 OWNER = nn.Linear(10, 1, bias=False)  # 40 bytes a draw
@@ -481,7 +483,7 @@ def test_a_prompt_is_encoded_once(
     fresh: Pipeline,
 ) -> None:
     """Over a whole run of many variants, and with it the negative prompt where there is guidance:
-    the pipeline's own code does both at once."""
+    the code of the pipeline does both at once."""
     calls: list[int] = []
     fresh.pipe.text_encoder.register_forward_hook(lambda *_: calls.append(1))
     axes = {"module": {"each": {"sample": {"of": "*", "count": 5}}}}
@@ -494,7 +496,7 @@ def test_a_prompt_is_encoded_once(
 def test_a_text_encoder_that_is_edited_encodes_once_for_every_variant(
     build: Build, run: RunIt, tiny_folder: Path
 ) -> None:
-    """Its variants share a batch, and none of them sees what another one made of the prompt."""
+    """Its variants share a batch, and none sees the embedding of another."""
     edited = Pipeline.load(
         str(tiny_folder), component="text_encoder", device="cpu", dtype="float32"
     )

@@ -1,4 +1,4 @@
-"""Edits that hold in a window of the sampling: what they do, and what they share."""
+"""Edits in a window of the sampling: what they do, and what they share."""
 
 from __future__ import annotations
 

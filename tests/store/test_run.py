@@ -1,4 +1,4 @@
-"""The run folder: whole files only, and clear words about what is no run."""
+"""The run folder: complete files only, and clear words about what is no run."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def test_key_depends_on_content_not_on_order() -> None:
     assert key_of({"a": 1}) != key_of({"a": 2})
 
 
-def test_a_cell_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path / "run")
     image = Image.new("RGB", (4, 4), "red")
 
@@ -83,14 +81,14 @@ def test_latents_lie_in_the_png(tmp_path: Path) -> None:
     latents = np.array([[[0.25, -3.0], [1e9, -1e9]]], dtype=np.float32)
     image = Image.new("RGB", (8, 8))
     run.write_cells([("with", image, RECORD, latents), ("without", image, RECORD, None)])
-    found = read_latents(run.path("with"))
-    assert found is not None
-    assert found.tolist() == [[[0.25, -3.0], [65504.0, -65504.0]]]
+    stored = read_latents(run.path("with"))
+    assert stored is not None
+    assert stored.tolist() == [[[0.25, -3.0], [65504.0, -65504.0]]]
     assert read_latents(run.path("without")) is None
     assert read_record(run.path("with")) == read_record(run.path("without")) == RECORD
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_atomically(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
     with atomic_write(path) as temporary:
         temporary.write_text("one")
