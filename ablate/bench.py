@@ -287,7 +287,7 @@ def lab(
 def _peers(model: str, pipeline: Pipeline, settings: Settings) -> list[Contestant]:
     """nnsight's way, where it is installed: outputs set to zero in a trace of the pipeline, one
     module at a time, and all of a round's in one batch."""
-    from nnsight.modeling.diffusion import DiffusionModel
+    from nnsight.modeling.diffusion import DiffusionModel  # optional
 
     peer = DiffusionModel(str(folder_of(model) or model), dispatch=True, dtype=pipeline.dtype)
     peer.pipeline.to(pipeline.device).set_progress_bar_config(disable=True)

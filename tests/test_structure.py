@@ -97,6 +97,20 @@ def test_no_door_offers_the_name_of_a_room(package: Path) -> None:
     assert offered & (FLOOR.keys() | {"ablate"}) == set()
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_an_import_inside_a_function_says_why(name: str) -> None:
+    """Imports are at the top of files, except of libraries that are lazy on purpose."""
+    lines = FILES[name].read_text(encoding="utf-8").splitlines()
+    functions = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.FunctionDef)]
+    inside = {
+        node.lineno
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert [lines[number - 1] for number in sorted(inside) if "  # " not in lines[number - 1]] == []
+
+
 def test_no_package_has_the_name_of_a_public_function() -> None:
     public = (PACKAGE / "__init__.pyi").read_text(encoding="utf-8")
     offered = {

@@ -98,7 +98,7 @@ class Processes:
         """The items of all processes, the main one's first."""
         if self._state is None:
             return [item]
-        from accelerate.utils import gather_object
+        from accelerate.utils import gather_object  # slow to load, and rarely needed
 
         items: list[Item] = gather_object([item])
         return items

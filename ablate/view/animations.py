@@ -299,7 +299,7 @@ def _reduce(frame: Image.Image, palette: Image.Image, free: int) -> Image.Image:
 def _write_video(frames: Sequence[Image.Image], path: Path, fps: float) -> None:
     """H.264 that every browser plays."""
     try:
-        import imageio_ffmpeg
+        import imageio_ffmpeg  # optional
     except ModuleNotFoundError:
         raise PictureError(
             "an MP4 needs the package imageio-ffmpeg; `pip install ablate[video]` brings it,"
