@@ -177,7 +177,7 @@ def has_visualization(path: Path, record: Mapping[str, Any]) -> bool:
 def read_visualizations(folder: Path) -> dict[Path, Visualization]:
     """All visualizations in a folder, by path."""
     paths = sorted(folder.glob("*.png"))
-    return {path: found for path in paths if (found := read_visualization(path)) is not None}
+    return {path: one for path in paths if (one := read_visualization(path)) is not None}
 
 
 def write_visualization_table(folder: Path) -> Path:

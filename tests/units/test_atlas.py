@@ -303,7 +303,7 @@ def test_broken_files_are_written_again(study: Study, painted: list[int]) -> Non
     vectors.write_text('{"format": 1')
     assert make_atlas(study, PATH, rows=2, columns=2, each=8) == result
     (study.folder / "atlas.json").write_text("[]")
-    with pytest.raises(StudyError, match=r"atlas\.json is none of this version"):
+    with pytest.raises(StudyError, match=r"atlas\.json is not of this version"):
         read_atlas(study.folder)
     (study.folder / "atlas.json").write_text(json.dumps(result | {"spread": "range"}))
     with pytest.raises(StudyError, match="has axes by `range`, which this version does not place"):

@@ -92,7 +92,7 @@ def test_a_map_organizes_itself() -> None:
 
 
 def test_umap_has_the_settings_of_carter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a stand-in: some vectors are fitted, the others are among those that they are like."""
+    """With a fake UMAP: some vectors are fitted, the others are among those that they are like."""
     asked = {}
 
     class FakeUmap:

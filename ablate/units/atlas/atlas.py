@@ -9,9 +9,9 @@ mean. Under edits, vectors are placed by the same layout: bins that they leave g
     bins/GRID/layout.npz    the layout
     bins/GRID/R-C.png       feature visualizations; row 0 is on top
     patches/GRID/R-C.png
-    atlas.json              of the grid that was made last
+    atlas.json              of the latest grid
 
-Each grid and method has its own files, so that returning to one reuses them.
+Each grid and method has separate files, so that returning to one reuses them.
 """
 
 from __future__ import annotations
@@ -141,11 +141,11 @@ def read_atlas(folder: Path) -> Atlas:
     except (ValueError, RecursionError) as error:
         raise StudyError(f"{path} cannot be read: {error}") from error
     if not isinstance(atlas, dict) or not {*SETTINGS, "grid", "module", "bins"} <= {*atlas}:
-        raise StudyError(f"{path} is none of this version; make the atlas anew")
+        raise StudyError(f"{path} is not of this version; make the atlas again")
     if atlas["spread"] != SPREAD:
         raise StudyError(
             f"{path} has axes by `{atlas['spread']}`, which this version does not place vectors"
-            " on; make the atlas anew"
+            " on; make the atlas again"
         )
     return atlas
 
@@ -248,7 +248,7 @@ def compare_atlas(study: Study, path: str, edits: Sequence[Any]) -> Atlas:
     file = study.folder / PICTURES / atlas["grid"] / LAYOUT
     layout = Layout.load(file, _key(baseline, settings))
     if layout is None:
-        raise StudyError(f"{file} is not the layout of this atlas; make it anew")
+        raise StudyError(f"{file} is not the layout of this atlas; make it again")
     variant = collect(study, path, atlas["each"], edits=edits)
     rows, columns, names = atlas["rows"], atlas["columns"], study.setup.stimuli.concepts
     concepts = np.array(study.concepts)

@@ -46,8 +46,8 @@ class Ascent:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One input to optimize."""
+class Target:
+    """What one input is optimized for: a row of a batch."""
 
     objective: Objective
     seed: int
@@ -77,7 +77,7 @@ def input_gradients(network: nn.Module) -> Iterator[None]:
 
 
 def evaluate(
-    network: nn.Module, rows: Sequence[Row], call: Callable[[], object], repeats: int = 1
+    network: nn.Module, rows: Sequence[Target], call: Callable[[], object], repeats: int = 1
 ) -> Tensor:
     """Evaluate objectives on a call of the network.
 

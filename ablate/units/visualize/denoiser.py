@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ablate.engine import stoppable
 from ablate.sampling import Pipeline
-from ablate.units.visualize.ascent import Advance, Ascent, Project, Row, ascend, evaluate
+from ablate.units.visualize.ascent import Advance, Ascent, Project, Target, ascend, evaluate
 from ablate.units.visualize.capture import (
     capture,
     plain_settings,
@@ -102,7 +102,7 @@ class Latents(DenoiserInputs):
     _: KW_ONLY
     ascent: Ascent = field(default=Ascent(quieting=48, rate=0.2, decay=1.0, motion=0.0, batch=16))
 
-    def optimize_batch(self, rows: Sequence[Row], advance: Advance) -> Optimized:
+    def optimize_batch(self, rows: Sequence[Target], advance: Advance) -> Optimized:
         seeds = [row.seed for row in rows]
         call = capture(self.pipeline, self.prompt, seeds, self.t, self.size)
         first = call.maps
@@ -155,7 +155,7 @@ class Prompts(DenoiserInputs):
     def parameters(self) -> dict[str, Any]:
         return {**super().parameters(), "guidance": GUIDANCE, "latents": list(self.seeds)}
 
-    def optimize_batch(self, rows: Sequence[Row], advance: Advance) -> Optimized:
+    def optimize_batch(self, rows: Sequence[Target], advance: Advance) -> Optimized:
         count = len(self.seeds)
         settings = plain_settings(self.pipeline, GUIDANCE, self.size)
         call = capture(self.pipeline, self.prompt, self.seeds * len(rows), self.t, self.size)
@@ -183,7 +183,7 @@ def _length(embeddings: Tensor) -> Tensor:
     return length
 
 
-def _near(first: Tensor, project: Project, rows: Sequence[Row]) -> Tensor:
+def _near(first: Tensor, project: Project, rows: Sequence[Target]) -> Tensor:
     """Embeddings (embeddings, rows, tokens, width), from the prompt's to increasingly far ones."""
     size = (first - first.mean(-1, keepdim=True)).std(-1, keepdim=True)
     embeddings = []

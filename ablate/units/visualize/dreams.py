@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ablate.store import StoreError, open_image
-from ablate.units.visualize.ascent import SMALL, Advance, Ascent, Row, Values
+from ablate.units.visualize.ascent import SMALL, Advance, Ascent, Target, Values
 from ablate.units.visualize.fourier import Fourier
 from ablate.units.visualize.images import ReaderInputs, as_arrays
 from ablate.units.visualize.inputs import Optimized
@@ -62,7 +62,7 @@ class Dreams(ReaderInputs):
         digest = hashlib.blake2b(pixels, digest_size=8).hexdigest()
         return {"octaves": OCTAVES, "waves": WAVES, "picture": digest}
 
-    def optimize_batch(self, rows: Sequence[Row], advance: Advance) -> Optimized:
+    def optimize_batch(self, rows: Sequence[Target], advance: Advance) -> Optimized:
         picture = torch.from_numpy(np.asarray(self.picture.convert("RGB"), np.float32) / 255)
         picture = picture.permute(2, 0, 1)[None].to(self.reader.network.device)
         sizes = self._octaves()
@@ -92,7 +92,7 @@ class Dreams(ReaderInputs):
         return Optimized(as_arrays(image), *Values(*(t.cpu().numpy() for t in tensors)))
 
     def _gradient(
-        self, rows: Sequence[Row], image: Tensor, shift: tuple[int, int] = (0, 0)
+        self, rows: Sequence[Target], image: Tensor, shift: tuple[int, int] = (0, 0)
     ) -> tuple[Tensor, Tensor]:
         """The mean objective (rows,) over the tiles of a shifted image, and its gradient."""
         image = image.detach().requires_grad_()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.drift import Reader
-from ablate.units.visualize.ascent import Advance, Ascent, Row, ascend, evaluate
+from ablate.units.visualize.ascent import Advance, Ascent, Target, ascend, evaluate
 from ablate.units.visualize.fourier import Fourier, moved, noise, random_motions
 from ablate.units.visualize.inputs import PLAIN, Inputs, Optimized
 from ablate.units.visualize.objectives import MissingError, Objective, ObjectiveError, check
@@ -59,7 +59,7 @@ class ReaderInputs(Inputs):
                         " reads images is `vision_model` and `visual_projection`"
                     )
 
-    def evaluate(self, rows: Sequence[Row], images: Tensor, repeats: int = 1) -> Tensor:
+    def evaluate(self, rows: Sequence[Target], images: Tensor, repeats: int = 1) -> Tensor:
         """The objectives (rows,) of images (rows × repeats, 3, side, side) in [0, 1]."""
         preparation, network = self.reader.preparation, self.reader.network
         mean, deviation = (
@@ -86,7 +86,7 @@ class Images(ReaderInputs):
     def parameters(self) -> dict[str, Any]:
         return {}
 
-    def optimize_batch(self, rows: Sequence[Row], advance: Advance) -> Optimized:
+    def optimize_batch(self, rows: Sequence[Target], advance: Advance) -> Optimized:
         basis = Fourier(self.side, self.side, decay=self.ascent.decay, colors=True)
         motions = random_motions(self.ascent.steps, [row.seed for row in rows], self.ascent.motion)
 
@@ -99,7 +99,7 @@ class Images(ReaderInputs):
         return Optimized(as_arrays(images), *values)
 
 
-def _plain(basis: Fourier, rows: Sequence[Row]) -> Tensor:
+def _plain(basis: Fourier, rows: Sequence[Target]) -> Tensor:
     """Coefficients of plain pictures (pictures, rows, ...), from gray to colored."""
     pictures = []
     for i in range(PLAIN):

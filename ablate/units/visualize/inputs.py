@@ -21,7 +21,7 @@ import numpy as np
 from torch import nn
 
 from ablate.sampling import Stopped
-from ablate.units.visualize.ascent import Advance, Ascent, Row, input_gradients
+from ablate.units.visualize.ascent import Advance, Ascent, Target, input_gradients
 from ablate.units.visualize.objectives import Objective, ObjectiveError
 
 OnStep = Callable[[int, int], object]  # work done, and work in all
@@ -115,7 +115,7 @@ class Inputs(ABC):
         """What determines a picture beside model, objective, seed and ascent."""
 
     @abstractmethod
-    def optimize_batch(self, rows: Sequence[Row], advance: Advance) -> Optimized:
+    def optimize_batch(self, rows: Sequence[Target], advance: Advance) -> Optimized:
         """Optimize some rows together. Gradients of inputs are enabled."""
 
     def stop(self) -> bool:
@@ -130,10 +130,10 @@ class Inputs(ABC):
         """The same with another number of steps; None keeps it."""
         return self if steps is None else replace(self, ascent=replace(self.ascent, steps=steps))
 
-    def rows(self, objectives: Sequence[Objective]) -> list[Row]:
+    def rows(self, objectives: Sequence[Objective]) -> list[Target]:
         """All rows, those of an objective next to each other."""
         single = [part for objective in objectives for part in objective.split()]
-        return [Row(objective, seed) for objective in single for seed in self.row_seeds]
+        return [Target(objective, seed) for objective in single for seed in self.row_seeds]
 
     def records(self, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
         """Everything that determines each row's picture; identifies it on disk."""
@@ -173,12 +173,12 @@ class Inputs(ABC):
             return Optimized.concatenated([self.optimize_batch(b, advance) for b in batches])
 
 
-def _batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
+def _batches(rows: Sequence[Target], size: int) -> list[list[Target]]:
     """Split rows into batches, rows of an objective next to each other.
 
     Rows that are compared with one another are in one batch, however many they are.
     """
-    batches: list[list[Row]] = []
+    batches: list[list[Target]] = []
     for objective, group in groupby(rows, key=lambda row: row.objective):
         same = list(group)
         step = len(same) if objective.compares_rows else size
