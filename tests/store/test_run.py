@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ablate.store.files import StoreError, atomic_write
+from ablate.store.files import StoreError
 from ablate.store.png import key_of, read_latents, read_record
 from ablate.store.run import Run
 
@@ -86,21 +86,3 @@ def test_latents_lie_in_the_png(tmp_path: Path) -> None:
     assert stored.tolist() == [[[0.25, -3.0], [65504.0, -65504.0]]]
     assert read_latents(run.path("without")) is None
     assert read_record(run.path("with")) == read_record(run.path("without")) == RECORD
-
-
-def test_a_file_is_written_atomically(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "a.txt"
-    with atomic_write(path) as temporary:
-        temporary.write_text("one")
-        assert not path.exists()
-    assert path.read_text() == "one"
-
-    def fail() -> None:
-        with atomic_write(path) as temporary:
-            temporary.write_text("tw")
-            raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="the disk is full"):
-        fail()
-    assert path.read_text() == "one"
-    assert list(path.parent.iterdir()) == [path]

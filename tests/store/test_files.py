@@ -1,0 +1,78 @@
+"""Files and folders appear complete or not at all; tables are read as they were written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablate.store.files import StoreError, atomic_write, read_table, write_table
+
+
+def test_a_file_is_written_atomically(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+
+    def fail() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("tw")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        fail()
+    assert path.read_text() == "one"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def write_folder(path: Path, *names: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.mkdir()
+        for name in names:
+            (temporary / name).write_text(name)
+        if "bad" in names:
+            raise OSError("the disk is full")
+
+
+def names_in(path: Path) -> list[str]:
+    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*"))
+
+
+def test_a_folder_is_replaced_atomically(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    write_folder(path, "a", "b")
+    write_folder(path, "c")
+    with pytest.raises(OSError, match="the disk is full"):
+        write_folder(path, "d", "bad")
+    assert names_in(tmp_path) == ["new", "new/folder", "new/folder/c"]
+
+
+def test_a_folder_whose_replacement_was_killed_is_restored(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    write_folder(path, "a")
+    path.rename(tmp_path / ".folder.old")  # the first of two renames
+    with pytest.raises(OSError, match="the disk is full"):
+        write_folder(path, "bad")
+    assert names_in(tmp_path) == ["folder", "folder/a"]
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [["a, “b”", "1.5"], ['"', ""], ["two\nlines", "x"]]
+    path = write_table(tmp_path / "new" / "table.csv", ["name", "value"], rows)
+    assert read_table(path) == (["name", "value"], rows)
+    assert path.read_bytes().startswith(b"name,value\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n3\n", "line 3 has 1 values for the 2 columns"),
+        (b"a\n\xff\n", "cannot be read as a table"),
+    ],
+)
+def test_what_is_no_table_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(StoreError, match=message):
+        read_table(tmp_path / "t.csv")
