@@ -16,7 +16,7 @@ false discovery rate of Tusher, Tibshirani and Chu 2001, Significance analysis o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ from ablate.store import Layer, Statistics, StatisticsError, write_table
 from ablate.units.concepts.search import Contrasts
 from ablate.units.concepts.selectivity import ByConcept
 from ablate.units.record.recording import (
+    READ,
     Recorder,
-    render_missing,
-    stream_pictures,
+    Show,
+    show_pictures,
+    show_texts,
     stream_shown,
-    stream_texts,
 )
 from ablate.units.record.setup import CLIP
 from ablate.units.record.study import Study
@@ -74,7 +75,7 @@ class Multimodal:
 def find_multimodal(study: Study, statistics: Statistics, contrasts: Contrasts) -> Multimodal:
     """Find multimodal units of the CLIP model's image encoder and of the shared space.
 
-    Other studies have none. Writes `multimodal.csv`.
+    Other studies have none. Writes `multimodal.csv`. The study's pictures have to be there.
 
     Args:
         contrasts: Of the study's statistics.
@@ -88,28 +89,17 @@ def find_multimodal(study: Study, statistics: Statistics, contrasts: Contrasts) 
     side = reader.preparation.side
     drawn = [(c, look) for c in range(len(stimuli.concepts)) for look in range(len(LOOKS))]
 
-    def show_letters(recorder: Recorder) -> Iterator[int]:
-        def show(numbers: Sequence[int]) -> None:
-            looks = (drawn[n] for n in numbers)
-            reader.images([draw_word(stimuli.concepts[c], look, side) for c, look in looks])
-
-        return stream_shown(recorder, len(drawn), show)
-
-    def show_pictures(recorder: Recorder) -> Iterator[int]:
-        render_missing(study, study.plan)
-        return stream_pictures(recorder, reader, study, study.samples)
-
-    def show_prompts(recorder: Recorder) -> Iterator[int]:
-        return stream_texts(recorder, reader, stimuli.prompts)
+    def show_letters(numbers: Sequence[int]) -> None:
+        looks = (drawn[n] for n in numbers)
+        reader.images([draw_word(stimuli.concepts[c], look, side) for c, look in looks])
 
     layers = [(layer.path, layer.kind) for layer in statistics.layers]
     of_prompts = [stimuli.concept_of(prompt) for prompt in stimuli.prompts]
-    letters = _recorded(study, "words", "words in letters", layers, [c for c, _ in drawn],
-                        show_letters)  # fmt: skip
-    pictures = _recorded(study, "pictures", "pictures", [(PICTURE, "channels")], study.concepts,
-                         show_pictures)  # fmt: skip
-    prompts = _recorded(study, "prompts", "prompts", [(TEXT, "channels")], of_prompts,
-                        show_prompts)  # fmt: skip
+    letters = _recorded(study, "words", layers, [c for c, _ in drawn], show_letters)
+    pictures = _recorded(study, "pictures", [(PICTURE, "channels")], study.concepts,
+                         show_pictures(reader, study, study.samples))  # fmt: skip
+    prompts = _recorded(study, "prompts", [(TEXT, "channels")], of_prompts,
+                        show_texts(reader, stimuli.prompts), size=1)  # fmt: skip
     result = Multimodal()
     for by, shown, seen, read in (
         ("letters", statistics, contrasts, Contrasts.of(letters)),
@@ -135,19 +125,18 @@ def find_multimodal(study: Study, statistics: Statistics, contrasts: Contrasts) 
 def _recorded(
     study: Study,
     name: str,
-    noun: str,
     layers: Sequence[tuple[str, str]],
     labels: Sequence[int],
-    show: Callable[[Recorder], Iterator[int]],
+    show: Show,
+    size: int = READ,
 ) -> Statistics:
     """Return statistics of the CLIP model: those in the study's folder, else recorded ones.
 
     Args:
-        name: Of the file.
-        noun: What the samples are called in progress.
+        name: Of the file and of its samples.
         layers: Path and kind of each.
         labels: The index of each sample's concept.
-        show: Shows all samples to the model.
+        show, size: As of `stream_shown`.
     """
     path: Path = study.folder / FOLDER / f"{name}.npz"
     concepts, paths = study.setup.stimuli.concepts, [path for path, _ in layers]
@@ -159,8 +148,9 @@ def _recorded(
     except StatisticsError:
         pass
     sink = ByConcept([Layer(CLIP, path, kind, 0) for path, kind in layers], concepts, labels)
-    samples = show(Recorder(study.network, paths, sink.kind, sink))
-    study.progress.start(noun, len(labels))
+    recorder = Recorder(study.network, paths, sink.kind, sink)
+    samples = stream_shown(recorder, len(labels), show, size=size)
+    study.progress.start("words in letters" if name == "words" else name, len(labels))
     for done in until_stopped(study.pipeline, samples):
         study.progress.update(done)
     assert sink.statistics is not None

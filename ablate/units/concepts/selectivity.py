@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ablate.store import Layer, Statistics, write_table
-from ablate.units.record.layers import Grid, middle_of, strength
+from ablate.units.record.layers import Grid, middle_of
 from ablate.units.record.recording import grids_of, render_missing, stream
 from ablate.units.record.setup import CLIP, StudyError
 from ablate.units.record.stimuli import shuffled
@@ -76,7 +76,7 @@ class ByConcept:
         self.places: dict[str, Tensor] = {}
 
     def record(self, path: str, values: Tensor) -> None:
-        active = strength(values, self.kind)
+        active = values.clamp(min=0) if self.kind == "channels" else values
         grid = self.grid(values.shape[2])
         skipped = grid[0] if grid else 0
         peaks, at = active[..., skipped:].max(-1)

@@ -126,11 +126,6 @@ def _heads(
     record(path, by_head.square().mean(-1).sqrt().transpose(1, 2))
 
 
-def strength(values: Tensor, kind: str) -> Tensor:
-    """Return how active units are at their positions: of channels, the part above 0, as a ReLU."""
-    return values.clamp(min=0) if kind == "channels" else values
-
-
 def maps_of(network: nn.Module, inputs: Any, height: int, width: int) -> frozenset[tuple[int, int]]:
     """Return rows and columns of the feature maps that the layers of a denoiser can have.
 

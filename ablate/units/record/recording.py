@@ -136,11 +136,11 @@ def stream(
     recorder = Recorder(study.network, paths, study.setup.kind, sink, named)
     if study.component == CLIP:
         assert study.reader is not None
-        batches = (
-            stream_texts(recorder, study.reader, [c.condition.prompt for c in cells], start)
-            if study.texts
-            else stream_pictures(recorder, study.reader, study, cells, start)
-        )
+        if study.texts:
+            show, size = show_texts(study.reader, [cell.condition.prompt for cell in cells]), 1
+        else:
+            show, size = show_pictures(study.reader, study, cells), READ
+        batches = stream_shown(recorder, len(cells), show, start, size=size)
     elif study.texts:
         batches = _encoded(recorder, study.pipeline, cells, start)
     else:
@@ -243,7 +243,10 @@ def _first_calls(recorder: Recorder, edits: Context | None) -> Context:
 def stream_shown(
     recorder: Recorder, count: int, show: Show, start: int = 0, *, size: int = READ
 ) -> Iterator[int]:
-    """Show `count` numbered samples to a CLIP model, `size` at once; yield how many are done."""
+    """Show `count` numbered samples to a CLIP model; yield how many are done.
+
+    `size`: how many at once, 1 of texts: those of a batch are padded to one length.
+    """
     for first in range(start, count, size):
         numbers = range(first, min(first + size, count))
         recorder.sink.begin(len(numbers))
@@ -254,27 +257,15 @@ def stream_shown(
         yield numbers[-1] + 1
 
 
-def stream_texts(
-    recorder: Recorder, reader: Reader, texts: Sequence[str], start: int = 0
-) -> Iterator[int]:
-    """Have texts read one by one: those of a batch would be padded to one length."""
-
-    def show(numbers: Sequence[int]) -> None:
-        reader.texts([texts[n] for n in numbers])
-
-    return stream_shown(recorder, len(texts), show, start, size=1)
+def show_texts(reader: Reader, texts: Sequence[str]) -> Show:
+    """Return a function that has texts of these numbers read."""
+    return lambda numbers: reader.texts([texts[n] for n in numbers])
 
 
-def stream_pictures(
-    recorder: Recorder, reader: Reader, study: Study, cells: Sequence[Cell], start: int = 0
-) -> Iterator[int]:
-    """Have pictures of a study read, which have to be there (`render_missing`)."""
-    shots = with_keys(cells, study.pipeline)
-
-    def show(numbers: Sequence[int]) -> None:
-        reader.images([open_picture(study.pictures.path(shots[n].key)) for n in numbers])
-
-    return stream_shown(recorder, len(cells), show, start)
+def show_pictures(reader: Reader, study: Study, cells: Sequence[Cell]) -> Show:
+    """Return a function that has pictures of a study read, which have to be there."""
+    paths = [study.pictures.path(cell.key) for cell in with_keys(cells, study.pipeline)]
+    return lambda numbers: reader.images([open_picture(paths[n]) for n in numbers])
 
 
 def grids_of(study: Study) -> Callable[[int], Grid | None]:
