@@ -108,25 +108,14 @@ def _setup(
                         ("when", when)):  # fmt: skip
         _check_filled(name, value)
     keys |= {key: value for key, value in options.items() if value is not None}
-    try:
-        words = (
-            units.default_concepts(model, clip)
-            if concepts is None
-            else units.parse_concepts(concepts)
-        )
-        stimuli = units.Stimuli(words, tuple(templates) or units.TEMPLATES, _seeds(seeds))
-    except ValueError as error:
-        raise Exit(str(error), WRONG) from None
+    if concepts is None:
+        words = units.default_concepts(model, clip)
+    else:
+        words = units.parse_concepts(concepts)
+    numbers = units.parse_seeds(seeds)
+    stimuli = units.Stimuli(words, tuple(templates) or units.TEMPLATES, numbers)
     window = None if when is None else units.parse_window(when)
     return units.Setup(stimuli, keys, component, modules, "heads" if heads else "channels", window)
-
-
-def _seeds(given: str) -> tuple[int, ...]:
-    """Parse seeds, as in `0-7,11`."""
-    try:
-        return units.parse_seeds(given)
-    except ValueError as error:
-        raise Exit(f"--seeds: {error}", WRONG) from None
 
 
 def _check_filled(name: str, given: str | None) -> None:
@@ -256,7 +245,7 @@ def cards_command(
 
     STUDY is the folder that `ablate units selectivity` wrote.
     """
-    chosen, numbers = [_unit(name) for name in named], _seeds(seeds)
+    chosen, numbers = [_unit(name) for name in named], units.parse_seeds(seeds)
     opened = units.Study.open(study, device=device)
     with _progress() as opened.progress:
         path = units.write_cards(opened, chosen or None, count, numbers, visualized=not plain)
@@ -305,7 +294,7 @@ def visualize_command(
             names = [name for option in context.command.params for name in option.opts]
             option, _, _ = word.partition("=")
             raise click.NoSuchOption(option, None, get_close_matches(option, names), context)
-    numbers = tuple(dict.fromkeys(_seeds(seeds)))
+    numbers = tuple(dict.fromkeys(units.parse_seeds(seeds)))
     if kind == "image":
         others = {"t": "have a noise level", "prompt": "are rendered with a prompt",
                   "dtype": "are optimized in another precision than float32"}  # fmt: skip

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ablate.messages import takes_an
+from ablate.messages import RequestError, takes_an
 
 # Ordinary wordings, so that units which respond to a setting are not taken for units of a concept.
 TEMPLATES = ("a {}", "a picture of a {}", "a {} on a white background", "a {} at night")
 MAX_SEEDS = 100_000
+
+
+class StimuliError(RequestError, ValueError):
+    """Stimuli that are wrong; the message says why."""
 
 
 def fill_template(template: str, concept: str) -> str:
@@ -34,7 +38,7 @@ class Stimuli:
         seeds: Of the initial latents.
 
     Raises:
-        ValueError: One of the three is empty or has an item twice, a template has no `{}`, or two
+        StimuliError: One of the three is empty or has an item twice, a template has no `{}`, or two
             concepts give the same prompt.
     """
 
@@ -46,16 +50,18 @@ class Stimuli:
         for name in ("concepts", "templates", "seeds"):
             values: Sequence[object] = getattr(self, name)
             if not values:
-                raise ValueError(f"there are no {name}")
+                raise StimuliError(f"there are no {name}")
             for value, count in Counter(values).items():
                 if count > 1:
-                    raise ValueError(f"`{value}` is twice among the {name}")
+                    raise StimuliError(f"`{value}` is twice among the {name}")
         for template in self.templates:
             if "{}" not in template:
-                raise ValueError(f"the template `{template}` has no `{{}}` where the concept goes")
+                raise StimuliError(
+                    f"the template `{template}` has no `{{}}` where the concept goes"
+                )
         for prompt, count in Counter(self.prompts).items():
             if count > 1:
-                raise ValueError(f"two concepts give the same prompt, “{prompt}”")
+                raise StimuliError(f"two concepts give the same prompt, “{prompt}”")
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
@@ -78,20 +84,20 @@ def parse_concepts(given: str) -> tuple[str, ...]:
     """Parse concepts: a list with commas, or the path of a file with one a line.
 
     Raises:
-        ValueError: There are no concepts, or the file is missing or no text.
+        StimuliError: There are no concepts, or the file is missing or no text.
     """
     words = given.split(",")
     if _is(given, Path.is_file):
         try:
             words = Path(given).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError:
-            raise ValueError(f"--concepts: {given} is no text in UTF-8") from None
+            raise StimuliError(f"--concepts: {given} is no text in UTF-8") from None
     elif len(words) == 1 and (_is(given, Path.is_dir) or re.search(r"/|\\|\w\.\w+$", given)):
         what = f"{given} is a folder" if _is(given, Path.is_dir) else f"there is no file {given}"
-        raise ValueError(f"--concepts: {what}; a concept of this name needs a comma behind it")
+        raise StimuliError(f"--concepts: {what}; a concept of this name needs a comma behind it")
     concepts = tuple(word.strip() for word in words if word.strip())
     if not concepts:
-        raise ValueError(f"--concepts: there are none in `{given}`")
+        raise StimuliError(f"--concepts: there are none in `{given}`")
     return concepts
 
 
@@ -103,18 +109,20 @@ def _is(given: str, what: Callable[[Path], bool]) -> bool:
 
 
 def parse_seeds(given: str) -> tuple[int, ...]:
-    """Parse seeds, as in `0-7,11`. Raises `ValueError`."""
+    """Parse seeds, as in `0-7,11`. Raises `StimuliError`."""
     seeds: list[int] = []
     for part in given.split(","):
         low, dash, high = part.strip().partition("-")
         ends = (low, high) if dash else (low, low)
         if not all(end.isdecimal() and len(end) < 20 for end in ends):
-            raise ValueError(f"`{part.strip()}` is no number nor a range such as `0-7`")
+            raise StimuliError(f"--seeds: `{part.strip()}` is no number nor a range such as `0-7`")
         first, last = map(int, ends)
         if last < first:
-            raise ValueError(f"`{part.strip()}` ends before it begins")
+            raise StimuliError(f"--seeds: `{part.strip()}` ends before it begins")
         if len(seeds) + last - first >= MAX_SEEDS:
-            raise ValueError(f"`{given[:40]}` are more seeds than the {MAX_SEEDS:,} there may be")
+            raise StimuliError(
+                f"--seeds: `{given[:40]}` are more seeds than the {MAX_SEEDS:,} there may be"
+            )
         seeds += range(first, last + 1)
     return tuple(seeds)
 
