@@ -1,8 +1,7 @@
-"""What pictures of a study say of it: its name, what it is about, how it came about, its files.
+"""A study of units on disk: what its pictures are drawn from, and the files of the pictures.
 
-Everything is read from the study's folder: `study.json` and what lies beside it. A folder may come
-from anywhere, so that all that is drawn is checked first: what a file lacks, or has of another
-kind, is a `StoreError` that names the file and the place in it.
+A folder may come from anywhere, so everything is checked before it is drawn: a missing key or a
+value of another kind is a `StoreError` that names the file and the place in it.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from ablate.store.files import StoreError
 from ablate.store.images import open_image
 
 Item = TypeVar("Item")
-HUGE = 1e100  # beyond it no figure is one
-WIDEST = 200  # rows and columns of an atlas
+LARGEST = 1e100  # number that is drawn
+MOST_ROWS = 200  # and columns of an atlas
 SHORT = 80  # letters of a name that is cut
 REPORT = "report.html"
 CARDS = "cards"  # the folder of the drawings of cards, and the name of their sheets
@@ -37,7 +36,14 @@ DRAWINGS = {
 
 @dataclass(frozen=True)
 class Study:
-    """A study of units. `facts`: how it came about, a few words each."""
+    """A study of units.
+
+    Attributes:
+        name: What the study is called.
+        about: A sentence on it, if there is one.
+        facts: How it was recorded, a few words each.
+        manifest: `study.json`.
+    """
 
     name: str
     about: str
@@ -46,31 +52,33 @@ class Study:
 
 
 def read_study(folder: Path) -> Study:
-    """The study of a folder, from its `study.json`.
+    """Read `study.json` of a folder.
 
-    Raises `StoreError` where there is none, or it cannot be read.
+    Raises:
+        StoreError: There is none, or it cannot be read.
     """
-    told = read(folder / "study.json")
-    if told is None:
+    manifest = read_json(folder / "study.json")
+    if manifest is None:
         raise StoreError(f"{folder} is not a study: it has no study.json")
-    setup = _mapping(told.get("setup"))
+    setup = _mapping(manifest.get("setup"))
     facts = [
-        model_name(told.get("model")),
-        str(told.get("component") or setup.get("component") or ""),
+        model_name(manifest.get("model")),
+        str(manifest.get("component") or setup.get("component") or ""),
     ]
     for key in ("concepts", "templates", "seeds"):
         if isinstance(setup.get(key), Sequence):
             facts.append(_counted(len(setup[key]), key))
-    if isinstance(told.get("samples"), int):
-        facts.append(_counted(told["samples"], "samples"))
-    facts += [str(told[key]) for key in ("dtype", "device") if told.get(key)]
-    name, about = str(told.get("name") or folder.resolve().name), str(told.get("about") or "")
-    return Study(name, about, tuple(fact for fact in facts if fact), told)
+    if isinstance(manifest.get("samples"), int):
+        facts.append(_counted(manifest["samples"], "samples"))
+    facts += [str(manifest[key]) for key in ("dtype", "device") if manifest.get(key)]
+    name = str(manifest.get("name") or folder.resolve().name)
+    about = str(manifest.get("about") or "")
+    return Study(name, about, tuple(fact for fact in facts if fact), manifest)
 
 
-def model_name(told: Any) -> str:
-    """The name of a model, given as a name or as what was noted of it."""
-    return str(told.get("id") or "") if isinstance(told, Mapping) else str(told or "")
+def model_name(model: Any) -> str:
+    """The name of a model from a name or a mapping with its `id`."""
+    return str(model.get("id") or "") if isinstance(model, Mapping) else str(model or "")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -81,19 +89,21 @@ def _counted(count: int, things: str) -> str:
     return f"{count:,} {things if count != 1 else things[:-1]}"
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A file of JSON, an object; None where there is none. Raises `StoreError` for another."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is no file. Raises `StoreError` for anything else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise StoreError(f"{path} should hold an object, not {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} should contain an object, not {type(content).__name__}")
+    return content
 
 
+# Formats of files: a kind of value, a mapping of keys (`?`: it may be missing), a list of one
+# format, or a tuple of several.
 TEXT, FIGURE, COUNT, FLAG = "text", "a finite number", "a whole number from 0 on", "true or false"
 UNIT = {"module": TEXT, "unit": COUNT}
 EFFECT = {
@@ -137,62 +147,67 @@ ATLAS_FILE = {
 
 
 def read_cards(folder: Path) -> dict[str, Any]:
-    """`cards.json` of a study, checked; empty where there is no such file. A unit that has several
-    cards keeps the first. Raises `StoreError`."""
-    found = read(folder / "cards.json")
-    if found is None:
+    """Read and check `cards.json` of a study; empty where there is no such file.
+
+    Of a unit with several cards only the first is kept. Raises `StoreError`.
+    """
+    path = folder / "cards.json"
+    content = read_json(path)
+    if content is None:
         return {}
-    told: dict[str, Any] = _checked(found, CARDS_FILE, f"{folder / 'cards.json'}")
-    once: dict[object, Any] = {}
-    for card in told.get("cards", []):
-        once.setdefault((card["module"], card["unit"]), card)
-    return {**told, "cards": list(once.values())}
+    checked: dict[str, Any] = _checked(content, CARDS_FILE, f"{path}")
+    cards: dict[object, Any] = {}
+    for card in checked.get("cards", []):
+        cards.setdefault((card["module"], card["unit"]), card)
+    return {**checked, "cards": list(cards.values())}
 
 
 def read_atlas(folder: Path) -> dict[str, Any] | None:
-    """`atlas.json` of a study, checked; None where there is no such file. Raises `StoreError`."""
+    """Read and check `atlas.json` of a study; None where there is no such file.
+
+    Raises `StoreError`.
+    """
     path = folder / "atlas.json"
-    found = read(path)
-    if found is None:
+    content = read_json(path)
+    if content is None:
         return None
-    told: dict[str, Any] = _checked(found, ATLAS_FILE, f"{path}")
+    atlas: dict[str, Any] = _checked(content, ATLAS_FILE, f"{path}")
     for key in ("rows", "columns"):
-        if not 1 <= told[key] <= WIDEST:
-            raise StoreError(f"{path}: `{key}` must lie between 1 and {WIDEST}")
+        if not 1 <= atlas[key] <= MOST_ROWS:
+            raise StoreError(f"{path}: `{key}` must be between 1 and {MOST_ROWS}")
     seen = set()
-    for i, one in enumerate(told["bins"]):
+    for i, one in enumerate(atlas["bins"]):
         place = one["row"], one["column"]
-        if place[0] >= told["rows"] or place[1] >= told["columns"] or place in seen:
-            what = "is told of twice" if place in seen else "lies outside of the atlas"
+        if place[0] >= atlas["rows"] or place[1] >= atlas["columns"] or place in seen:
+            what = "is given twice" if place in seen else "is outside of the atlas"
             raise StoreError(f"{path}: `bins[{i}]`, row {place[0]}, column {place[1]}, {what}")
         seen.add(place)
-    return told
+    return atlas
 
 
 def _checked(value: Any, kind: Any, file: str, at: str = "") -> Any:
-    """A value of JSON, of the kind that is drawn: a word, keys (`?`: it may be missing), a list of
-    one kind, or a tuple of several."""
+    """Return a value of JSON without nulls if it has a format; `at`: its place in the file."""
     match kind:
         case dict() if isinstance(value, dict):
-            found = {key: part for key, part in value.items() if part is not None}
+            content = {key: part for key, part in value.items() if part is not None}
             for key, part in kind.items():
                 name, place = key.rstrip("?"), f"{at}.{key.rstrip('?')}".lstrip(".")
-                if name in found:
-                    found[name] = _checked(found[name], part, file, place)
+                if name in content:
+                    content[name] = _checked(content[name], part, file, place)
                 elif not key.endswith("?"):
                     raise StoreError(f"{file}: `{place}` is missing")
-            return found
+            return content
         case list() if isinstance(value, list):
             return [_checked(v, kind[0], file, f"{at}[{i}]") for i, v in enumerate(value)]
         case tuple() if isinstance(value, list) and len(value) == len(kind):
             parts = zip(value, kind, strict=True)
             return [_checked(v, k, file, f"{at}[{i}]") for i, (v, k) in enumerate(parts)]
         case "text" if isinstance(value, str | int | float) and not isinstance(value, bool):
-            # Half a letter alone, as JSON may have it, cannot be written.
+            # A lone surrogate, which JSON may contain, cannot be encoded.
             return str(value).encode(errors="replace").decode()
-        case "a finite number" if _number(value) and abs(value) < HUGE:
+        case "a finite number" if _number(value) and abs(value) < LARGEST:
             return value
-        case "a whole number from 0 on" if type(value) is int and 0 <= value < HUGE:
+        case "a whole number from 0 on" if type(value) is int and 0 <= value < LARGEST:
             return value
         case "true or false" if isinstance(value, bool):
             return value
@@ -224,25 +239,28 @@ def study_pictures(folder: Path) -> Iterator[Path]:
 
 
 def slug_of(name: str) -> str:
-    """A name for files and anchors; where that is not the name itself, with its digest, so that no
-    two names have one."""
-    found = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
-    if found == name and len(name) <= SHORT:
+    """A name for files and anchors, different for different names.
+
+    Where it is not the name itself, it ends in the name's digest.
+    """
+    slug = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
+    if slug == name and len(name) <= SHORT:
         return name
     digest = hashlib.blake2b(name.encode(errors="replace"), digest_size=6).hexdigest()
-    return f"{found[:SHORT]}-{digest}"
+    return f"{slug[:SHORT]}-{digest}"
 
 
 def read_image(folder: Path, name: str | None) -> Path | None:
-    """A picture of the study; None where it has none or it is not there any more.
+    """The path of a picture of a study; None where there is none or it does not exist any more.
 
-    Raises `StoreError` for one outside of the folder, and for what is no picture.
+    Raises:
+        StoreError: It is outside of the folder, or it is no picture.
     """
     if not name:
         return None
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise StoreError(f"the picture `{name}` lies outside of its study {folder}")
+        raise StoreError(f"the picture `{name}` is outside of its study {folder}")
     image_path = folder / path
     try:
         if not image_path.is_file():
@@ -255,9 +273,9 @@ def read_image(folder: Path, name: str | None) -> Path | None:
 
 
 def shortened(paths: Sequence[str]) -> tuple[str, list[str]]:
-    """What module paths have in common at their start, whole names of it, and the rest of each.
+    """Split module paths into the names that all start with, and the rest of each.
 
-    The last name, with the number that may follow it, always stays.
+    The rest always has the last name, with the number that may follow it.
     """
     parts = [path.split(".") for path in paths]
     leaf = min((len(re.findall(r"[^.]*[^.\d][^.]*(?:\.\d+)*$", path)[0].split("."))
@@ -270,10 +288,10 @@ def shortened(paths: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def batched(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Items in batches of a size, the last perhaps smaller."""
+    """Split items into batches of a size; the last may be smaller."""
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def footer(facts: Sequence[str], notes: Sequence[str]) -> list[str]:
-    """Lines below a drawing: what its marks mean, and how it came about."""
+    """The lines below a drawing: notes on its marks, and the facts in one line."""
     return [*notes, "  ·  ".join(facts)] if facts else [*notes]

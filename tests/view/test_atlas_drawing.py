@@ -285,11 +285,11 @@ def test_no_variant_no_comparison(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"columns": 0}, "`columns` must lie between 1 and 200"),
-        ({"rows": 10**9, "columns": 10**9}, "`rows` must lie between 1 and 200"),
+        ({"columns": 0}, "`columns` must be between 1 and 200"),
+        ({"rows": 10**9, "columns": 10**9}, "`rows` must be between 1 and 200"),
         ({"bins": None}, "`bins` is missing"),
-        ({"bins": [{"row": 0, "column": 20, "count": 1}]}, r"`bins\[0\]`, row 0, column 20, lies"),
-        ({"bins": [{"row": 0, "column": 0, "count": 1}] * 2}, r"`bins\[1\]`.* is told of twice"),
+        ({"bins": [{"row": 0, "column": 20, "count": 1}]}, r"`bins\[0\]`, row 0, column 20, is"),
+        ({"bins": [{"row": 0, "column": 0, "count": 1}] * 2}, r"`bins\[1\]`.* is given twice"),
         ({"bins": [{"row": "x", "column": 0, "count": 1}]},
          r"`bins\[0\].row` must be a whole number from 0 on, not \"x\""),
         ({"bins": [{"row": 0, "column": 0, "count": -4}]}, r"`bins\[0\].count` must be a whole"),

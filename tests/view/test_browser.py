@@ -161,7 +161,7 @@ def test_cells_that_are_not_there_say_so(sweep: Run, opened: Open) -> None:
     page = opened(sweep)
     broken, vacant = page.locator(".tile .absent.nan"), page.locator(".tile .absent.vacant")
     assert broken.all_inner_texts() == ["NaN", "NaN"]
-    assert vacant.all_inner_texts() == ["not made yet", "not made yet"]
+    assert vacant.all_inner_texts() == ["not computed yet", "not computed yet"]
     assert vacant.first.locator("xpath=..").get_attribute("href") is None
     broken.first.click()
     assert page.locator("dialog[open] .absent.nan").count() == 1

@@ -201,7 +201,7 @@ def test_pictures_outside_of_the_study_are_refused(study: Path, tmp_path: Path, 
         table["cards"][0]["top"][0]["image"] = name
 
     folder = changed(study, tmp_path / "study", point)
-    with pytest.raises(StoreError, match="lies outside of its study"):
+    with pytest.raises(StoreError, match="is outside of its study"):
         drawn(folder)
 
 

@@ -122,7 +122,7 @@ def test_files_that_are_broken_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match=f"{name} cannot be read as JSON"):
         report.save_study_report(folder)
     (folder / name).write_text("[1]", "utf-8")
-    with pytest.raises(StoreError, match=f"{name} should hold an object"):
+    with pytest.raises(StoreError, match=f"{name} should contain an object"):
         list(report.present_study(folder))
 
 

@@ -25,7 +25,7 @@ class Card {
     this.#wait();
   }
 
-  /** While the page scrolls there is no card; once it rests, that of what still lies there. */
+  /** No card while the page scrolls; afterwards that of what is below the pointer then. */
   #wait() {
     this.box.hidden = true;
     this.#arm(REST);
@@ -42,11 +42,11 @@ class Card {
     this.box.replaceChildren(...parts);
     this.box.hidden = false;
     const at = place.getBoundingClientRect();
-    const own = this.box.getBoundingClientRect();
-    const right = at.right + 12 + own.width < innerWidth - 8;
-    const left = right ? at.right + 12 : at.left - 12 - own.width;
-    this.box.style.left = `${Math.max(8, Math.min(left, innerWidth - own.width - 8))}px`;
-    this.box.style.top = `${Math.max(8, Math.min(at.top, innerHeight - own.height - 8))}px`;
+    const size = this.box.getBoundingClientRect();
+    const right = at.right + 12 + size.width < innerWidth - 8;
+    const left = right ? at.right + 12 : at.left - 12 - size.width;
+    this.box.style.left = `${Math.max(8, Math.min(left, innerWidth - size.width - 8))}px`;
+    this.box.style.top = `${Math.max(8, Math.min(at.top, innerHeight - size.height - 8))}px`;
   }
 }
 
@@ -68,7 +68,7 @@ function cellContent(cell) {
   ].filter(Boolean);
 }
 
-/** What the card says of a module: its place in the network, and what its own edit does. */
+/** A module: its place in the network, and the effect of an edit of it alone. */
 function moduleContent(module) {
   const cell = sweep.alone.get(module.number);
   const editing = sweep.cells.filter((other) =>
@@ -99,7 +99,7 @@ function moduleContent(module) {
   ].filter(Boolean);
 }
 
-/** A cell with its own baseline to its left. */
+/** A cell, to the right of its baseline. */
 function pair(cell, side) {
   const one = (shown, name) =>
     make(

@@ -52,11 +52,11 @@ class Effects {
   }
 
   show() {
-    const own = sweep.effects.filter((effect) => effect.metric === this.metric);
-    this.shown = own
+    const known = sweep.effects.filter((effect) => effect.metric === this.metric);
+    this.shown = known
       .filter((effect) => filters.passesEffect(effect))
       .sort((a, b) => (b.drift ?? -1) - (a.drift ?? -1));
-    const values = own
+    const values = known
       .flatMap(({ drift, low, high }) => [drift, low, high])
       .filter((value) => value > 0);
     const least = Math.max(0.01, Math.min(0.5, ...values));
@@ -81,7 +81,7 @@ class Effects {
     ]);
     const words = { matters: "matter", changes: "change the image", nothing: "do nothing" };
     this.said.textContent = [
-      `${count(this.shown.length)} of ${count(own.length)} effects`,
+      `${count(this.shown.length)} of ${count(known.length)} effects`,
       ...verdicts
         .filter(([number]) => number)
         .map(([number, verdict]) => `${count(number)} ${words[verdict]}`),
@@ -89,7 +89,7 @@ class Effects {
     this.rows.lay(this.shown.length, EFFECT_HEIGHT);
   }
 
-  /** Where a drift lies on the logarithmic scale, 0 to 1. */
+  /** The position of a drift on the logarithmic scale, 0 to 1. */
   #across(value) {
     const at = (Math.log10(Math.max(value, 1e-9)) - this.low) / (this.high - this.low);
     return Math.min(1, Math.max(0, at));

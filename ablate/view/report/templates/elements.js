@@ -33,8 +33,8 @@ function sharpen(image, side) {
   image.classList.toggle("pixels", side >= 2 * Math.max(image.naturalWidth, image.naturalHeight));
 }
 
-/** What stands for an image that is not there: nothing was made yet, or NaN or infinity arose. */
+/** What is shown instead of a missing image: it is not computed yet, or has NaN or infinity. */
 function absence(cell) {
   if (cell.state === "ok") return "";
-  return cell.state === "vacant" ? "not made yet" : "NaN";
+  return cell.state === "vacant" ? "not computed yet" : "NaN";
 }

@@ -1,4 +1,4 @@
-// A cell enlarged beside its own baseline, with all that is known of it.
+// A cell enlarged beside its baseline, with all that is known of it.
 
 const MODULES_SHOWN = 8;
 
@@ -80,21 +80,21 @@ class Enlargement {
     after.disabled = at < 0 || at === row.length - 1;
     this.body.replaceChildren(
       this.#pictures(cell),
-      make("div", { class: "told" }, ...toldOf(cell)),
+      make("div", { class: "details" }, ...detailsOf(cell)),
     );
     for (const near of [row[at - 1], row[at + 1]]) if (near?.source) new Image().src = near.source;
   }
 
   #pictures(cell) {
     const side = 360;
-    const own = make(
+    const shown = make(
       "figure",
       { class: cell.isBaseline ? "baseline" : "" },
       large(cell, side),
       make("figcaption", {}, cell.isBaseline ? "baseline" : "this cell", pngLink(cell)),
     );
     const base = cell.baseline;
-    if (!base || cell.isBaseline) return make("div", { class: "pictures single" }, own);
+    if (!base || cell.isBaseline) return make("div", { class: "pictures single" }, shown);
     const both = cell.state === "ok" && base.state === "ok";
     const differs = both && this.#difference;
     const beside = make(
@@ -121,7 +121,7 @@ class Enlargement {
           { class: "toggle", "aria-pressed": String(differs) },
         )
       : null;
-    return make("div", { class: "pictures" }, beside, own, toggle);
+    return make("div", { class: "pictures" }, beside, shown, toggle);
   }
 }
 
@@ -146,7 +146,7 @@ function pngLink(cell) {
 }
 
 /** Everything in words and figures, as sections of a column. */
-function toldOf(cell) {
+function detailsOf(cell) {
   const section = (title, ...content) =>
     content.some(Boolean) ? make("section", {}, make("h3", {}, title), ...content) : null;
   const settings = (pairs) =>
@@ -178,7 +178,7 @@ function toldOf(cell) {
   ].filter(Boolean);
 }
 
-/** One edit: its op, strength, and the modules it holds for. */
+/** One edit: its op, strength, and the modules it edits. */
 function editText(edit) {
   const strength = Object.entries(edit.with)
     .map(([name, value]) => `${name} ${value}`)

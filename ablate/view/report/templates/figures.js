@@ -5,7 +5,7 @@ const METRICS = {
   ssim: ["SSIM", "structural similarity; 1 is equal"],
   latent: ["latents", "root mean square difference of the final latents"],
   embedding: ["embedding", "1 − cosine of the CLIP embeddings of the images"],
-  score: ["score", "cosine of the image with its own prompt"],
+  score: ["score", "cosine of the image with its prompt"],
 };
 const CLASSES = ["intact", "altered", "other concept", "structure without concept", "noise"];
 
@@ -36,13 +36,13 @@ const inFloors = (value) => `${floorsText(value)}×`;
 const breakable = (path) =>
   path.split(/(?<=\.)/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
 
-/** A module path as the part that tells most, and the rest that leads there. */
+/** A module path as its most specific part, and the rest that leads there. */
 function splitPath(path) {
   const at = path.search(/[^.]*[^.\d][^.]*(\.\d+)*$/); // `to_out.0` stays together
   return [path.slice(Math.max(at, 0)), at > 0 ? path.slice(0, at - 1) : ""];
 }
 
-/** What varies in a cell: strong, what stands out; rest, the others. */
+/** What varies in a cell: strong, the most important; rest, the others. */
 function caption(cell) {
   const varying = sweep.axes.filter((axis) => axis.varies && cell.at[axis.index] != null);
   const label = (axis) => axis.labels[cell.at[axis.index]];

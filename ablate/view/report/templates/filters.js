@@ -1,19 +1,19 @@
 // Which cells are shown, and in which order.
 
-const FEW = 40; // values of an axis that a menu still holds
+const FEW = 40; // values of an axis that a menu lists
 
 /** A facet: labels to choose among, and which of them a cell has. null: it has no say in this. */
 function moduleFacet(name) {
   const labels = [
     ...new Set(sweep.variants.flatMap((v) => v.modules.map((m) => sweep.modules[m][name]))),
   ].filter(Boolean);
-  const own = sweep.variants.map((v) => [
+  const listed = sweep.variants.map((v) => [
     ...new Set(v.modules.map((m) => labels.indexOf(sweep.modules[m][name]))),
   ]);
   return {
     name,
     labels,
-    of: (cell) => (cell.variant.modules.length ? own[cell.variant.index] : null),
+    of: (cell) => (cell.variant.modules.length ? listed[cell.variant.index] : null),
   };
 }
 
@@ -61,7 +61,7 @@ function facetsOfSweep() {
     .map((facet, number) => ({ ...facet, number }));
 }
 
-/** The state of all filters; tells listeners of "change" when other cells are to be shown. */
+/** The state of all filters; emits "change" when other cells are to be shown. */
 class Filters extends EventTarget {
   facets = facetsOfSweep();
   sliders = sweep.axes.filter((axis) => axis.slides);
@@ -94,19 +94,19 @@ class Filters extends EventTarget {
 
   reset() {
     this.#clear();
-    this.#tell(false);
+    this.#notify(false);
   }
 
-  /** Change the state and tell. */
+  /** Change the state and notify listeners. */
   set(state) {
     Object.assign(this, state);
     if ("text" in state) this.#search();
-    this.#tell(false);
+    this.#notify(false);
   }
 
   choose(facet, value, on) {
     this.chosen[facet.number][on ? "add" : "delete"](value);
-    this.#tell(false);
+    this.#notify(false);
   }
 
   /** Show one value of an axis, or all (null). From value to value the cells keep their places. */
@@ -114,14 +114,14 @@ class Filters extends EventTarget {
     const still = this.slid.has(axis.index) && value != null;
     if (value == null) this.slid.delete(axis.index);
     else this.slid.set(axis.index, value);
-    this.#tell(still);
+    this.#notify(still);
   }
 
-  #tell(still) {
+  #notify(still) {
     this.dispatchEvent(new CustomEvent("change", { detail: { still } }));
   }
 
-  /** Cells match when each word stands in their variant, prompt or a module that they edit. */
+  /** Cells match when each word is in their variant, prompt or a module that they edit. */
   #search() {
     const words = this.text.toLowerCase().split(/\s+/).filter(Boolean);
     this.searches = words.map((word) => {
@@ -146,14 +146,14 @@ class Filters extends EventTarget {
       !cell.variant.modules.includes(this.module)
     )
       return false;
-    return this.searches.every((found) => found(cell));
+    return this.searches.every((matches) => matches(cell));
   }
 
   #misses(cell, facet) {
     const chosen = this.chosen[facet.number];
     if (!chosen.size) return false;
-    const own = facet.of(cell);
-    return own !== null && !own.some((value) => chosen.has(value));
+    const values = facet.of(cell);
+    return values !== null && !values.some((value) => chosen.has(value));
   }
 
   /** Effects have neither class nor concept nor seed, so that these menus leave them alone. */

@@ -6,9 +6,9 @@ const BARE = 64; // tiles this small have no caption
 
 class Grid {
   cells = [];
-  active = 0; // index of the tile that the keyboard stands on
+  active = 0; // index of the tile with the keyboard's focus
   // Captions have as many lines as this run has something to say in.
-  #told = [
+  #lines = [
     true,
     sweep.cells.some((cell) => caption(cell).path),
     sweep.cells.some((cell) => caption(cell).rest),
@@ -63,7 +63,7 @@ class Grid {
     this.box.style.setProperty("--side", `${side}px`);
     this.box.style.setProperty("--columns", columns);
     this.box.classList.toggle("bare", this.side <= BARE);
-    const below = this.side <= BARE ? 0 : 8 + LINE * this.#told.filter(Boolean).length;
+    const below = this.side <= BARE ? 0 : 8 + LINE * this.#lines.filter(Boolean).length;
     const height = side + below + GAP;
     this.box.setAttribute("aria-colcount", columns);
     this.box.setAttribute("aria-rowcount", Math.ceil(this.cells.length / columns));
@@ -101,15 +101,15 @@ class Grid {
             ),
             make(
               "div",
-              { class: "rest", hidden: !this.#told[1] },
+              { class: "rest", hidden: !this.#lines[1] },
               make("span", { class: "lead" }),
               make("span", {}),
             ),
-            make("div", { class: "rest", hidden: !this.#told[2] }, make("span", { class: "lead" })),
-            make("div", { hidden: !this.#told[3] }, make("span", { class: "class" })),
+            make("div", { class: "rest", hidden: !this.#lines[2] }, make("span", { class: "lead" })),
+            make("div", { hidden: !this.#lines[3] }, make("span", { class: "class" })),
             make(
               "div",
-              { class: "rest", hidden: !this.#told[4] },
+              { class: "rest", hidden: !this.#lines[4] },
               make("span", { class: "lead" }),
               make("span", {}),
             ),
@@ -159,7 +159,7 @@ class Grid {
     else frame.removeAttribute("href");
     absent.className = `absent ${cell.state}`;
     absent.textContent = absence(cell);
-    // A tile that now stands for another place must not show the old image until the new one is in.
+    // A tile that now shows another cell must not show the old image until the new one is in.
     if (cell.state !== "ok" || (fresh && image.getAttribute("src") !== cell.source))
       image.removeAttribute("src");
     if (cell.state === "ok" && image.getAttribute("src") !== cell.source) {

@@ -1,4 +1,4 @@
-// Drawings of the whole run. What stands for a cell enlarges it; what stands for a module filters.
+// Drawings of the whole run. A click on a cell enlarges it; one on a module filters.
 
 /** Make the drawings answer: `open(cell)` and `choose(module)` do what a click asks for. */
 function enliven(drawing, open, choose) {
@@ -30,11 +30,11 @@ function enliven(drawing, open, choose) {
   });
 }
 
-/** A switch between the drawing as wide as the page and at its own size. */
+/** A switch between the drawing as wide as the page and at full size. */
 function sizeToggle(drawing) {
   const toggle = button(
     "Full size",
-    "Show the drawing at its own size",
+    "Show the drawing at full size",
     () => {
       const full = drawing.toggleAttribute("data-full");
       toggle.setAttribute("aria-pressed", String(full));
@@ -42,9 +42,9 @@ function sizeToggle(drawing) {
     { class: "toggle", "aria-pressed": "false" },
   );
   const above = make("div", { class: "above" }, toggle);
-  const own = drawing.shadowRoot.querySelector("svg").width.baseVal.value;
+  const width = drawing.shadowRoot.querySelector("svg").width.baseVal.value;
   new ResizeObserver(() => {
-    above.hidden = own <= drawing.clientWidth;
+    above.hidden = width <= drawing.clientWidth;
   }).observe(drawing);
   return above;
 }

@@ -15,11 +15,11 @@ function head() {
   const prompts = sweep.prompts.slice(0, 3).map((prompt) => make("q", {}, prompt));
   const more = sweep.prompts.length - prompts.length;
   const nan = sweep.cells.filter((cell) => cell.state === "nan").length;
-  const made = sweep.cells.filter((cell) => cell.state !== "vacant").length;
+  const finished = sweep.cells.filter((cell) => cell.state !== "vacant").length;
   const cells =
-    made < sweep.cells.length
-      ? `${count(made)} of ${count(sweep.cells.length)} cells finished`
-      : `${count(made)} cells`;
+    finished < sweep.cells.length
+      ? `${count(finished)} of ${count(sweep.cells.length)} cells finished`
+      : `${count(finished)} cells`;
   const facts = [...sweep.facts, cells, ...(nan ? [`${count(nan)} with NaN`] : [])];
   return make(
     "header",

@@ -8,7 +8,7 @@ class Rows {
   #height = 1;
   #asked = 0;
 
-  /** `fill(node, row, fresh)` writes a row; fresh: the node stood for another row, or for none. */
+  /** `fill(node, row, fresh)` writes a row; fresh: the node showed another row, or none. */
   constructor(box, blank, fill) {
     Object.assign(this, { box, blank, fill, pinned: -1 });
     box.classList.add("rows");
@@ -29,7 +29,7 @@ class Rows {
     this.draw();
   }
 
-  /** Forget all rows, so that they are made anew. */
+  /** Remove all rows, so that they are created anew. */
   clear() {
     for (const node of this.#nodes.values()) node.remove();
     this.#nodes.clear();

@@ -28,9 +28,9 @@ function settingsSection() {
 
 /** The values of an axis, of many the first and the last, and what they mean. */
 function axisText({ labels, note }) {
-  const told =
+  const text =
     labels.length <= 12
       ? labels.join(", ")
       : `${count(labels.length)} values: ${labels.slice(0, 3).join(", ")} … ${labels.at(-1)}`;
-  return note ? `${told}; ${note}` : told;
+  return note ? `${text}; ${note}` : text;
 }

@@ -29,11 +29,11 @@ function sortable(table) {
   });
 }
 
-/** A click shows a drawing at its own size, around the place clicked; another all of it. */
+/** A click shows a drawing at full size, around the place clicked; another all of it. */
 function zooms(drawing) {
-  const own = () => drawing.shadowRoot.querySelector("svg").width.baseVal.value;
+  const width = () => drawing.shadowRoot.querySelector("svg").width.baseVal.value;
   new ResizeObserver(() => {
-    const larger = drawing.hasAttribute("data-full") || own() > drawing.clientWidth;
+    const larger = drawing.hasAttribute("data-full") || width() > drawing.clientWidth;
     drawing.toggleAttribute("data-zooms", larger);
   }).observe(drawing);
   drawing.addEventListener("click", (event) => {

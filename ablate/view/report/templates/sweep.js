@@ -44,9 +44,9 @@ function readSweep(data) {
     modules: numbersOf(touched),
     edits: edits.map((edit) => ({ ...edit, modules: numbersOf(edit.modules) })),
   }));
-  const own = (cell) => data.cells[cell.baseline]?.key === cell.key;
+  const isBaseline = (cell) => data.cells[cell.baseline]?.key === cell.key;
   // Where nothing is edited no cell is marked as the baseline.
-  const plain = data.cells.every(own);
+  const plain = data.cells.every(isBaseline);
   const cells = data.cells.map((cell, index) => ({
     state: "ok",
     drift: [],
@@ -56,13 +56,13 @@ function readSweep(data) {
     index,
     variant: variants[cell.variant],
     prompt: data.prompts[cell.prompt],
-    isBaseline: !plain && own(cell),
+    isBaseline: !plain && isBaseline(cell),
     source: cell.state === "vacant" ? null : `cells/${cell.key}.png`,
   }));
   for (const cell of cells) cell.baseline = plain ? null : (cells[cell.baseline] ?? null);
   const byKey = new Map([...cells].reverse().map((cell) => [cell.key, cell]));
   for (const { key, prompt, seed } of data.floor) {
-    if (byKey.has(key)) continue; // made for the noise floor alone: no cell of the sweep
+    if (byKey.has(key)) continue; // only for the noise floor: no cell of the sweep
     byKey.set(key, {
       key,
       seed,
