@@ -123,7 +123,9 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 
 
 def test_images_for_the_noise_floor_are_no_cells(tmp_path: Path) -> None:
-    spare = {"key": "f" * 32, "seed": 99, "prompt": "a cat", "group": 0}
+    key = "f" * 32
+    spare = {"key": key, "variant": "baseline", "seed": 99, "prompt": "a cat", "axes": {},
+             "baseline": key, "group": 0}  # fmt: skip
     run = make_run(tmp_path, {"module": PATHS}, floor=[spare])
     data = data_of(report.save_report(run))
     assert data["floor"] == [{"key": "f" * 32, "prompt": 0, "seed": 99}]
