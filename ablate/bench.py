@@ -36,7 +36,7 @@ from ablate.network import Networks
 from ablate.recipe import Recipe
 from ablate.sampling import Pipeline, Request, Settings
 from ablate.store import Run
-from ablate.sweep import plan_recipe
+from ablate.sweep import plan
 
 PROMPT = "a cat in a party hat"
 GUIDANCE = 5.0
@@ -275,7 +275,7 @@ def lab(
     made = Recipe.build(recipe | {"axes": axes, "edits": [_zero("$module")]})
     store = Run(folder / "run")
     summary = execute(
-        plan_recipe(made, Networks(pipeline.catalog, pipeline.component)),
+        plan(made, Networks(pipeline.catalog, pipeline.component)),
         pipeline,
         store,
         batch_size=batch_size,

@@ -8,21 +8,20 @@ result.sheet()[0].show()
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from ablate.drift import MeasuredCell, Reader, classify, read_cells, write_drift
 from ablate.engine import Processes, Progress, Report, Summary, execute
 from ablate.models import Source
-from ablate.recipe import Recipe, RecipeError
+from ablate.recipe import Recipe
 from ablate.sampling import Pipeline
 from ablate.store import Run
-from ablate.sweep import read_checked, resolve
+from ablate.sweep import Plan, plan
 from ablate.view import contact_sheet, present_run, save_sheet
 
 
@@ -54,21 +53,8 @@ class Result:
         return contact_sheet(self.store, rows=rows, columns=columns)
 
 
-def load(
-    path: str | Path, overrides: Mapping[str, Any] | None = None, *, allow_code: bool = False
-) -> Recipe:
-    """A recipe file that is right for its model. Raises `RecipeError` with all mistakes.
-
-    `allow_code`: execute the file of ops that it names, if it does.
-    """
-    draft, problems = read_checked(Path(path), overrides, allow_code=allow_code)
-    if problems:
-        raise RecipeError(problems)
-    return draft.get()
-
-
 def run(
-    recipe: Recipe,
+    recipe: Recipe | Plan | str | Path,
     out: str | Path | None = None,
     *,
     pipeline: Pipeline | None = None,
@@ -81,10 +67,12 @@ def run(
     """Run a recipe into a folder (`outputs/<name>`), resuming what is there; measure its drift, and
     draw its sheet and its report.
 
-    `limit`: only so many cells. `fresh`: forget the finished cells. `pipeline`: one that is loaded
-    already. Raises `RecipeError` or `ModelError` before anything is written.
+    `recipe`: one, its file, or its plan. `limit`: only so many cells. `fresh`: forget the finished
+    cells. `pipeline`: one that is loaded already. Raises `RecipeError` or `ModelError` before
+    anything is written.
     """
-    planned = resolve(recipe)
+    planned = recipe if isinstance(recipe, Plan) else plan(recipe)
+    recipe = planned.recipe
     if pipeline is None:
         pipeline = Pipeline.load(
             Source.of(recipe),

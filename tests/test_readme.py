@@ -13,7 +13,7 @@ import yaml
 
 from ablate.cli import main, units
 from ablate.recipe.recipe import Recipe
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_python_examples_run(example: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("example", blocks("yaml"), ids=lambda e: e.splitlines()[0][:40])
 def test_recipe_examples_are_right(example: str) -> None:
     recipe = Recipe.build(yaml.safe_load(example))
-    assert resolve(recipe).cells
+    assert plan(recipe).cells
 
 
 def test_pictures_and_files_are_there() -> None:

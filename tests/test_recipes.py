@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ import pytest
 from ablate import lab
 from ablate.models.catalogs import load_catalog
 from ablate.models.source import Source
-from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.activations import Layer, Statistics
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -38,27 +36,29 @@ def studied(file: Path, model: str, folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_is_right_for_the_bundled_model_and_stable_diffusion_1(file: Path, tmp_path: Path) -> None:
     for model in ("bundled", SD15):
-        recipe = lab.load(file, {"model": model, **studied(file, model, tmp_path)})
-        assert recipe.name == file.stem
-        assert recipe.about
-        planned = resolve(recipe)
+        changes = {"model": model, **studied(file, model, tmp_path)}
+        planned = plan(file, overrides=changes)
+        assert planned.recipe.name == file.stem
+        assert planned.recipe.about
         assert len(planned.cells) > 1
         assert any(cell.variant.is_baseline for cell in planned.cells)
-        assert len(planned.variants) > 1 or not recipe.edits
+        assert len(planned.variants) > 1 or not planned.recipe.edits
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_runs_small(file: Path, bundled_pipeline: Pipeline, tmp_path: Path) -> None:
     steps = {"film-strip": 20, "when-it-matters": 5}.get(file.stem, 1)
     told = {"sampling.num_inference_steps": steps, "dtype": "float32"}
-    recipe = lab.load(file, told | studied(file, "bundled", tmp_path / "studies"))
-    result = lab.run(recipe, tmp_path / "run", pipeline=bundled_pipeline, limit=4)
+    changes = told | studied(file, "bundled", tmp_path / "studies")
+    result = lab.run(
+        plan(file, overrides=changes), tmp_path / "run", pipeline=bundled_pipeline, limit=4
+    )
     assert len(list((tmp_path / "run" / "cells").iterdir())) == 4
     assert result.summary.computed == 4
     assert (tmp_path / "run" / "sheet.png").exists()
 
 
 def test_zeroing_each_module_counts_them_all() -> None:
-    recipe = Recipe.load(ROOT / "recipes" / "zero-each-module.yaml")
-    planned = resolve(replace(recipe, model=SD15))
+    file = ROOT / "recipes" / "zero-each-module.yaml"
+    planned = plan(file, overrides={"model": SD15})
     assert len(planned.cells) == 1 + 391

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablate import lab
 from ablate.drift.measure import read_cells
 from ablate.engine.replay import ALIKE, replay_cell
 from ablate.engine.run import execute
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.run import Run
-from ablate.sweep import Plan, resolve
+from ablate.sweep import Plan, plan
 from ablate.view import contact_sheet
 
 RECORDED = Path(__file__).parent / "data" / "recorded"
@@ -29,7 +28,7 @@ def pipeline() -> Pipeline:
 
 
 def plan_of(name: str) -> Plan:
-    return resolve(lab.load(RECORDED / name / "recipe.yaml"))
+    return plan(RECORDED / name / "recipe.yaml")
 
 
 def without_versions(manifest: dict[str, Any]) -> dict[str, Any]:

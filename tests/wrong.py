@@ -64,7 +64,7 @@ WRONG = [
     Wrong(
         "duplicate key",
         HEAD + "name: y\n" + ZERO,
-        "r.yaml:3: name: stands twice; it is on line 2 already",
+        "r.yaml:3: name: is given twice; it is on line 2 already",
         False,
     ),
     Wrong(
@@ -73,11 +73,12 @@ WRONG = [
         "r.yaml:1: version: must be 1, the version of this recipe format, not `2`",
         True,
     ),
-    Wrong("no version", "name: x\n" + ZERO, "r.yaml:1: `version: 1` is missing", True),
+    Wrong("no version", "name: x\n" + ZERO, "r.yaml:1: `version` is missing: always `1`, the"
+                                            " version of this format", True),
     Wrong(
         "no name",
         "version: 1\n" + ZERO,
-        "r.yaml:1: `name` is missing; the run's folder is named by it",
+        "r.yaml:1: `name` is missing: the name of the run, and of its folder",
         True,
     ),
     Wrong(
@@ -116,7 +117,9 @@ WRONG = [
     Wrong(
         "axis of two forms",
         HEAD + 'axes: {a: {values: [1], each: "*"}}\n' + SCALED,
-        f"r.yaml:3: axes.a: an axis has exactly one of {FORMS}; this has values and each",
+        "r.yaml:3: axes.a: must have exactly one of values, range, linspace, geomspace, each,"
+        " each_channel, each_head, group, cumulative, windows, embedding; this has values and"
+        " each",
         True,
     ),
     Wrong(
@@ -128,7 +131,7 @@ WRONG = [
     Wrong(
         "seeds twice over",
         HEAD + "seeds: [1]\naxes: {seed: {values: [2]}}\n" + ZERO,
-        "r.yaml:4: axes.seed: stands beside `seeds`; keep one of the two",
+        "r.yaml:4: axes.seed: is given beside `seeds`; keep one of the two",
         False,
     ),
     Wrong(
@@ -170,21 +173,21 @@ WRONG = [
     Wrong(
         "unknown space",
         POINTS + "{betwen: {from: a, to: b, t: [0]}}}}\n",
-        "r.yaml:3: axes.p.embedding.betwen: embedding space has no `betwen`, did you mean"
-        " `between`?",
+        "r.yaml:3: axes.p.embedding.betwen: unknown key, did you mean `between`?",
         True,
     ),
     Wrong(
         "no space",
         POINTS + "a cat}}\n",
-        "r.yaml:3: axes.p.embedding: must be one of between, plane, random, unconditional, as in"
-        " `between: {from: a cat, to: a dog, t: [0, 0.5, 1]}`, not `a cat`",
+        "r.yaml:3: axes.p.embedding: must be a mapping with between, plane, random,"
+        " unconditional, not `a cat`",
         True,
     ),
     Wrong(
         "between without t",
         POINTS + "{between: {from: a, to: b}}}}\n",
-        "r.yaml:3: axes.p.embedding.between: `t` is missing",
+        "r.yaml:3: axes.p.embedding.between: `t` is missing: how far from the first to the"
+        " second the points are",
         True,
     ),
     Wrong(
@@ -203,14 +206,15 @@ WRONG = [
     Wrong(
         "plane of one direction",
         POINTS + "{plane: {center: a, toward: [b], size: 9}}}}\n",
-        "r.yaml:3: axes.p.embedding.plane.toward: must be two directions, each a prompt or the seed"
-        " of a random one, not a list",
+        "r.yaml:3: axes.p.embedding.plane.toward: must be two directions, each a prompt or the"
+        " seed of a random one, not a list of 1",
         True,
     ),
     Wrong(
         "plane in a list",
         POINTS + "[unconditional, {plane: {center: a, toward: [b, 1], size: 9}}]}}\n",
-        "r.yaml:3: axes.p.embedding[1]: a plane, with its two dimensions, stands alone",
+        "r.yaml:3: axes.p.embedding[1]: a plane, with its two dimensions, cannot be one of"
+        " several",
         False,
     ),
     Wrong(
@@ -236,13 +240,13 @@ WRONG = [
     Wrong(
         "point toward an unknown axis",
         POINTS + "{between: {from: $who, to: b, t: [0]}}}}\n",
-        "r.yaml:3: axes.p.embedding: there is no axis `who`; there are p, prompt",
+        "r.yaml:3: axes.p.embedding.between.from: there is no axis `who`; there are p, prompt",
         False,
     ),
     Wrong(
         "noise floor of one seed",
         HEAD + "noise_floor: 1\n" + ZERO,
-        "r.yaml:3: noise_floor: must be a whole number of at least 2, not `1`",
+        "r.yaml:3: noise_floor: must be at least 2, not `1`",
         True,
     ),
     Wrong(
@@ -286,7 +290,8 @@ EDITS = [
     ("selector of no text", "zero", "modules: 3",
      '.modules: must be a selector, such as `"*"` or a list of them, not `3`', True),
     ("window of one number", "zero", 'modules: "*", when: {steps: 3}',
-     ".when.steps: must be the first and the last step, counted from 0, as in [0, 9]", True),
+     ".when.steps: must be the first and the last step, counted from 0, as in [0, 9], not `3`",
+     True),
     ("window that ends before it begins", "zero", 'modules: "*", when: {steps: [5, 3]}',
      ".when.steps: ends before it begins: 3 is less than 5", False),
     ("window without steps", "zero", 'modules: "*", when: {step: [5, 3]}',
@@ -296,7 +301,7 @@ EDITS = [
     ("weights of an op of outputs", "mean", 'modules: "*", where: weights',
      ".where: must be `output`, not `weights`", True),
     ("no place of an op of outputs", "mean", 'modules: "*"',
-     ": `where: output` is missing; `mean` edits what modules give", True),
+     ": `where` is missing: always `output`: `mean` edits what modules return", True),
     ("place of an op of weights", "prune", 'modules: "*", amount: 0.5, where: output',
      ".where: must be `weights`, not `output`", True),
     ("parameters of outputs", "zero", 'modules: "*", where: output, params: bias',
@@ -306,49 +311,55 @@ EDITS = [
     ("unknown unit", "zero", 'modules: "*", unit: {head: [0]}',
      ".unit.head: unknown key, did you mean `heads`?", True),
     ("no unit", "zero", 'modules: "*", unit: {}',
-     ".unit: must have one of channels, heads, as in `{heads: [0, 3]}`", True),
+     ".unit: must have exactly one of channels, heads, as in `{heads: [0, 3]}`; this has none",
+     True),
     ("two units", "zero", 'modules: "*", unit: {channels: [0], heads: [0]}',
-     ".unit: must have one of channels, heads, as in `{heads: [0, 3]}`", True),
+     ".unit: must have exactly one of channels, heads, as in `{heads: [0, 3]}`; this has"
+     " channels and heads", True),
     ("heads as text", "zero", 'modules: "*", unit: {heads: [0, two]}',
      ".unit.heads[1]: must be a number from 0 or a range such as `0-7`, not `two`", True),
     ("range of channels from high to low", "zero", 'modules: "*", unit: {channels: [7-0]}',
      ".unit.channels[0]: must be a number from 0 or a range such as `0-7`, not `7-0`", False),
     ("two windows in one", "zero", 'modules: "*", when: {steps: [0, 1], t: [1, 0.5]}',
-     ".when: must have one of steps, fraction, t, as in `{steps: [0, 9]}`", True),
+     ".when: must have exactly one of steps, fraction, t, as in `{steps: [0, 9]}`; this has"
+     " steps and t", True),
     ("fraction above 1", "zero", 'modules: "*", when: {fraction: [0.5, 2]}',
-     ".when.fraction[1]: must lie between 0 and 1, not 2", True),
+     ".when.fraction[1]: must be at most 1, not `2`", True),
     ("fraction of one number", "zero", 'modules: "*", when: {fraction: 0.5}',
-     ".when.fraction: must be from where to where, as parts of the sampling, as in [0, 0.5]", True),
+     ".when.fraction: must be from where to where, as parts of the sampling, as in [0, 0.5],"
+     " not `0.5`", True),
     ("noise levels of three numbers", "zero", 'modules: "*", when: {t: [1, 0.5, 0]}',
-     ".when.t: must be from which noise level to which, as in [1, 0.5]; 1 is noise alone", True),
+     ".when.t: must be from which noise level, 1 for noise alone, to which, as in [1, 0.5], not"
+     " a list of 3", True),
     ("empty window", "zero", 'modules: "*", when: {t: [0.5, 0.5]}',
      ".when.t: is empty: it begins and ends at 0.5", False),
     ("fraction that ends before it begins", "zero", 'modules: "*", when: {fraction: [0.5, 0.25]}',
      ".when.fraction: ends before it begins: 0.25 is less than 0.5", False),
     ("dose beside amount", "mix_noise", 'modules: "*", amount: 0.1, dose: 0.1',
-     ".dose: stands beside `amount`; keep one of the two", True),
+     ".dose: is given beside `amount`; keep one of the two", True),
     ("neither dose nor amount", "add_noise", 'modules: "*"',
      ": `amount` is missing; `add_noise` needs it, a number or an axis (`$name`)", True),
     ("dose of an op without one", "zero", 'modules: "*", dose: 0.1',
      ".dose: `zero` takes no `dose`; known here: modules, component, where, params, when, unit,"
      " units", True),
-    ("dose below 0", "mix_noise", 'modules: "*", dose: -0.1', ".dose: must not be below 0", True),
+    ("dose below 0", "mix_noise", 'modules: "*", dose: -0.1', ".dose: must be at least 0, not"
+                                                              " `-0.1`", True),
     ("dose of outputs", "mix_noise", 'modules: "*", dose: 0.1, where: output',
-     ".dose: is of weights; outputs have none", True),
+     ".dose: is for weights; outputs have none", True),
     ("amount above 1", "prune", 'modules: "*", amount: 1.5',
-     ".amount: `amount` of `prune` must be at most 1, not 1.5", True),
+     ".amount: must be at most 1, not `1.5`", True),
     ("half a bit", "quantize", 'modules: "*", bits: 2.5',
-     ".bits: `bits` of `quantize` must be a whole number, not 2.5", True),
+     ".bits: must be a whole number, not `2.5`", True),
     ("rank of nothing", "low_rank", 'modules: "*", rank: 0',
-     ".rank: `rank` of `low_rank` must be above 0, not 0", True),
+     ".rank: must be above 0, not `0`", True),
     ("rank and a half", "low_rank", 'modules: "*", rank: 1.5',
-     ".rank: `rank` of `low_rank` must be a whole number, not 1.5", True),
+     ".rank: must be a whole number, not `1.5`", True),
     ("pruned by no known score", "prune", 'modules: "*", amount: 0.5, by: magnitud',
      ".by: must be one of magnitude, random, not `magnitud`, did you mean `magnitude`?", True),
     ("swap with nothing", "swap", "modules: conv_in",
-     ": `with` is missing; it names the modules that take the others' places", True),
+     ": `with` is missing: the modules that take the others' places, as a selector", True),
     ("blend with nothing", "blend", 'modules: "*", amount: 0.5',
-     ": `with` is missing; it names a model", True),
+     ": `with` is missing: a model, whose weights are blended in", True),
     ("blend with modules", "blend", "modules: conv_in, amount: 0.5, with: [conv_out]",
      ".with: must be text, not a list", True),
     ("unknown key of references", "mean", 'modules: "*", where: output, over: {seed: [0]}',
@@ -360,9 +371,11 @@ EDITS = [
 # One axis `a` each, the settings of an edit with it; the message stands behind `r.yaml:`.
 AXES = [
     ("axis inside a selector", "{each: '*'}", "zero: {modules: [$a, conv_in]}",
-     "5: edits[0].zero.modules: `$a`, an axis, stands alone: `modules: $a`", False),
-    ("axis as a list", "[1, 2]", 'scale: {modules: "*", factor: $a}',
-     "3: axes.a: must be a mapping; write `{values: [...]}`", True),
+     "5: edits[0].zero.modules: `$a`, an axis, cannot be part of a selector: `modules: $a`", False),
+    ("axis as a list with a value twice", "[1, 2, 1]", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a[2]: `1` is given twice", True),
+    ("axis as a list of other than numbers", "[1, x]", 'scale: {modules: "*", factor: $a}',
+     "3: axes.a[1]: must be a number, not `x`; it goes to edits[0].scale.factor", False),
     ("misspelled form", "{vaules: [1]}", 'scale: {modules: "*", factor: $a}',
      "3: axes.a.vaules: unknown key, did you mean `values`?", True),
     ("range without step", "{range: [0, 1]}", 'scale: {modules: "*", factor: $a}',
@@ -370,7 +383,7 @@ AXES = [
     ("step of nothing", "{range: [0, 1], step: 0}", 'scale: {modules: "*", factor: $a}',
      "3: axes.a.step: must not be 0", True),
     ("range of three", "{range: [0, 1, 0.1], step: 0.1}", 'scale: {modules: "*", factor: $a}',
-     "3: axes.a.range: must be [first, last], not 3 numbers", True),
+     "3: axes.a.range: must be [first, last], not a list of 3", True),
     ("endless range", "{range: [0, 1], step: 0.000000001}", 'scale: {modules: "*", factor: $a}',
      "3: axes.a.range: gives 1000000001 values; 100000 is the most", False),
     ("step without range", "{linspace: [0, 1, 3], step: 1}", 'scale: {modules: "*", factor: $a}',
@@ -378,9 +391,9 @@ AXES = [
     ("geomspace through 0", "{geomspace: [0, 1, 3]}", 'scale: {modules: "*", factor: $a}',
      "3: axes.a.geomspace: must be from and to numbers of one sign, neither of them 0", False),
     ("value twice", "{values: [1, 2, 1]}", 'scale: {modules: "*", factor: $a}',
-     "3: axes.a.values[2]: `1` stands twice", True),
+     "3: axes.a.values[2]: `1` is given twice", True),
     ("modules for a strength", '{each: "*"}', 'scale: {modules: "*", factor: $a}',
-     "5: edits[0].scale.factor: axis `a` holds modules; `factor` needs plain values", False),
+     "5: edits[0].scale.factor: axis `a` has modules; `factor` needs plain values", False),
     ("negative count", "{cumulative: {counts: {range: [-2, 2], step: 1}}}", "zero: {modules: $a}",
      "3: axes.a.cumulative.counts.range: gives -2; there are no fewer than 0 modules", False),
     ("drift of no run", "{cumulative: {order: drift}}", "zero: {modules: $a}",
@@ -392,31 +405,33 @@ AXES = [
      "3: axes.a.cumulative.order: must be one of network, reverse, random, drift, not `rand`, did"
      " you mean `random`?", True),
     ("point in an edit", "{embedding: {random: {count: 2}}}", 'scale: {modules: "*", factor: $a}',
-     "5: edits[0].scale.factor: axis `a` holds points of embedding space, which are no part of an"
-     " edit; every edit is made at each of them", False),
+     "5: edits[0].scale.factor: axis `a` has points of embedding space, which are not part of"
+     " an edit; every edit is made at each of them", False),
     ("windows for a strength", "{windows: 4}", 'scale: {modules: "*", factor: $a}',
-     "5: edits[0].scale.factor: axis `a` holds windows; `factor` needs plain values", False),
+     "5: edits[0].scale.factor: axis `a` has windows; `factor` needs plain values", False),
     ("numbers for a window", "{values: [1]}", 'zero: {modules: "*", when: $a}',
-     "5: edits[0].zero.when: axis `a` holds values; `when` needs windows", False),
+     "5: edits[0].zero.when: axis `a` has values; `when` needs windows", False),
     ("windows for the end of one", "{windows: 4}", 'zero: {modules: "*", when: {steps: [0, $a]}}',
-     "5: edits[0].zero.when.steps[1]: axis `a` holds windows; `when` needs plain values", False),
+     "5: edits[0].zero.when.steps[1]: axis `a` has windows; `when` needs plain values", False),
     ("windows for modules", "{windows: 4}", "zero: {modules: $a}",
-     "5: edits[0].zero.modules: axis `a` holds windows; `modules` needs modules", False),
+     "5: edits[0].zero.modules: axis `a` has windows; `modules` needs modules", False),
     ("half a head", "{values: [0.5]}", 'zero: {modules: "*", unit: {heads: $a}}',
-     "3: axes.a.values[0]: must be a whole number of at least 0, not `0.5`", False),
+     "3: axes.a.values[0]: must be a number from 0 or a range such as `0-7`, not `0.5`; it goes"
+     " to edits[0].zero.unit.heads", False),
     ("half a step", "{values: [2, 2.5]}", 'zero: {modules: "*", when: {steps: [0, $a]}}',
-     "3: axes.a.values[1]: must be a whole number of at least 0, not `2.5`", False),
+     "3: axes.a.values[1]: must be a whole number, not `2.5`; it goes to"
+     " edits[0].zero.when.steps[1]", False),
     ("axis to an amount above 1", "{values: [1, 2]}", 'prune: {modules: "*", amount: $a}',
-     "3: axes.a.values[1]: `amount` of `prune` must be at most 1, not 2", False),
+     "3: axes.a.values[1]: must be at most 1, not `2`; it goes to edits[0].prune.amount", False),
     ("axis to a dose below 0", "{range: [0, -1], step: 1}", 'mix_noise: {modules: "*", dose: $a}',
-     "3: axes.a.values[1]: must not be below 0", False),
+     "3: axes.a.range[1]: must be at least 0, not `-1`; it goes to edits[0].mix_noise.dose", False),
     ("one window", "{windows: 1}", 'zero: {modules: "*", when: $a}',
      "3: axes.a.windows: must be a list of windows, as in [{steps: [0, 4]}], or a number of equal"
      " parts from 2 to 100, not `1`", True),
     ("window twice", "{windows: [{t: [1, 0]}, {t: [1, 0]}]}", 'zero: {modules: "*", when: $a}',
-     "3: axes.a.windows[1]: `t 1–0` stands twice", True),
+     "3: axes.a.windows[1]: `{t: [1, 0]}` is given twice", True),
     ("axis in axis of windows", "{windows: [{steps: [0, $b]}]}", 'zero: {modules: "*", when: $a}',
-     "3: axes.a.windows[0]: an axis cannot refer to another here", True),
+     "3: axes.a.windows[0].steps[1]: must be a whole number, not `$b`", True),
     ("unknown key beside modules", '{each: {modules: "*", compnent: vae}}', "zero: {modules: $a}",
      "3: axes.a.each.compnent: unknown key, did you mean `component`?", True),
     ("heads of no selector", "{each_head: 3}", "zero: {modules: $a}",
@@ -436,11 +451,11 @@ EDITS += [
     ("fraction to text", "zero", 'modules: "*", when: {fraction: [0, x]}',
      ".when.fraction[1]: must be a number, not `x`", True),
     ("fraction from above 1", "zero", 'modules: "*", when: {fraction: [1.5, 0.5]}',
-     ".when.fraction[0]: must lie between 0 and 1, not 1.5", True),
+     ".when.fraction[0]: must be at most 1, not `1.5`", True),
     ("steps to text", "zero", 'modules: "*", when: {steps: [5, x]}',
-     ".when.steps[1]: must be a whole number of at least 0, not `x`", True),
+     ".when.steps[1]: must be a whole number, not `x`", True),
     ("channel within a range and alone", "zero", 'modules: "*", unit: {channels: ["0-3", 2]}',
-     ".unit.channels: `2` stands twice", False),
+     ".unit.channels: `2` is given twice", False),
     ("range in digits that are no numbers", "zero", 'modules: "*", unit: {heads: ["²-3"]}',
      ".unit.heads[0]: must be a number from 0 or a range such as `0-7`, not `²-3`", True),
     ("endless range of channels", "zero", 'modules: "*", unit: {channels: [0-99999999999]}',
@@ -455,12 +470,25 @@ AXES += [
     ("no windows", "{windows: []}", 'zero: {modules: "*", when: $a}',
      "3: axes.a.windows: must be a list of windows, not an empty list", True),
     ("axis of components", "{values: [vae]}", 'zero: {modules: "*", component: $a}',
-     "5: edits[0].zero.component: no axis can stand here, as `$a` does", False),
+     "5: edits[0].zero.component: an axis cannot be given here, as `$a` is", False),
     ("axis of models", "{values: [x, y]}", 'blend: {modules: "*", amount: 1, with: $a}',
-     "5: edits[0].blend.with: no axis can stand here, as `$a` does", False),
+     "5: edits[0].blend.with: an axis cannot be given here, as `$a` is", False),
     ("axis of references", "{values: [x, y]}",
      'mean: {modules: "*", where: output, over: {prompts: [$a]}}',
-     "5: edits[0].mean.over.prompts[0]: no axis can stand here, as `$a` does", False),
+     "5: edits[0].mean.over.prompts[0]: an axis cannot be given here, as `$a` is", False),
+]  # fmt: skip
+
+EDITS += [
+    ("strength of another op", "scale", 'modules: "*", amount: 1',
+     ".amount: `scale` takes `factor`", True),
+    ("misspelled key that is needed", "swap", "modules: conv_in, wiht: conv_out",
+     ".wiht: unknown key, did you mean `with`?", True),
+    ("nothing for a key", "zero", 'modules: "*", component:',
+     ".component: must be text, not nothing", True),
+    ("truth for a number", "scale", 'modules: "*", factor: true',
+     ".factor: must be a number, not `true`", True),
+    ("infinite strength", "scale", 'modules: "*", factor: .inf',
+     ".factor: must be a finite number, not `inf`", False),
 ]  # fmt: skip
 
 WRONG += [
@@ -475,8 +503,8 @@ WRONG += [
     Wrong(
         "compiled, and edited on the way",
         HEAD + 'compile: true\nedits:\n  - zero: {modules: "*", where: output}\n',
-        "r.yaml:3: compile: does not go with `where: output`: a compiled network gives nothing on"
-        " the way",
+        "r.yaml:3: compile: does not go with `where: output`: a compiled network returns"
+        " nothing on the way",
         False,
     ),
     Wrong(
@@ -490,7 +518,7 @@ WRONG += [
         "seed from windows",
         HEAD + "axes: {w: {windows: 2}, a: {cumulative: {order: random, seed: $w}}}\nedits:\n"
         "  - zero: {modules: $a, when: $w}\n",
-        "r.yaml:3: axes.a.cumulative.seed: axis `w` holds windows; a seed is a whole number",
+        "r.yaml:3: axes.a.cumulative.seed: axis `w` has windows; a seed is a whole number",
         False,
     ),
 ]

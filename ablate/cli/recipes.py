@@ -17,8 +17,8 @@ from ablate.cli.options import DEVICE, DTYPE, quiet_libraries, recipe_options
 from ablate.cli.progress import ProgressPrinter, clock
 from ablate.engine import Batcher, Summary, edits_in_phase
 from ablate.models import Source, denoiser_of, estimate_cost, load_catalog
-from ablate.recipe import read_recipe, recipe_schema
-from ablate.sweep import resolve
+from ablate.recipe import Recipe, recipe_docs, recipe_schema
+from ablate.sweep import plan
 
 PACKAGE = Path(__file__).parent.parent
 # In a wheel the recipes are inside the package, in a checkout beside it.
@@ -63,10 +63,10 @@ def run_command(
     """
     quiet_libraries()
     changes = _with(overrides, model=model, dtype=dtype)
-    loaded = lab.load(_file_of(recipe), changes, allow_code=allow_code)
+    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code)
     with closing(ProgressPrinter()) as printer:
         result = lab.run(
-            loaded,
+            planned,
             out,
             device=device,
             batch_size=batch_size,
@@ -126,7 +126,8 @@ def check_command(
     recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool
 ) -> None:
     """Check a recipe without running it: print OK, or every problem with its file, line and key."""
-    lab.load(_file_of(recipe), _with(overrides, model=model), allow_code=allow_code)
+    changes = _with(overrides, model=model)
+    plan(_file_of(recipe), overrides=changes, allow_code=allow_code)
     click.echo(f"{recipe}: OK")
 
 
@@ -137,29 +138,29 @@ def plan_command(
 ) -> None:
     """Print the plan of a recipe: axes, variants, cells, and an estimate of the time."""
     changes = _with(overrides, model=model)
-    loaded = lab.load(_file_of(recipe), changes, allow_code=allow_code)
-    plan = resolve(loaded)
+    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code)
+    loaded = planned.recipe
     source = Source.of(loaded)
     cost = estimate_cost(source)
-    total = sum(m.parameters for m in plan.catalog)
+    total = sum(m.parameters for m in planned.catalog)
     click.echo(f"{loaded.name}: {loaded.about}" if loaded.about else loaded.name)
-    click.echo(f"model     {loaded.model}: {len(plan.catalog)} modules, {total:,} parameters")
-    for axis in plan.axes:
+    click.echo(f"model     {loaded.model}: {len(planned.catalog)} modules, {total:,} parameters")
+    for axis in planned.axes:
         shown = ", ".join(axis.labels[:4])
         shown += f", ... {axis.labels[-1]}" if len(axis.labels) > 4 else ""
         note = f", {axis.note}" if axis.note else ""
         click.echo(f"axis      {axis.name}: {len(axis.values)} ({shown}){note}")
-    images = len(plan.distinct())
-    click.echo(f"variants  {len(plan.variants)}")
-    floor = f", {len(plan.floor)} of them for the noise floor" if plan.floor else ""
-    click.echo(f"cells     {len(plan.cells)}, {images} different images{floor}")
+    images = len(planned.distinct())
+    click.echo(f"variants  {len(planned.variants)}")
+    floor = f", {len(planned.floor)} of them for the noise floor" if planned.floor else ""
+    click.echo(f"cells     {len(planned.cells)}, {images} different images{floor}")
     component = loaded.component or denoiser_of(source)
     whole = not loaded.compile and loaded.offload is None
     layout = Batcher(load_catalog(source, None), rows=whole)
-    variants = [edits_in_phase(c.variant, component, "denoising") for c in plan.distinct()]
+    variants = [edits_in_phase(c.variant, component, "denoising") for c in planned.distinct()]
     by_rows = sum(map(layout.by_rows, variants))
     click.echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
-    rows = plan.denoiser_rows
+    rows = planned.denoiser_rows
     click.echo(
         f"estimate  {rows:,} denoiser rows of {cost.flops / 1e9:,.1f} GFLOP;"
         f" roughly {clock(rows * cost.flops / cost.rate)} on this {cost.device}"
@@ -170,11 +171,12 @@ def plan_command(
 def recipes_command() -> None:
     """List the recipes of this package; `ablate run NAME` runs one."""
     for file in sorted(RECIPES.glob("*.yaml")):
-        recipe = read_recipe(file).get()
+        recipe = Recipe.load(file)
         click.echo(f"{file.stem:26} {recipe.about}")
 
 
 @click.command("schema")
-def schema_command() -> None:
+@click.option("--docs", is_flag=True, help="Print a reference of all keys in Markdown instead.")
+def schema_command(docs: bool) -> None:
     """Print the JSON Schema of recipes, for editors."""
-    click.echo(json.dumps(recipe_schema(), indent=2))
+    click.echo(recipe_docs().rstrip() if docs else json.dumps(recipe_schema(), indent=2))

@@ -128,7 +128,7 @@ def _manifest(plan: Plan, pipeline: Pipeline, cells: Sequence[KeyedCell]) -> dic
             {"name": a.name, "values": list(a.values), "labels": list(a.labels), "note": a.note}
             for a in plan.axes
         ],
-        "sheet": asdict(recipe.sheet) if recipe.sheet else None,
+        "sheet": dict(recipe.sheet) if recipe.sheet else None,
         "clip": recipe.clip,
         "vocabulary": list(recipe.vocabulary) if recipe.vocabulary else None,
         "cells": [entry(cell) for cell in cells[: len(plan.cells)]],

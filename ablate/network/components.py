@@ -43,6 +43,10 @@ class Networks:
         """The catalog of a component; None is the edited one."""
         return self.others.get(component or "", self.catalog)
 
+    def has(self, component: str | None) -> bool:
+        """Whether the catalog of a component is known; None is the one that is edited."""
+        return component in (None, self.name) or component in self.others
+
     def other(self, component: str | None) -> str | None:
         """The component if it is not the edited one, else None."""
         return component if component in self.others else None

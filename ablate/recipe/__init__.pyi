@@ -1,17 +1,18 @@
-from .axes import (
-    CONDITION_AXES as CONDITION_AXES,
-    UNIT_FORMS as UNIT_FORMS,
-    Axis as Axis,
-    WhenSpec as WhenSpec,
+from .axes import UNIT_FORMS as UNIT_FORMS, AxisSpec as AxisSpec
+from .conditions import CONDITION_AXES as CONDITION_AXES, asked as asked
+from .document import KeyPath as KeyPath, Problem as Problem, RecipeError as RecipeError
+from .edits import (
+    EditSpec as EditSpec,
+    UnitSpec as UnitSpec,
+    UnitsSpec as UnitsSpec,
 )
-from .document import Problem as Problem, in_order as in_order
-from .edits import OF_AXES as OF_AXES, EditSpec as EditSpec, UnitsSpec as UnitsSpec, keyed as keyed
 from .recipe import (
-    Draft as Draft,
     Recipe as Recipe,
-    RecipeError as RecipeError,
     parse_recipe as parse_recipe,
     read_recipe as read_recipe,
 )
-from .schema import recipe_schema as recipe_schema
-from .spaces import Ref as Ref, Space as Space
+from .references import unequal as unequal
+from .schema import recipe_docs as recipe_docs, recipe_schema as recipe_schema
+from .spaces import Plane as Plane, Points as Points
+from .strict import INVALID as INVALID
+from .types import Ref as Ref

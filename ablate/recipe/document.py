@@ -1,23 +1,34 @@
-"""A YAML document with its lines, and checks that collect mistakes instead of stopping at one."""
+"""A YAML document as plain data, with the line of every key."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from ablate.messages import RequestError, did_you_mean
+from ablate.messages import RequestError
 
 KeyPath = tuple[str | int, ...]
+
+# Far above any recipe; what exceeds them is a mistake, or meant to exhaust memory.
+TEXT = 500_000  # characters
+NODES = 50_000  # values, those that an alias repeats counted every time
+DEPTH = 50  # lists and mappings inside each other
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: what is wrong and what would be right, and where."""
+    """One mistake.
+
+    Attributes:
+        message: What is wrong, and what would be right.
+        key: The key that is wrong, as `edits[0].scale.factor`; empty for the document.
+        file: The file that contains it; None where the data come from Python or `--set`.
+        line: The line in this file, from 1.
+    """
 
     message: str
     key: str = ""
@@ -29,21 +40,178 @@ class Problem:
         return ": ".join(p for p in (place, self.key, self.message) if p)
 
 
-def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Problems in the order of the file, each once."""
-    return tuple(dict.fromkeys(sorted(problems, key=lambda p: p.line or 0)))
-
-
-class DocumentError(RequestError, ValueError):
-    """A document that is wrong; `problems` are all of its mistakes, in the order of the file."""
+class RecipeError(RequestError, ValueError):
+    """A recipe that is wrong. `problems`: all mistakes in the order of the file, each once."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = in_order(problems)
+        self.problems = tuple(dict.fromkeys(sorted(problems, key=lambda p: p.line or 0)))
         super().__init__("\n".join(map(str, self.problems)))
+
+    def report(self) -> str:
+        count = len(self.problems)
+        return f"{self}\n{count} problem{'s' * (count != 1)}"
+
+
+class Document:
+    """Plain data and where each part of them is written.
+
+    Attributes:
+        data: Mappings with text keys, lists and scalars; None where the text is not valid YAML.
+        text: The text that they are read from.
+        file: The name of the file; None for data from Python.
+        problems: What is wrong with the text as YAML.
+    """
+
+    def __init__(self, data: Any, text: str = "", file: str | None = None) -> None:
+        self.data = data
+        self.text = text
+        self.file = file
+        self.problems: list[Problem] = []
+        self._root: yaml.Node | None = None
+        self._overridden: list[KeyPath] = []
+
+    @classmethod
+    def parse(cls, text: str, file: str | None = None) -> Document:
+        """Read YAML. An empty text is an empty mapping; `problems` has what is wrong."""
+        document = cls(None, text, file)
+        try:
+            document._read()
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            document._refuse(f"the character #x{error.character:04x} is not allowed", line)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            document._refuse(error.problem or str(error), line)
+        except _TooLargeError as error:
+            message = f"contains {error}"
+            document.problems.append(Problem(message, "", file, error.line))
+        return document
+
+    def override(self, key: str, value: Any) -> None:
+        """Replace the value at a dotted key, such as `sampling.width` or `prompts.1`."""
+        if self.data is None:
+            return
+        path = _steps(self.data, re.sub(r"\[(\d+)\]", r".\1", key).split("."))
+        if path is None:
+            self.problems.append(Problem("there is no such place in the recipe", f"--set {key}"))
+            return
+        self.data = replaced(self.data, path, value)
+        self._overridden.append(path)
+
+    def problem(self, path: KeyPath, message: str) -> Problem:
+        """A problem at a key, with the line of it or of the nearest key above it."""
+        if any(path[: len(o)] == o for o in self._overridden):
+            return Problem(message, f"--set {written(path)}")
+        return Problem(message, written(path), self.file, self._line(path))
+
+    # ------------------------------------------------------------ reading
+
+    def _read(self) -> None:
+        if len(self.text) > TEXT:
+            message = f"has {len(self.text):,} characters; a recipe has at most {TEXT:,}"
+            self.problems.append(Problem(message, "", self.file))
+            return
+        loader = _Loader(self.text)
+        try:
+            self._root = loader.get_single_node()
+            known: dict[int, Any] = {}
+            data = None if self._root is None else self._plain(loader, self._root, (), known)
+        finally:
+            loader.dispose()
+        self.data = {} if data is None else data
+
+    def _plain(self, loader: _Loader, node: yaml.Node, path: KeyPath, known: dict[int, Any]) -> Any:
+        """The data of a node. `known`: those of nodes that are read already, for aliases."""
+        if id(node) in known:
+            return known[id(node)]
+        data: Any
+        if isinstance(node, yaml.MappingNode):
+            data = {}
+            for key_node, value_node in node.value:
+                key = _key(key_node)
+                line = key_node.start_mark.line + 1
+                if key in data:
+                    first = _entry(node, key)[0].start_mark.line + 1
+                    message = f"is given twice; it is on line {first} already"
+                    place = written((*path, key))
+                    self.problems.append(Problem(message, place, self.file, line))
+                else:
+                    data[key] = self._plain(loader, value_node, (*path, key), known)
+        elif isinstance(node, yaml.SequenceNode):
+            items = enumerate(node.value)
+            data = [self._plain(loader, item, (*path, i), known) for i, item in items]
+        else:
+            data = _scalar(loader, node)
+        known[id(node)] = data
+        return data
+
+    def _refuse(self, what: str, line: int) -> None:
+        self.problems.append(Problem(f"not valid YAML: {what}", "", self.file, line))
+
+    def _line(self, path: KeyPath) -> int | None:
+        node = self._root
+        line = node.start_mark.line + 1 if node else None
+        for part in path:
+            if isinstance(node, yaml.MappingNode):
+                key_node, node = _entry(node, part)
+                if key_node is None:
+                    break
+                line = key_node.start_mark.line + 1
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+                if part >= len(node.value):
+                    break
+                node = node.value[part]
+                line = node.start_mark.line + 1
+        return line
+
+
+class _TooLargeError(ValueError):
+    """A document that exceeds a bound; the message says which. `line`: where, from 1."""
+
+    def __init__(self, message: str, event: yaml.Event) -> None:
+        super().__init__(message)
+        self.line = _line_of(event)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `1e-3` is a number, as people mean it."""
+    """Safe YAML in which `1e-3` is a number, and whose size is bounded as it is read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._deepest = self._count = 0
+        # Of every node: how many values it has, and how deep they are inside each other.
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        count, deepest = self._count, self._deepest
+        self._depth += 1
+        self._deepest = self._depth
+        self._count += 1
+        self._check(event)
+        node = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent):
+            # Counted as often as it is repeated, without being repeated.
+            if id(node) not in self._sizes:
+                problem = "an alias is inside the value that it repeats"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
+            values, depth = self._sizes[id(node)]
+            self._count += values - 1
+            self._deepest += depth - 1
+            self._check(event)
+        else:
+            self._sizes[id(node)] = self._count - count, self._deepest - self._depth + 1
+        self._depth -= 1
+        self._deepest = max(deepest, self._deepest)
+        return node
+
+    def _check(self, event: yaml.Event) -> None:
+        if self._deepest > DEPTH:
+            message = f"lists and mappings more than {DEPTH} deep inside each other"
+            raise _TooLargeError(message, event)
+        if self._count > NODES:
+            message = f"more than {NODES:,} values, counting those that aliases repeat"
+            raise _TooLargeError(message, event)
 
 
 _Loader.add_implicit_resolver(
@@ -53,152 +221,69 @@ _Loader.add_implicit_resolver(
 )
 
 
-class Document:
-    """Reads a document; `problems` fills with mistakes, `lines` tells where each key stands."""
+def _line_of(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
 
-    def __init__(self, file: str | None) -> None:
-        self.file = file
-        self.problems: list[Problem] = []
-        self.lines: dict[KeyPath, int] = {}
-        self.overridden: list[KeyPath] = []
 
-    # ------------------------------------------------------------ text to plain objects
+def _key(node: yaml.Node) -> str:
+    """A key as it is written: `on` is not a truth value, and `1` not a number."""
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else "[...]"
 
-    def load(self, text: str) -> Any:
-        """Plain objects; None, and a problem, when the text is not YAML."""
-        try:
-            loader = _Loader(text)
-            node = loader.get_single_node()
-            return {} if node is None else self._plain(loader, node, ())
-        except yaml.reader.ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1
-            what = f"the character #x{error.character:04x} may not stand in it"
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            what = error.problem or str(error)
-        except RecursionError:
-            line, what = 1, "an alias stands within what it stands for"
-        self.problems.append(Problem(f"not valid YAML: {what}", "", self.file, line))
-        return None
 
-    def _plain(self, loader: _Loader, node: yaml.Node, path: KeyPath) -> Any:
-        self.lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            found: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                # As written: `on` is no truth value and 1 no number when they name something.
-                key = str(key_node.value if isinstance(key_node, yaml.ScalarNode) else "[...]")
-                line = key_node.start_mark.line + 1
-                if key in found:
-                    first = self.lines[(*path, key)]
-                    problem = Problem(
-                        f"stands twice; it is on line {first} already",
-                        written((*path, key)), self.file, line,
-                    )  # fmt: skip
-                    self.problems.append(problem)
-                    continue
-                self.lines[(*path, key)] = line
-                found[key] = self._plain(loader, value_node, (*path, key))
-            return found
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(loader, n, (*path, i)) for i, n in enumerate(node.value)]
+def _entry(node: yaml.MappingNode, key: object) -> tuple[Any, Any]:
+    """The nodes of the first such key of a mapping and of its value; (None, None) without."""
+    return next((pair for pair in node.value if _key(pair[0]) == key), (None, None))
+
+
+def _scalar(loader: _Loader, node: yaml.Node) -> Any:
+    try:
         return loader.construct_object(node, deep=True)
+    except ValueError as error:  # a date that no calendar has, an endless number
+        problem = str(error).partition(";")[0]
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
-    def override(self, data: Any, key: str, value: Any) -> None:
-        """Put a value in the place that a dotted key names; numbers count from 0 in lists."""
-        if data is None:
-            return
-        *parents, last = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
-        path: KeyPath = ()
-        place = data
-        for part in parents:
-            step: str | int = int(part) if isinstance(place, list) and part.isdigit() else part
-            path = (*path, step)
-            if isinstance(place, dict):
-                place = place.setdefault(part, {})
-            elif isinstance(place, list) and isinstance(step, int) and step < len(place):
-                place = place[step]
-            else:
-                place = None
-        if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-            path, place[int(last)] = (*path, int(last)), value
-        elif isinstance(place, dict):
-            path, place[last] = (*path, last), value
+
+# ---------------------------------------------------------------- places in plain data
+
+
+def _steps(data: Any, parts: Iterable[str]) -> KeyPath | None:
+    """The path that the parts of a dotted key name; None where there is no such place."""
+    path: KeyPath = ()
+    for part in parts:
+        if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
+            path, data = (*path, int(part)), data[int(part)]
+        elif isinstance(data, dict):
+            path, data = (*path, part), data.get(part, {})
         else:
-            self.problems.append(Problem("there is no such place in the recipe", f"--set {key}"))
-            return
-        self.overridden.append(path)
+            return None
+    return path
 
-    # ------------------------------------------------------------ reporting
 
-    def at(self, path: KeyPath, message: str = "") -> Problem:
-        """A problem with the place where a key, or the nearest above it, stands."""
-        if any(path[: len(o)] == o for o in self.overridden):
-            return Problem(message, f"--set {written(path)}")
-        line = next((self.lines[path[:n]] for n in range(len(path), -1, -1)
-                     if path[:n] in self.lines), None)  # fmt: skip
-        return Problem(message, written(path), self.file, line)
-
-    def wrong(self, path: KeyPath, message: str) -> None:
-        """Note a mistake."""
-        self.problems.append(self.at(path, message))
-
-    # ------------------------------------------------------------ types
-
-    def mapping(self, value: Any, path: KeyPath, known: Sequence[str]) -> dict[str, Any]:
-        """A mapping of none but known keys; an empty one, and a problem, when it is none."""
-        if not isinstance(value, dict):
-            self.wrong(path, f"must be a mapping with {', '.join(known)}, not {kind_of(value)}")
-            return {}
-        for key in value:
-            if key not in known:
-                hint = did_you_mean(key, known) or f"; known here: {', '.join(known)}"
-                self.wrong((*path, key), f"unknown key{hint}")
+def replaced(data: Any, path: KeyPath, value: Any) -> Any:
+    """The data with another value at a path; the data given are left as they are."""
+    if not path:
         return value
+    part, *rest = path
+    if isinstance(data, list) and isinstance(part, int):
+        return [*data[:part], replaced(data[part], tuple(rest), value), *data[part + 1 :]]
+    if isinstance(data, dict):
+        return {**data, part: replaced(data.get(part, {}), tuple(rest), value)}
+    return data
 
-    def text(self, value: Any, path: KeyPath) -> str:
-        if isinstance(value, str):
-            return value
-        self.wrong(path, f"must be text, not {kind_of(value)}" + _quote_hint(value))
-        return ""
 
-    def integer(self, value: Any, path: KeyPath, least: int = 0) -> int:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-            return value
-        self.wrong(path, f"must be a whole number of at least {least}, not {kind_of(value)}")
-        return least
-
-    def truth(self, value: Any, path: KeyPath) -> bool:
-        if not isinstance(value, bool):
-            self.wrong(path, f"must be true or false, not {kind_of(value)}")
-        return value is True
-
-    def number(self, value: Any, path: KeyPath) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return value
-            self.wrong(path, f"must be a finite number, not {kind_of(value)}")
-        else:
-            self.wrong(path, f"must be a number, not {kind_of(value)}")
-        return 0.0
-
-    def choice(self, value: Any, path: KeyPath, known: Sequence[str]) -> str:
-        if value in known:
-            return str(value)
-        hint = did_you_mean(value, known) if isinstance(value, str) else ""
-        which = f"one of {', '.join(known)}" if len(known) > 1 else f"`{known[0]}`"
-        self.wrong(path, f"must be {which}, not {kind_of(value)}{hint}")
-        return known[0]
-
-    def items(self, value: Any, path: KeyPath, what: str) -> list[Any]:
-        if isinstance(value, list) and value:
-            return value
-        self.wrong(path, f"must be a list of {what}, not {kind_of(value)}")
-        return []
+def without(data: Any, path: KeyPath) -> Any:
+    """The data without the key of a mapping at a path."""
+    *above, last = path
+    if not above:
+        return {k: v for k, v in data.items() if k != last} if isinstance(data, dict) else data
+    inner = data
+    for part in above:
+        inner = inner[part] if isinstance(inner, Mapping | list) else {}  # type: ignore[index]
+    return replaced(data, tuple(above), without(inner, (last,)))
 
 
 def written(path: KeyPath) -> str:
-    """`edits[0].scale.factor`."""
+    """A path as a key: `edits[0].scale.factor`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -216,14 +301,9 @@ def kind_of(value: Any) -> str:
             return "an empty list"
         case bool():
             return f"`{str(value).lower()}`"
-        case str() | int() | float():
-            return f"`{value}`"
         case list():
             return "a list"
         case dict():
             return "a mapping"
-    return f"`{value}`"
-
-
-def _quote_hint(value: Any) -> str:
-    return "" if isinstance(value, list | dict) else "; put it in quotes to make it text"
+    text = str(value)
+    return f"`{text if len(text) <= 80 else text[:77] + '...'}`"

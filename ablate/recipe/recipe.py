@@ -1,84 +1,187 @@
-"""Recipes: strict YAML to a frozen `Recipe`; every mistake is one sentence with file, line, key.
+"""Recipes: what to do to a network, and what to ask of it.
 
     recipe = Recipe.load("recipes/quickstart.yaml")
     recipe = Recipe.build({"version": 1, "name": "mine", "edits": [{"zero": {"modules": "*"}}]})
 
-Reading knows nothing of networks: whether selectors match is for `ablate.plan` to say.
+Reading knows nothing of networks; `ablate.plan` checks a recipe beside its model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, PrivateAttr, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 
-from ablate.edits import CodeError, load_code
-from ablate.models import OFFLOADS, Lora, Source
-from ablate.recipe.axes import Axis, Selected
-from ablate.recipe.document import DocumentError, KeyPath, Problem, in_order, kind_of, written
-from ablate.recipe.edits import EditSpec
-from ablate.recipe.references import ReferenceReader, no_axis
-from ablate.sampling import Sampling
+from ablate.edits import OPS, CodeError, load_code
+from ablate.models import Lora
+from ablate.recipe.axes import AxisOrList
+from ablate.recipe.conditions import Sampling
+from ablate.recipe.document import (
+    Document,
+    KeyPath,
+    Problem,
+    RecipeError,
+    kind_of,
+    replaced,
+)
+from ablate.recipe.edits import AnyEdit, Prompts, Seeds
+from ablate.recipe.references import reference_mistakes
+from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given, validated
+from ablate.recipe.types import Into, ListOf, Number, Short, Text, Truth, Whole, is_text
+from ablate.sampling import Sampling as Settings
 
 VERSION = 1
-TOP_LEVEL = (
-    "version", "name", "about", "model", "revision", "variant", "config", "lora", "offload",
-    "dtype", "compile", "component", "ops", "clip", "vocabulary", "prompts", "seeds", "noise_floor",
-    "perturbation_seed", "sampling", "axes", "zip", "edits", "sheet",
-)  # fmt: skip
-LORA_KEYS = ("model", "weight_name", "scale", "revision")
-DTYPES = ("auto", "float32", "float16", "bfloat16")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
-class RecipeError(DocumentError):
-    """A recipe that is wrong; `problems` are all of its mistakes, in the order of the file."""
-
-    def report(self) -> str:
-        count = len(self.problems)
-        return f"{self}\n{count} problem{'s' * (count != 1)}"
+# ---------------------------------------------------------------- parts
 
 
-@dataclass(frozen=True)
-class SheetSpec:
-    """Which axes the sheet's rows and columns run over, and whether cells are named by concepts."""
+class LoraSpec(Strict):
+    """Low-rank matrices that are added to a model's weights."""
 
-    rows: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    concepts: bool = False
+    model: Text = Field(description="A safetensors file, a folder or a hub id.")
+    weight_name: Text | None = Field(None, description="Which file of the folder or repository.")
+    scale: Number = Field(1.0, description="How much of them is added.")
+    revision: Text | None = Field(None, description="A commit, branch or tag on the hub.")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What to do to a network and what to ask of it; see README, "The recipe format"."""
+LoraOrText = Annotated[Lora, Into(LoraSpec, Lora), Short("model", is_text, Text)]
 
-    name: str
-    edits: tuple[EditSpec, ...] = ()
-    axes: tuple[Axis, ...] = ()
-    about: str = ""
-    model: str = "bundled"
-    revision: str | None = None
-    variant: str | None = None
-    config: str | None = None
-    lora: tuple[Lora, ...] = ()
-    offload: str | None = None
-    dtype: str = "auto"
-    compile: bool = False
-    component: str | None = None
-    ops: str | None = None
-    clip: str | None = None
-    vocabulary: tuple[str, ...] | None = None
-    prompts: tuple[str, ...] = ("a cat in a party hat",)
-    seeds: tuple[int, ...] = (0,)
-    noise_floor: int | None = None
-    perturbation_seed: int = 0
-    sampling: Sampling = field(default_factory=Sampling)
-    zipped: tuple[tuple[str, ...], ...] = ()
-    sheet: SheetSpec | None = None
-    source: str = field(default="", compare=False, repr=False)
+
+def _names(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    if not isinstance(value, str | list):
+        fail(Mistake(f"must be an axis or a list of axes, not {given(value)}"))
+    return (value,) if isinstance(value, str) else handler(value)
+
+
+_NAMES = {"type": "array", "items": {"type": "string"}}
+Names = Annotated[
+    tuple[Text, ...],
+    WrapValidator(_names),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _NAMES]}),
+]
+
+
+class SheetSpec(Strict):
+    """The contact sheet."""
+
+    rows: Names = Field((), description="An axis, or several, that rows run over.")
+    columns: Names = Field((), description="An axis, or several, that columns run over.")
+    concepts: Truth = Field(False, description="Whether the concepts seen are written on images.")
+
+
+def _zipped(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """Groups of axis names; a list of names alone is one group."""
+    if not isinstance(value, list):
+        fail(Mistake(f"must be a list of axis names, not {given(value)}"))
+    nested = value if not value or any(isinstance(item, list) for item in value) else [value]
+    if not all(isinstance(item, list) for item in nested):
+        fail(Mistake("must be a list of axis names, or a list of such lists"))
+    return tuple(tuple(map(str, group)) for group in nested)
+
+
+Zipped = Annotated[
+    tuple[tuple[str, ...], ...],
+    WrapValidator(_zipped),
+    WithJsonSchema({"anyOf": [_NAMES, {"type": "array", "items": _NAMES}]}),
+]
+
+
+def _version(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    if value != VERSION or isinstance(value, bool):
+        fail(Mistake(f"must be {VERSION}, the version of this recipe format, not {given(value)}"))
+    return value
+
+
+def _name(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    name = handler(value)
+    if not re.match(NAME, name):
+        message = (
+            f"`{name}` cannot name a folder; use letters, digits, `-`, `_` and `.`, beginning with"
+            " a letter or digit"
+        )
+        fail(Mistake(message))
+    return name
+
+
+def _axes(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    wrong = [
+        Mistake("an axis is named by letters, digits and `_`", (name,), "key")
+        for name in (value if isinstance(value, dict) else ())
+        if not re.fullmatch(r"[A-Za-z_]\w*", name)
+    ]
+    if wrong:
+        fail(*wrong)
+    return handler(value)
+
+
+# ---------------------------------------------------------------- the recipe
+
+
+class Recipe(Strict):
+    """What to do to a network, and what to ask of it."""
+
+    version: Annotated[int, WrapValidator(_version), WithJsonSchema({"const": VERSION})] = Field(
+        description=f"Always `{VERSION}`, the version of this format."
+    )
+    name: Annotated[
+        Text, WrapValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})
+    ] = Field(description="The name of the run, and of its folder.")
+    about: Text = Field("", description="A sentence on what it shows.")
+    model: Text = Field(
+        "bundled",
+        description="`bundled`, a hub id, a folder of diffusers, `sd15-random`, or one safetensors"
+        " file.",
+    )
+    revision: Text | None = Field(None, description="A commit, branch or tag on the hub.")
+    variant: Text | None = Field(None, description="A variant of weight files, such as `fp16`.")
+    config: Text | None = Field(
+        None, description="The folder or hub id that describes a model of one safetensors file."
+    )
+    lora: Annotated[tuple[LoraOrText, ...], ListOf("LoRAs", distinct=False)] = Field(
+        (), description="Low-rank matrices to add to the weights, one after the other."
+    )
+    offload: Literal["model"] | None = Field(
+        None, description="Keep on the accelerator only the network at work."
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="The type of the weights; `auto` is what the hardware is fast at."
+    )
+    compile: Truth = Field(False, description="Whether the network is compiled by torch.")
+    component: Text | None = Field(
+        None, description="The network that is edited. Default: the denoiser."
+    )
+    ops: Text | None = Field(
+        None, description="A file of further ops, beside the recipe; runs with `--allow-code`."
+    )
+    clip: Text | None = Field(None, description="The CLIP model that names concepts.")
+    vocabulary: Annotated[tuple[Text, ...], ListOf("words")] | None = Field(
+        None, description="The concepts that images are compared with."
+    )
+    prompts: Prompts = Field(("a cat in a party hat",), description="What images show.")
+    seeds: Seeds = Field((0,), description="Where images start from.")
+    noise_floor: Annotated[int, Field(strict=True, ge=2)] | None = Field(
+        None, description="How many baselines tell drift from chance; other seeds are added."
+    )
+    perturbation_seed: Whole = Field(0, description="What random edits are drawn from.")
+    sampling: Sampling = Field(
+        default_factory=Settings, description="Steps, guidance, scheduler and size of images."
+    )
+    axes: Annotated[dict[str, AxisOrList], WrapValidator(_axes)] = Field(
+        {}, description="What varies, by name. Axes multiply."
+    )
+    zipped: Zipped = Field((), alias="zip", description="Axes that go together, value by value.")
+    edits: Annotated[tuple[AnyEdit, ...], ListOf("edits", distinct=False, empty=True)] = Field(
+        (), description="What is done to the network, in this order."
+    )
+    sheet: SheetSpec | None = Field(None, description="How the contact sheet is laid out.")
+
+    _document: Document = PrivateAttr(Document({}))
 
     @classmethod
     def load(
@@ -88,281 +191,179 @@ class Recipe:
         *,
         allow_code: bool = False,
     ) -> Recipe:
-        """Read a recipe file. Raises `RecipeError` with all mistakes, `OSError` when unreadable.
+        """Read a recipe file.
 
-        `allow_code`: execute the file of ops that it names, if it does.
+        Args:
+            overrides: Values by the dotted keys that they replace, as `sampling.width`.
+            allow_code: Execute the file of ops that the recipe names, if it does.
+
+        Raises:
+            RecipeError: With all mistakes.
+            OSError: The file cannot be read.
         """
-        return read_recipe(Path(path), overrides, allow_code=allow_code).get()
+        return _whole(*read_recipe(Path(path), overrides, allow_code=allow_code))
 
     @classmethod
-    def build(cls, data: Mapping[str, Any], *, allow_code: bool = False) -> Recipe:
-        """A recipe from plain objects, as strict as a file. Raises `RecipeError`."""
-        try:
-            text = yaml.safe_dump(dict(data), sort_keys=False)
-        except yaml.representer.RepresenterError as error:
-            what = error.args[-1]
-            raise RecipeError(
-                [Problem(f"`{what!r}` is no text, number, list or mapping")]
-            ) from error
-        return parse_recipe(text, None, allow_code=allow_code).get()
+    def build(
+        cls,
+        data: Mapping[str, Any],
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        allow_code: bool = False,
+    ) -> Recipe:
+        """A recipe from plain objects, as strict as a file; see `load`. Raises `RecipeError`."""
+        objects = plain(data)
+        document = Document(objects, yaml.safe_dump(objects, sort_keys=False))
+        return _whole(*_read(document, overrides, allow_code=allow_code))
+
+    @property
+    def source(self) -> str:
+        """Its text as it was given."""
+        return self._document.text
+
+    def revised(self, source: str, **changes: Any) -> Recipe:
+        """The recipe with another text, and with other values of some keys, which are valid."""
+        revised = self.model_copy(update=changes)
+        revised._document = Document(self._document.data, source)
+        return revised
+
+    def problem(self, path: KeyPath, message: str) -> Problem:
+        """A problem at one of its keys, with the place in its file."""
+        return self._document.problem(path, message)
+
+    def gives(self, path: KeyPath) -> bool:
+        """Whether a key is written in it."""
+        *above, last = path
+        data = self._document.data
+        for part in above:
+            data = data.get(part) if isinstance(data, dict) else None
+        return isinstance(data, dict) and last in data
+
+    def value_path(self, axis: str, number: int) -> KeyPath:
+        """The key of a value of an axis that lists or spaces its values."""
+        if isinstance(self._document.data["axes"][axis], list):
+            return ("axes", axis, number)
+        return ("axes", axis, self.axes[axis].form, number)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all keys are the same, wherever they are written."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def mistakes(self) -> Iterator[Mistake]:
+        if self.config and self.model and not self.model.endswith(".safetensors"):
+            message = (
+                "describes a model that is one .safetensors file;"
+                f" `{self.model}` has its own configuration"
+            )
+            yield Mistake(message, ("config",))
+        if self.compile and any(edit.where == "output" for edit in self.edits):
+            message = (
+                "does not go with `where: output`: a compiled network returns nothing on the way"
+            )
+            yield Mistake(message, ("compile",))
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A recipe as read: the recipe, unless it is wrong; its mistakes; where its selectors stand.
-
-    `sketch`: the recipe as far as it could be read, wrong or not; None where it is not even YAML.
-    """
-
-    recipe: Recipe | None
-    sketch: Recipe | None
-    problems: tuple[Problem, ...]
-    selectors: tuple[Selected, ...]
-    origin: Source  # of the network, as far as its modules depend on it
-    component: str | None
-    schedulers: tuple[tuple[str, Problem], ...]  # the problem to report, but for its message
-    checkpoints: tuple[tuple[str, str | None, Problem], ...]
-    lines: Mapping[str, int]  # of each key, as `Problem.key` writes it
-    file: str | None
-    overridden: tuple[str, ...]  # keys that did not come from the file
-
-    def locate(self, problem: Problem) -> Problem:
-        """The same problem with the line on which its key, or the nearest above it, stands."""
-        if any(f"{problem.key}.".startswith((f"{k}.", f"{k}[")) for k in self.overridden):
-            return replace(problem, key=f"--set {problem.key}")
-        key = problem.key
-        while key and key not in self.lines:
-            key = key[: max(key.rfind("."), key.rfind("["), 0)]
-        return replace(problem, file=self.file, line=self.lines.get(key))
-
-    def get(self) -> Recipe:
-        if self.problems or self.recipe is None:
-            raise RecipeError(self.problems)
-        return self.recipe
+# ---------------------------------------------------------------- reading
 
 
 def read_recipe(
     path: Path, overrides: Mapping[str, Any] | None = None, *, allow_code: bool = False
-) -> Draft:
-    """Read a recipe file as far as it can be read. Raises `OSError` when the file cannot."""
+) -> tuple[Recipe | None, list[Problem]]:
+    """Read a recipe file as far as it can be read.
+
+    Returns:
+        The recipe, whose wrong parts are `INVALID`, and its problems; None where all is wrong.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError([Problem("is no text in UTF-8", file=str(path))]) from error
+    except UnicodeDecodeError:
+        return None, [Problem("is not text in UTF-8", file=str(path))]
     return parse_recipe(text, str(path), overrides, allow_code=allow_code)
 
 
 def parse_recipe(
     text: str,
-    file: str | None,
+    file: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
     allow_code: bool = False,
-) -> Draft:
-    """Read a recipe's text; `overrides` maps dotted keys (`sampling.width`) to values."""
-    reader = _Reader(file)
-    reader.allow_code = allow_code
-    data = reader.load(text)
+) -> tuple[Recipe | None, list[Problem]]:
+    """Read the text of a recipe; see `read_recipe`."""
+    return _read(Document.parse(text, file), overrides, allow_code=allow_code)
+
+
+def _read(
+    document: Document, overrides: Mapping[str, Any] | None, *, allow_code: bool
+) -> tuple[Recipe | None, list[Problem]]:
     for key, value in (overrides or {}).items():
-        reader.override(data, key, value)
-    recipe = reader.recipe(data, text)
-    top = data if isinstance(data, dict) else {}
-
-    def word(key: str) -> str | None:
-        return top[key] if isinstance(top.get(key), str) else None
-
-    return Draft(
-        recipe=None if reader.problems else recipe,
-        sketch=recipe,
-        problems=in_order(reader.problems),
-        selectors=tuple(reader.selectors),
-        origin=Source(word("model") or "bundled", word("revision"), config=word("config")),
-        component=word("component"),
-        schedulers=tuple(reader.schedulers),
-        checkpoints=tuple(reader.checkpoints),
-        lines={written(path): line for path, line in reader.lines.items()},
-        file=file,
-        overridden=tuple(written(path) for path in reader.overridden),
-    )
-
-
-class _Reader(ReferenceReader):
-    """Turns a recipe's text into a `Recipe`.
-
-    `allow_code`: whether the file of ops that it names may be executed.
-    """
-
-    allow_code = False
-
-    def recipe(self, data: Any, source: str) -> Recipe | None:
-        if data is None:  # not even YAML: said already
-            return None
-        if not isinstance(data, dict) or not data:
-            what = kind_of(data) if data else "an empty file"
-            self.wrong((), f"a recipe is a mapping that begins `version: {VERSION}`, not {what}")
-            return None
-        top = self.mapping(data, (), TOP_LEVEL)
-        made = Recipe(name=self._name(top), source=source)
-        if "ops" in top:
-            made = replace(made, ops=self._code(top["ops"]))
-        if "version" not in top:
-            self.wrong((), f"`version: {VERSION}` is missing")
-        elif top["version"] != VERSION or isinstance(top["version"], bool):
-            self.wrong(("version",), f"must be {VERSION}, the version of this recipe format,"
-                       f" not {kind_of(top['version'])}")  # fmt: skip
-        for key in ("about", "model", "revision", "variant", "config", "component", "clip"):
-            if key in top:
-                changes: dict[str, Any] = {key: self.text(top[key], (key,))}
-                made = replace(made, **changes)
-        if made.config is not None and not made.model.endswith(".safetensors"):
-            self.wrong(("config",), "describes a model that is one .safetensors file;"
-                       f" `{made.model}` has a configuration of its own")  # fmt: skip
-        if "lora" in top:
-            found = self.items(top["lora"], ("lora",), "LoRAs")
-            loras = tuple(self._lora(item, ("lora", i)) for i, item in enumerate(found))
-            made = replace(made, lora=loras)
-        if "offload" in top:
-            made = replace(made, offload=self.choice(top["offload"], ("offload",), OFFLOADS))
-        if "dtype" in top:
-            made = replace(made, dtype=self.choice(top["dtype"], ("dtype",), DTYPES))
-        if "compile" in top:
-            made = replace(made, compile=self.truth(top["compile"], ("compile",)))
-        if "perturbation_seed" in top:
-            seed = self.integer(top["perturbation_seed"], ("perturbation_seed",))
-            made = replace(made, perturbation_seed=seed)
-        if "prompts" in top:
-            found = self.items(top["prompts"], ("prompts",), "prompts")
-            prompts = tuple(self.text(p, ("prompts", i)) for i, p in enumerate(found))
-            self.distinct(found, ("prompts",))
-            made = replace(made, prompts=prompts)
-        if "seeds" in top:
-            found = self.items(top["seeds"], ("seeds",), "whole numbers")
-            seeds = tuple(self.integer(s, ("seeds", i)) for i, s in enumerate(found))
-            self.distinct(found, ("seeds",))
-            made = replace(made, seeds=seeds)
-        if "vocabulary" in top:
-            words = self.items(top["vocabulary"], ("vocabulary",), "words")
-            texts = tuple(self.text(w, ("vocabulary", i)) for i, w in enumerate(words))
-            self.distinct(words, ("vocabulary",))
-            made = replace(made, vocabulary=texts)
-        if "noise_floor" in top:
-            count = self.integer(top["noise_floor"], ("noise_floor",), least=2)
-            made = replace(made, noise_floor=count)
-        if "sampling" in top:
-            made = replace(made, sampling=self.sampling(top["sampling"]))
-        axes = self.axes(top.get("axes", {}))
-        made = replace(made, axes=axes, edits=self.edits(top.get("edits", [])))
-        made = replace(made, zipped=self._zipped(top.get("zip", []), made))
-        if "sheet" in top:
-            made = replace(made, sheet=self._sheet(top["sheet"], made))
-        self.references(made.axes, made.edits, top)
-        self.of_outputs(made.edits)
-        if made.compile and any(edit.where == "output" for edit in made.edits):
-            self.wrong(("compile",), "does not go with `where: output`: a compiled network gives"
-                       " nothing on the way")  # fmt: skip
-        return made
-
-    def _name(self, top: dict[str, Any]) -> str:
-        if "name" not in top:
-            self.wrong((), "`name` is missing; the run's folder is named by it")
-            return ""
-        name = self.text(top["name"], ("name",))
-        if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            self.wrong(("name",), f"`{name}` cannot name a folder; use letters, digits, `-`, `_`"
-                       " and `.`, beginning with a letter or digit")  # fmt: skip
-        return name
-
-    def _lora(self, value: Any, path: KeyPath) -> Lora:
-        """A LoRA by name alone, or with what else there is to say of it."""
-        if isinstance(value, str):
-            return Lora(value)
-        body = self.mapping(value, path, LORA_KEYS)
-        if isinstance(value, dict) and "model" not in body:
-            self.wrong(path, "`model` is missing: a safetensors file, a folder or a hub id")
-        texts = {
-            key: self.text(body[key], (*path, key))
-            for key in ("model", "weight_name", "revision")
-            if key in body
-        }
-        scale = self.number(body.get("scale", 1.0), (*path, "scale"))
-        return Lora(**({"model": ""} | texts), scale=float(scale))
-
-    def _code(self, value: Any) -> str:
-        """Ops of the user's own: the file that defines them, beside the recipe's."""
-        name = self.text(value, ("ops",))
-        if not self.allow_code:
-            self.wrong(("ops",), f"names code, `{name}`; look at it, and allow it to run with"
-                       " `--allow-code`, or `allow_code=True` in Python")  # fmt: skip
-            self.lacks_ops = True
-            return name
-        try:
-            load_code(Path(self.file or "").parent / name)
-        except CodeError as error:
-            self.wrong(("ops",), str(error))
-            self.lacks_ops = True
-        return name
-
-    # ------------------------------------------------------------ what refers to axes
-
-    def _zipped(self, value: Any, recipe: Recipe) -> tuple[tuple[str, ...], ...]:
-        if value == []:
-            return ()
-        found = self.items(value, ("zip",), "axis names")
-        nested = found if any(isinstance(v, list) for v in found) else [found]
-        if not all(isinstance(group, list) for group in nested):
-            self.wrong(("zip",), "must be a list of axis names, or a list of such lists")
-            return ()
-        lengths = {"prompt": len(recipe.prompts), "seed": len(recipe.seeds)}
-        lengths |= {a.name: len(a.values) for a in recipe.axes}
-        unknown = {a.name for a in recipe.axes if a.size is None}  # until a network is known
-        names = list(lengths)
-        zipped = []
-        for group in nested:
-            for name in group:
-                if name not in names:
-                    self.wrong(("zip",), no_axis(name, names))
-            if len(group) < 2:
-                self.wrong(("zip",), "pairs axes; name at least two")
-            sized = {n: c for n, c in lengths.items() if n in group and n not in unknown}
-            if len(set(sized.values())) > 1:
-                counts = ", ".join(f"`{n}` has {c}" for n, c in sized.items())
-                self.wrong(("zip",), f"axes of different length cannot be paired: {counts}")
-            zipped.append(tuple(str(n) for n in group))
-        flat = [n for g in zipped for n in g]
-        for name in sorted({n for n in flat if flat.count(n) > 1}):
-            self.wrong(("zip",), f"`{name}` is zipped twice")
-        return tuple(zipped)
-
-    def _sheet(self, value: Any, recipe: Recipe) -> SheetSpec:
-        body = self.mapping(value, ("sheet",), ("rows", "columns", "concepts"))
-        known = list(dict.fromkeys([*planes(recipe.axes), "prompt", "seed"]))
-        found: dict[str, tuple[str, ...]] = {}
-        for key in ("rows", "columns"):
-            given = body.get(key, [])
-            names = [given] if isinstance(given, str) else given
-            if not isinstance(names, list):
-                self.wrong(
-                    ("sheet", key), f"must be an axis or a list of axes, not {kind_of(given)}"
-                )
-                continue
-            for name in names:
-                if name not in known:
-                    self.wrong(("sheet", key), no_axis(name, known))
-                elif name in found.get("rows", ()) or names.count(name) > 1:
-                    self.wrong(("sheet", key), f"axis `{name}` is used twice")
-            found[key] = tuple(str(n) for n in names)
-        concepts = self.truth(body.get("concepts", False), ("sheet", "concepts"))
-        return SheetSpec(**found, concepts=concepts)
+        document.override(key, plain(value))
+    data, problems = document.data, list(document.problems)
+    if data is None:
+        return None, problems
+    if not isinstance(data, dict) or not data:
+        what = kind_of(data) if data else "an empty file"
+        message = f"a recipe is a mapping that begins `version: {VERSION}`, not {what}"
+        return None, [*problems, document.problem((), message)]
+    wrong_code = _load_ops(document, allow_code)
+    if wrong_code is not None:
+        problems.append(document.problem(("ops",), wrong_code))
+        data = _without_unknown_ops(data)
+    recipe, found = validated(Recipe, data)
+    if recipe is not None:
+        recipe._document = document
+        found += reference_mistakes(recipe, data, [path for path, _ in found])
+        if not (recipe.edits or recipe.axes or found or problems):
+            message = (
+                "an empty sweep: there are neither `edits` nor `axes`; an edit is, for example,"
+                ' `zero: {modules: "*"}`'
+            )
+            found.append(((), message))
+    return recipe, problems + [document.problem(path, message) for path, message in found]
 
 
-def planes(axes: Iterable[Axis]) -> tuple[str, ...]:
-    """The names of axes as a plan has them: a plane is an axis for each of its dimensions."""
-    names: list[str] = []
-    for axis in axes:
-        plane = next((s for s in axis.spaces if s.form == "plane"), None)
-        if plane is None:
-            names.append(axis.name)
-        else:
-            names += [f"{axis.name}.zoom"] * bool(plane.zoom)
-            names += [f"{axis.name}.v", f"{axis.name}.u"]
-    return tuple(names)
+def _whole(recipe: Recipe | None, problems: list[Problem]) -> Recipe:
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _load_ops(document: Document, allow_code: bool) -> str | None:
+    """Load the file of ops that a recipe names; what is wrong with it."""
+    name = document.data.get("ops")
+    if not isinstance(name, str):
+        return None
+    if not allow_code:
+        return (
+            f"names code, `{name}`; look at it, and allow it to run with `--allow-code`, or"
+            " `allow_code=True` in Python"
+        )
+    try:
+        load_code(Path(document.file or "").parent / name)
+    except CodeError as error:
+        return str(error)
+    return None
+
+
+def _without_unknown_ops(data: dict[str, Any]) -> Any:
+    """The data in which edits with ops that may be in a file that is not loaded are invalid."""
+    edits = data.get("edits")
+    for i, edit in enumerate(edits if isinstance(edits, list) else ()):
+        if isinstance(edit, dict) and len(edit) == 1 and not set(edit) & set(OPS):
+            data = replaced(data, ("edits", i), INVALID)
+    return data
+
+
+def plain(value: Any) -> Any:
+    """Python objects as YAML has them. Raises `RecipeError` for others."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [plain(item) for item in value]
+    raise RecipeError([Problem(f"`{value!r}` is not text, a number, a list or a mapping")])

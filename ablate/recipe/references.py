@@ -2,174 +2,203 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ablate.edits import BY, OPS, Op
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
 from ablate.messages import did_you_mean
-from ablate.network import UNITS
-from ablate.recipe.axes import CONDITION_AXES, UNIT_FORMS, Axis
-from ablate.recipe.document import KeyPath
-from ablate.recipe.edits import OF_AXES, EditReader, EditSpec, keys_of
-from ablate.recipe.spaces import Ref
+from ablate.recipe.axes import AxisSpec
+from ablate.recipe.conditions import CONDITION_AXES, Asked
+from ablate.recipe.document import KeyPath, replaced, written
+from ablate.recipe.edits import EditSpec
+from ablate.recipe.strict import INVALID, NOTHING, Strict, mistakes_of
+from ablate.recipe.types import Literally, Ref, is_ref
+
+if TYPE_CHECKING:
+    from ablate.recipe.recipe import Recipe
+
+Found = Iterator[tuple[KeyPath, str]]
+FREE = (*CONDITION_AXES, "perturbation_seed")  # axes that no edit refers to
 
 
-class ReferenceReader(EditReader):
-    """Checks references, when axes and edits have been read."""
+def reference_mistakes(recipe: Recipe, data: Any, wrong: Collection[KeyPath]) -> Found:
+    """Mistakes in what refers to axes, with their places.
 
-    def references(
-        self, axes_of: Sequence[Axis], edits: Sequence[EditSpec], top: dict[str, Any]
-    ) -> None:
-        """Note every reference that does not fit, and every axis that none uses."""
-        axes = {a.name: a for a in axes_of}
-        used: set[str] = set()
-        for path, name in _mentions(top.get("edits"), ("edits",)):
-            first = name not in used
-            used.add(name)
-            if name not in axes:
-                self.wrong(path, no_axis(name, axes))
-            elif axes[name].form == "embedding":
-                self.wrong(path, f"axis `{name}` holds points of embedding space, which are no"
-                           " part of an edit; every edit is made at each of them")  # fmt: skip
-            elif len(path) >= 4:
-                self._fitting(axes[name], path, first, top)
-        used |= self._spaces(axes_of, top)
-        for axis in axes_of:
-            if isinstance(axis.seed, Ref):
-                used.add(axis.seed.axis)
-                self._seeding(axis, axes)
-        for name in axes:
-            if name in ("prompt", "seed") and f"{name}s" in top:
-                self.wrong(("axes", name), f"stands beside `{name}s`; keep one of the two")
-            if name not in used and name not in (*CONDITION_AXES, "perturbation_seed"):
-                self.wrong(("axes", name), f"no edit uses this axis; write `${name}` where it goes")
-        if not edits and not axes_of and not self.problems:
-            self.wrong((), "an empty sweep: there are neither `edits` nor `axes`; an edit is, for"
-                       ' example, `zero: {modules: "*"}`')  # fmt: skip
+    Args:
+        data: What the recipe is read from.
+        wrong: The places of known mistakes; what is in them is not looked at.
+    """
+    if recipe.axes is INVALID:
+        return
+    checks = _References(recipe, data, wrong)
+    yield from checks.of_conditions()
+    yield from checks.of_edits()
+    yield from checks.of_axes()
+    yield from checks.of_points()
+    yield from checks.unused()
+    yield from _zip(recipe)
+    yield from _sheet(recipe)
 
-    def _spaces(self, axes_of: Sequence[Axis], top: dict[str, Any]) -> set[str]:
-        """Axes of points of embedding space, and those whose prompts they refer to."""
-        found = [a for a in axes_of if a.form == "embedding"]
-        for axis in found[1:]:
-            self.wrong(("axes", axis.name), f"a cell is at one point of embedding space, and"
-                       f" `{found[0].name}` gives one already")  # fmt: skip
-        axes = {a.name: a for a in axes_of}
-        refs = {(a.name, p.axis) for a in found for s in a.spaces for p in s.prompts
-                if isinstance(p, Ref)}  # fmt: skip
-        for name, ref in sorted(refs):
-            if ref == "prompt" and ref not in axes:
+
+class _References:
+    def __init__(self, recipe: Recipe, data: Any, wrong: Collection[KeyPath]) -> None:
+        self.recipe, self.data = recipe, data
+        self.axes = recipe.axes
+        self.wrong = set(wrong)
+        self.used: set[str] = set()
+
+    def of_conditions(self) -> Found:
+        """Axes that are prompts, seeds or settings of the sampling by their names."""
+        for name, axis in self.axes.items():
+            if axis and name in FREE and axis.kind != "values":
+                what = "points of embedding space" if axis.kind == "embedding" else axis.kind
+                message = f"gives {what}; the axis `{name}` needs `values`"
+                yield ("axes", name, axis.form), message
+            elif axis and name in FREE:
+                yield from self._values(name, (), Asked.model_fields[name])
+
+    def of_edits(self) -> Found:
+        """References of edits: to axes that there are, of values that fit."""
+        typed: dict[KeyPath, tuple[EditSpec, Ref]] = {}
+        for i, edit in enumerate(self.recipe.edits):
+            if edit:
+                for path, ref in references(edit, ("edits", i, edit.op.name)):
+                    typed[path] = (edit, ref)
+        edits = self.data.get("edits")
+        for path, name in _mentions(edits, ("edits",)):
+            self.used.add(name)
+            if any(path[:n] in self.wrong for n in range(len(path) + 1)):
                 continue
-            if ref not in axes:
-                self.wrong(("axes", name, "embedding"), no_axis(ref, [*axes, "prompt"]))
-            elif axes[ref].form != "values":
-                self.wrong(("axes", name, "embedding"), f"axis `{ref}` holds no prompts")
-            else:
-                for i, value in enumerate(axes[ref].values):
-                    self.text(value, ("axes", ref, "values", i))
-        used = {ref for _, ref in refs}
-        for key, given in (("prompts", top), ("axes.prompt", {f"axes.{n}": n for n in axes})):
-            if found and "prompt" not in used and key in given:
-                self.wrong(tuple(key.split(".")), f"`{found[0].name}` gives the points of embedding"
-                           " space; write `$prompt` where a prompt goes in it, or leave this"
-                           " out")  # fmt: skip
-        return used | {a.name for a in found}
+            if name not in self.axes:
+                yield path, no_axis(name, self.axes)
+            elif not self.axes[name]:
+                continue
+            elif self.axes[name].kind == "embedding":
+                yield (
+                    path,
+                    (
+                        f"axis `{name}` has points of embedding space, which are not part of an"
+                        " edit; every edit is made at each of them"
+                    ),
+                )
+            elif path in typed:
+                yield from self._of_edit(path, typed[path][0], name)
+            elif self.recipe.edits and self.recipe.edits[int(path[1])]:
+                yield path, f"an axis cannot be given here, as `${name}` is"
 
-    def _seeding(self, axis: Axis, axes: Mapping[str, Axis]) -> None:
-        """A cumulative axis whose seed is another axis."""
-        path: KeyPath = ("axes", axis.name, "cumulative", "seed")
-        name = axis.seed.axis if isinstance(axis.seed, Ref) else ""
-        if name not in axes:
-            self.wrong(path, no_axis(name, axes))
-        elif axes[name].form != "values":
-            held = "modules" if axes[name].of_modules else axes[name].form
-            self.wrong(path, f"axis `{name}` holds {held}; a seed is a whole number")
-        else:
-            for i, value in enumerate(axes[name].values):
-                self.integer(value, ("axes", name, "values", i))
+    def _of_edit(self, path: KeyPath, edit: EditSpec, name: str) -> Found:
+        """Whether the values of an axis are of the kind that a setting needs."""
+        _, _, _, key, *inner = path
+        kind = self.axes[name].kind
+        needed = {"modules": "modules", "when": "windows"}.get(str(key), "values")
+        if inner:
+            needed = "values"
+        fits = kind == needed or (needed == "modules" and kind == "values")
+        if not fits:
+            plain = "plain values" if needed == "values" else needed
+            yield path, f"axis `{name}` has {kind}; `{key}` needs {plain}"
+        elif kind == "values":
+            yield from self._values(name, path, edit.known_keys()[str(key)])
+        elif self.axes[name].form.startswith("each_") and edit.unit is not None:
+            yield (*path[:3], "unit"), f"axis `{name}` gives units already"
 
-    def _fitting(self, axis: Axis, path: KeyPath, first: bool, top: dict[str, Any]) -> None:
-        """An axis that an edit refers to: whether its values are of the kind that goes there."""
-        op, key = OPS.get(str(path[2])), str(path[3])
-        held = "modules" if axis.of_modules else axis.form
-        if op is None or key not in keys_of(op):
-            return
-        match path[3:]:
-            case ("modules",):
-                wanted = "modules"
-            case ("when",):
-                wanted = "windows"
-            case ("when", by, _) if by in BY:
-                wanted = "plain values"
-            case ("unit", kind) if kind in UNITS:
-                wanted = "plain values"
-            case ("units", setting) if setting in OF_AXES:
-                wanted = "plain values"
-            case (setting,) if setting in (op.strength, "dose", op.kind_key, "text"):
-                wanted = "plain values"
-            case ("component",) | ("over", "prompts", _) | ("units", "run" | "modules", *_):
-                self.wrong(path, f"no axis can stand here, as `${axis.name}` does")
-                return
-            case ("with",) if op.draws == "checkpoint":
-                self.wrong(path, f"no axis can stand here, as `${axis.name}` does")
-                return
-            case _:  # told already
-                return
-        if wanted == "modules" and axis.form == "values":
-            body = body_of(top, path)
-            component, blocks = body.get("component"), body.get("where") == "output"
-            for i, value in enumerate(axis.values if first else ()):
-                self.selector(value, ("axes", axis.name, "values", i), component, blocks=blocks)
-        elif wanted == "modules" and axis.form in UNIT_FORMS and "unit" in body_of(top, path):
-            self.wrong((*path[:3], "unit"), f"axis `{axis.name}` gives units already")
-        elif wanted != {"values": "plain values"}.get(held, held):
-            self.wrong(path, f"axis `{axis.name}` holds {held}; `{key}` needs {wanted}")
-        elif wanted == "plain values":
-            for i, value in enumerate(axis.values):
-                self._value(op, path, value, ("axes", axis.name, "values", i))
+    def _values(self, name: str, path: KeyPath, field: FieldInfo) -> Found:
+        """Whether a field takes each value of an axis. `path`: of the reference in an edit."""
+        inner = path[4:]
+        around = _at(self.data, path[:4]) if inner else None
+        items = [replaced(around, inner, _literal(v)) for v in self.axes[name].numbers]
+        try:
+            values: Any = list[_type_of(field)]  # type: ignore[misc]
+            TypeAdapter(values).validate_python(items)
+        except ValidationError as error:
+            for mistake in mistakes_of(error):
+                number, *place = (part for part in mistake.place if str(part)[:1] != "<")
+                value = self.recipe.value_path(name, int(number))
+                if tuple(place[: len(inner)]) == inner and value not in self.wrong:
+                    self.wrong.add(value)
+                    used = f"; it goes to {written(path)}" if path else ""
+                    yield value, f"{mistake.message}{used}"
 
-    def _value(self, op: Op, path: KeyPath, value: Any, inner: KeyPath) -> None:
-        """A value of an axis that an edit refers to."""
-        match path[3:]:
-            case ("when", by, *_):
-                self.end(next(b for b in BY if b == by), value, inner)
-            case ("unit", *_):
-                self.integer(value, inner)
-            case ("units", setting):
-                self.ranked(str(setting), value, inner)
-            case ("text",):
-                self.words(value, inner)
-            case (key,) if key == op.kind_key and op.kinds:
-                self.choice(value, inner, op.kinds)
-            case (key,):
-                before = len(self.problems)
-                number = self.number(value, inner)
-                if len(self.problems) == before:
-                    self.strong(op, str(key), number, inner)
+    def of_axes(self) -> Found:
+        """References of axes to others: of seeds, and of prompts."""
+        for name, axis in self.axes.items():
+            for path, ref in references(axis, ("axes", name)):
+                self.used.add(ref.axis)
+                of_prompts = axis.kind == "embedding"
+                if ref.axis not in self.axes and not (of_prompts and ref.axis == "prompt"):
+                    yield path, no_axis(ref.axis, [*self.axes, *["prompt"] * of_prompts])
+                elif not self.axes.get(ref.axis):
+                    continue
+                elif self.axes[ref.axis].kind != "values":
+                    needs = "a prompt is text" if of_prompts else "a seed is a whole number"
+                    yield path, f"axis `{ref.axis}` has {self.axes[ref.axis].kind}; {needs}"
+                else:
+                    yield from self._values(ref.axis, (), _PROMPT if of_prompts else _SEED)
 
-    def of_outputs(self, edits: Sequence[EditSpec]) -> None:
-        """Axes that edits of outputs use, and no others, may hold blocks."""
-        users: dict[str, set[str]] = {}
-        for edit in edits:
-            if isinstance(edit.modules, Ref):
-                users.setdefault(edit.modules.axis, set()).add(edit.where)
-        for i, chosen in enumerate(self.selectors):
-            key = chosen.place.key.removeprefix("--set ")
-            axis = key.removeprefix("axes.").partition(".")[0] if key.startswith("axes.") else ""
-            if users.get(axis) == {"output"}:
-                self.selectors[i] = replace(chosen, blocks=True)
+    def of_points(self) -> Found:
+        """Axes of points of embedding space beside each other, and beside prompts."""
+        names = [name for name, axis in self.axes.items() if axis and axis.kind == "embedding"]
+        for name in names[1:]:
+            yield (
+                ("axes", name),
+                (f"a cell is at one point of embedding space, and `{names[0]}` gives one already"),
+            )
+        for place, given in ((("prompts",), self.data), (("axes", "prompt"), self.axes)):
+            if names and "prompt" not in self.used and place[-1] in given:
+                yield (
+                    place,
+                    (
+                        f"`{names[0]}` gives the points of embedding space; write `$prompt` where a"
+                        " prompt goes in it, or leave this out"
+                    ),
+                )
+        self.used.update(names)
+
+    def unused(self) -> Found:
+        for name in self.axes:
+            if name in ("prompt", "seed") and f"{name}s" in self.data:
+                yield ("axes", name), f"is given beside `{name}s`; keep one of the two"
+            if name not in self.used and name not in FREE:
+                yield ("axes", name), f"no edit uses this axis; write `${name}` where it goes"
 
 
-def body_of(top: dict[str, Any], path: KeyPath) -> dict[str, Any]:
-    """The settings of the edit that a key path leads into."""
-    _, number, op, *_ = path
-    body: dict[str, Any] = top["edits"][number][op]
-    return body
+_PROMPT, _SEED = Asked.model_fields["prompt"], Asked.model_fields["seed"]
 
 
-def _mentions(value: Any, path: KeyPath) -> Iterable[tuple[KeyPath, str]]:
-    """The axes that edits mention as `$name`, and where."""
-    if isinstance(value, str) and value.startswith("$") and len(value) > 1:
+def _at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        data = data[part]
+    return data
+
+
+def _literal(value: Any) -> Any:
+    """A value of an axis in the place of the reference."""
+    if value is None:
+        return NOTHING
+    return Literally(value) if isinstance(value, str) else value
+
+
+def _type_of(field: FieldInfo) -> Any:
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+def references(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Ref]]:
+    """All references in a part of a recipe, with their keys."""
+    if isinstance(value, Ref):
+        yield path, value
+    elif isinstance(value, Strict):
+        for name, field in type(value).model_fields.items():
+            yield from references(getattr(value, name), (*path, field.alias or name))
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from references(item, (*path, i))
+
+
+def _mentions(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """What is written like a reference, with its keys."""
+    if is_ref(value):
         yield path, value[1:]
     elif isinstance(value, list):
         for i, item in enumerate(value):
@@ -180,6 +209,57 @@ def _mentions(value: Any, path: KeyPath) -> Iterable[tuple[KeyPath, str]]:
 
 
 def no_axis(name: object, known: Iterable[str]) -> str:
-    """The sentence that says so."""
+    """The sentence that says that there is no such axis."""
     there = f"; there are {', '.join(known)}" if known else "; define it under `axes`"
     return f"there is no axis `{name}`{did_you_mean(str(name), known) or there}"
+
+
+# ---------------------------------------------------------------- zip and sheet
+
+
+def _zip(recipe: Recipe) -> Found:
+    lengths = {"prompt": len(recipe.prompts), "seed": len(recipe.seeds)}
+    lengths |= {name: len(axis.plain or ()) for name, axis in recipe.axes.items() if axis}
+    known = dict.fromkeys(("prompt", "seed", *planned_names(recipe.axes)))
+    names = [name for group in recipe.zipped for name in group]
+    for name in names:
+        if name not in known:
+            yield ("zip",), no_axis(name, known)
+    for group in recipe.zipped:
+        if len(group) < 2:
+            yield ("zip",), "pairs axes; name at least two"
+        sized = {name: lengths[name] for name in lengths if name in group and lengths[name]}
+        if len(set(sized.values())) > 1:
+            yield ("zip",), unequal(sized)
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield ("zip",), f"`{name}` is zipped twice"
+
+
+def unequal(lengths: Mapping[str, int]) -> str:
+    """The sentence about zipped axes whose lengths differ."""
+    counts = ", ".join(f"`{name}` has {count}" for name, count in lengths.items())
+    return f"axes of different length cannot be paired: {counts}"
+
+
+def _sheet(recipe: Recipe) -> Found:
+    if not recipe.sheet:
+        return
+    known = list(dict.fromkeys([*planned_names(recipe.axes), "prompt", "seed"]))
+    rows = tuple(recipe.sheet.rows)
+    for key, names in (("rows", rows), ("columns", tuple(recipe.sheet.columns))):
+        for name in names:
+            if name not in known:
+                yield ("sheet", key), no_axis(name, known)
+            elif names.count(name) > 1 or (key == "columns" and name in rows):
+                yield ("sheet", key), f"axis `{name}` is used twice"
+
+
+def planned_names(axes: Mapping[str, AxisSpec]) -> Iterator[str]:
+    """The names of axes in a plan, where each dimension of a plane is an axis."""
+    for name, axis in axes.items():
+        plane = next((space.plane for space in axis.spaces if space.plane), None)
+        if plane is None:
+            yield name
+        else:
+            yield from (f"{name}.zoom",) if plane.zoom else ()
+            yield from (f"{name}.v", f"{name}.u")

@@ -1,395 +1,285 @@
-"""Edits of a recipe at one assignment of its axes."""
+"""The edits of a recipe beside the networks of its model."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from ablate.edits import OPS, Edit, Reference, When
-from ablate.messages import did_you_mean
+from ablate.edits import Edit, Reference, When
 from ablate.network import Catalog, ModuleInfo, Networks, Unit
-from ablate.recipe import (
-    OF_AXES,
-    EditSpec,
-    Problem,
-    Recipe,
-    RecipeError,
-    Ref,
-    UnitsSpec,
-    WhenSpec,
-    keyed,
+from ablate.recipe import KeyPath, Recipe, Ref, UnitSpec
+from ablate.sweep.axes import (
+    Assignment,
+    BindingError,
+    ModuleAxis,
+    PlanAxis,
+    WindowAxis,
+    selected,
 )
-from ablate.store import Layer, StatisticsError, read_statistics
-from ablate.sweep.axes import PlanAxis, paths_of
+from ablate.sweep.studies import StudyUnits
+
+Report = Callable[[KeyPath, str], None]
+OF_UNITS = ("order", "concept", "fraction", "count", "seed")
 
 
-class Edits:
-    """The edits of a recipe, with what they refer to put in its place."""
+class BoundEdit:
+    """An edit of a recipe whose modules are known, or are those of an axis.
 
-    def __init__(self, recipe: Recipe, axes: Mapping[str, PlanAxis], networks: Networks) -> None:
-        self.recipe = recipe
-        self.axes = axes
-        self.networks = networks
-        self.components = {a.name: a.component for a in recipe.axes}
-        self._infos: dict[str | None, dict[str, ModuleInfo]] = {}
-        self._studied: dict[int, Studied | RecipeError] = {}
+    Args:
+        number: Which edit of the recipe.
+        axes: The axes of the plan by name, without those that have mistakes.
+        networks: What modules are chosen from; None where it is not known.
+        report: Called with every mistake that does not depend on the values of axes.
+    """
 
-    def at(self, assignment: Mapping[str, Any]) -> list[list[Edit]]:
-        """Those that change anything, at some values of the axes; one of the recipe's may be
-        several: one for each module of a study's units."""
-        found: list[list[Edit]] = []
-        problems: list[Problem] = []
-        for i, (key, spec) in enumerate(keyed(self.recipe.edits)):
+    def __init__(
+        self,
+        recipe: Recipe,
+        number: int,
+        axes: Mapping[str, PlanAxis],
+        networks: Networks | None,
+        report: Report,
+    ) -> None:
+        self.recipe, self.axes, self.networks = recipe, axes, networks
+        self.spec = recipe.edits[number]
+        self.path: KeyPath = ("edits", number, self.spec.op.name)
+        self.component: str | None = None
+        self.paths: dict[str, tuple[str, ...]] = {}  # of selectors
+        self.partners: tuple[str, ...] = ()
+        self.study: StudyUnits | None = None
+        for bind in (self._bind_study, self._bind_component, self._bind_modules):
             try:
-                edit = self._edit(spec, assignment, key)
-                # Strength nought is the baseline: such a cell is drawn once and marked as it.
-                if edit.is_neutral:
-                    continue
-                if spec.units is not None:
-                    found.append(self._of_units(i, edit, assignment, key))
-                elif edit.modules or edit.where == "image":
-                    found.append([edit])
-            except RecipeError as error:
-                problems += error.problems
-        if problems:
-            raise RecipeError(problems)
-        return [part for part in found if part]
+                for path, message in bind():
+                    report(path, message)
+            except BindingError as error:
+                report(error.path, str(error))
 
-    def _of_units(
-        self, number: int, edit: Edit, assignment: Mapping[str, Any], key: str
-    ) -> list[Edit]:
-        """An edit for each module that has any of the units which the recipe's edit of that number
-        asks for."""
-        spec = self.recipe.edits[number]
-        assert spec.units is not None
-        settings, places = {}, {}
-        for name in OF_AXES:
-            given = settings[name] = getattr(spec.units, name)
-            places[name] = f"{key}.units.{name}"
-            if isinstance(given, Ref):
-                settings[name] = assignment[given.axis]
-                which = self.axes[given.axis].values.index(settings[name])
-                places[name] = f"axes.{given.axis}.values[{which}]"
-        if number not in self._studied:
-            try:
-                made = Studied(spec.units, f"{key}.units")
-                made.meet(self.networks, edit.component, spec.where == "output")
-                self._studied[number] = made
-            except RecipeError as error:  # which is read once, whatever the axes
-                self._studied[number] = error
-        studied = self._studied[number]
-        if isinstance(studied, RecipeError):
-            raise studied
-        found = studied.chosen(replace(spec.units, **settings), places)
-        edits = [replace(edit, modules=(path,), unit=unit) for path, unit in found]
+    def given_by(self, value: Any, path: KeyPath) -> Iterator[tuple[Any, KeyPath]]:
+        """A setting, or the values of the axis that it refers to, each with its key."""
+        if not isinstance(value, Ref):
+            yield value, path
+        elif value.axis in self.axes and self.recipe.axes[value.axis].kind == "values":
+            for i, one in enumerate(self.axes[value.axis].values):
+                yield one, self.recipe.value_path(value.axis, i)
+
+    # ------------------------------------------------------------ binding
+
+    @property
+    def _catalog(self) -> Catalog:
+        assert self.networks is not None
+        return self.networks.of(self.component)
+
+    def _bind_component(self) -> Iterator[tuple[KeyPath, str]]:
+        if self.networks is None:
+            return
+        self.component = self.networks.other(self.spec.component)
+        axis = self._axis_of(self.spec.modules)
+        if isinstance(axis, ModuleAxis):
+            named, self.component = self.component, self.networks.other(axis.component)
+            if self.spec.component and named != self.component:
+                there = self.component or self.networks.name
+                message = f"names {self.spec.component}; axis `{axis.name}` has modules of {there}"
+                yield (*self.path, "component"), message
+
+    def _bind_modules(self) -> Iterator[tuple[KeyPath, str]]:
+        """Look up what selectors name: of the edit, of its axis, and of its partners."""
+        if self.networks is None or not self.networks.has(self.spec.component or self.component):
+            return
+        blocks = self.spec.where == "output"
+        modules, place = self.spec.modules, (*self.path, "modules")
+        if not isinstance(self._axis_of(modules), ModuleAxis):
+            for selector, path in self.given_by(modules, place) if modules else ():
+                try:
+                    chosen = selected(selector, self._catalog, path, blocks)
+                    self.paths[repr(selector)] = tuple(module.path for module in chosen)
+                except BindingError as error:
+                    yield error.path, str(error)
+        if self.spec.op.draws == "partner" and self.spec.partner:
+            chosen = selected(self.spec.partner, self._catalog, (*self.path, "with"))
+            self.partners = tuple(module.path for module in chosen)
+
+    def _bind_study(self) -> Iterator[tuple[KeyPath, str]]:
+        units = self.spec.units
+        if not units or not units.run:
+            return
+        place = (*self.path, "units")
+        study = StudyUnits(units, place)
+        for concept, path in self.given_by(units.concept, (*place, "concept")):
+            wrong = study.wrong_concept(concept) if concept else None
+            if wrong is not None:
+                yield path, wrong
+        networks = self.networks
+        if networks is None or not networks.has(self.spec.component):
+            return
+        study.bind(networks, networks.other(self.spec.component), self.spec.where == "output")
+        for count, path in self.given_by(units.count, (*place, "count")):
+            wrong = study.wrong_count(count)
+            if wrong is not None:
+                yield path, wrong
+        self.study = study
+
+    def _axis_of(self, value: Any) -> PlanAxis | None:
+        return self.axes.get(value.axis) if isinstance(value, Ref) else None
+
+    # ------------------------------------------------------------ at an assignment
+
+    def at(self, assignment: Assignment) -> list[Edit]:
+        """What it does at some values of the axes: nothing, one edit, or one for each module of a
+        study's units. Raises `BindingError` where it cannot be done."""
+        edit = self._edit(assignment)
+        if edit.modules:
+            self._check(edit, assignment)
+        # Without strength it is the baseline: such a cell is drawn once and marked as it.
+        if edit.is_neutral:
+            return []
+        if self.study is None:
+            return [edit] if edit.modules or edit.where == "image" else []
+        assert self.spec.units is not None
+        units = self.spec.units
+        settings = {key: _value(getattr(units, key), assignment) for key in OF_UNITS}
+        edits = [
+            replace(edit, modules=(path,), unit=unit) for path, unit in self.study.chosen(settings)
+        ]
         for one in edits:
-            self._possible(one, assignment, key, _axis_of(spec.when))
+            self._check(one, assignment)
         return edits
 
-    def _edit(self, spec: EditSpec, assignment: Mapping[str, Any], key: str) -> Edit:
-        def value(given: Any) -> Any:
-            return assignment[given.axis] if isinstance(given, Ref) else given
-
+    def _edit(self, assignment: Assignment) -> Edit:
+        spec = self.spec
         if spec.where == "image":
-            return Edit(spec.op, where="image", text=value(spec.text))
-        component = self._component(spec, key)
-        catalog = self.networks.of(component)
-        unit = Unit(spec.unit.kind, _numbers(value(spec.unit.numbers))) if spec.unit else None
-        if isinstance(spec.modules, Ref):
-            axis = self.axes[spec.modules.axis]
-            if axis.modules is not None:
-                paths = axis.modules(assignment)
-            else:  # selectors
-                blocks = spec.where == "output"
-                paths = paths_of(assignment[axis.name], catalog, f"axes.{axis.name}", blocks)
-            unit = axis.unit(assignment) if axis.unit else unit
-        elif spec.modules is not None:
-            paths = paths_of(spec.modules, catalog, f"{key}.modules", spec.where == "output")
-        else:  # units of a study
-            paths = ()
-        strength, dose = value(spec.strength), value(spec.dose)
-        edit = Edit(
-            op=spec.op,
+            return Edit(spec.op.name, where="image", text=_value(spec.text, assignment))
+        axis = self._axis_of(spec.modules)
+        unit = None
+        if spec.unit is not None:
+            kind = spec.unit.form
+            numbers = getattr(spec.unit, kind)
+            if isinstance(numbers, Ref):
+                numbers = getattr(UnitSpec.model_validate({kind: assignment[numbers.axis]}), kind)
+            unit = Unit(kind, numbers)
+        if isinstance(axis, ModuleAxis):
+            paths = axis.modules(assignment)
+            unit = axis.unit(assignment) or unit
+        else:  # a selector, or the units of a study
+            paths = self.paths.get(repr(_value(spec.modules, assignment)), ())
+        strength, dose = _value(spec.strength, assignment), _value(spec.dose, assignment)
+        return Edit(
+            op=spec.op.name,
             modules=paths,
             strength=None if strength is None else float(strength),
             params=spec.params,
-            kind=value(spec.kind),
-            when=self._when(spec.when, assignment),
-            component=component,
+            kind=_value(spec.kind, assignment),
+            when=self._when(assignment),
+            component=self.component,
             where=spec.where,
             unit=unit,
             dose=None if dose is None else float(dose),
-            partners=self._partners(spec, paths, catalog, key),
-            checkpoint=str(spec.partner) if OPS[spec.op].draws == "checkpoint" else None,
-            over=self._over(spec),
+            partners=self._partners(paths),
+            checkpoint=str(spec.partner) if spec.op.draws == "checkpoint" else None,
+            over=self._over,
         )
-        if edit.modules:
-            self._possible(edit, assignment, key, _axis_of(spec.when))
-        return edit
 
-    def _module(self, component: str | None, path: str) -> ModuleInfo:
-        """The module or block of a component at a path."""
-        if component not in self._infos:
-            catalog = self.networks.of(component)
-            self._infos[component] = {m.path: m for m in (*catalog, *catalog.blocks)}
-        return self._infos[component][path]
-
-    def _component(self, spec: EditSpec, key: str) -> str | None:
-        """Its own, or that of the axis which its modules come from; None for the edited one."""
-        own = self.networks.other(spec.component)
-        if not isinstance(spec.modules, Ref):
-            return own
-        name = spec.modules.axis
-        if self.axes[name].modules is None:  # selectors, of whatever is edited
-            return own
-        of_axis = self.networks.other(self.components[name])
-        if spec.component is not None and own != of_axis:
-            there = f"axis `{name}` holds modules of {of_axis or self.networks.name}"
-            raise RecipeError([Problem(f"names {spec.component}; {there}", f"{key}.component")])
-        return of_axis
-
-    def _when(self, spec: WhenSpec | Ref | None, assignment: Mapping[str, Any]) -> When | None:
-        if isinstance(spec, Ref):
-            window = self.axes[spec.axis].window
-            return window(assignment) if window else None
-        if spec is None:
+    def _when(self, assignment: Assignment) -> When | None:
+        given = self.spec.when
+        if isinstance(given, Ref):
+            axis = self.axes[given.axis]
+            return axis.window(assignment) if isinstance(axis, WindowAxis) else None
+        if given is None:
             return None
-        ends = [assignment[e.axis] if isinstance(e, Ref) else e for e in (spec.first, spec.last)]
-        return When(spec.by, *ends)
+        return When(given.form, *(_value(end, assignment) for end in given.ends))  # type: ignore[arg-type]
 
-    def _partners(
-        self, spec: EditSpec, paths: Sequence[str], catalog: Catalog, key: str
-    ) -> tuple[str, ...]:
+    def _partners(self, paths: Sequence[str]) -> tuple[str, ...]:
         """The modules that change places with those of the edit, pair by pair."""
-        if OPS[spec.op].draws != "partner" or spec.partner is None:
+        others = self.partners
+        if self.spec.op.draws != "partner":
             return ()
-        others = paths_of(spec.partner, catalog, f"{key}.with")
-        rows = {m.path: m for m in catalog}
         problem = None
         if len(others) != len(paths):
             problem = f"names {len(others)} modules for {len(paths)}"
         elif shared := set(others).intersection(paths):
             problem = f"`{min(shared)}` cannot change places with others and be one of them"
         for one, other in zip(paths, others, strict=False):
-            a, b = rows[one], rows[other]
+            a, b = self._modules[one], self._modules[other]
             if problem is None and (a.kind, a.parameters) != (b.kind, b.parameters):
-                problem = (f"`{one}`, {a.kind} of {a.parameters:,} parameters, cannot change places"
-                           f" with `{other}`, {b.kind} of {b.parameters:,}")  # fmt: skip
+                problem = (
+                    f"`{one}`, {a.kind} of {a.parameters:,} parameters, cannot change places with"
+                    f" `{other}`, {b.kind} of {b.parameters:,}"
+                )
         if problem is not None:
-            raise RecipeError([Problem(problem, f"{key}.with")])
+            raise BindingError((*self.path, "with"), problem)
         return others
 
-    def _over(self, spec: EditSpec) -> tuple[Reference, ...]:
-        if OPS[spec.op].draws not in ("mean", "resample"):
+    @cached_property
+    def _over(self) -> tuple[Reference, ...]:
+        if self.spec.op.draws not in ("mean", "resample"):
             return ()
-        prompts, seeds = spec.over
 
-        def own(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-            return self.axes[name].values if name in self.axes else values
+        def used(key: str, name: str) -> tuple[Any, ...]:
+            given = getattr(self.spec.over, key, None)
+            if given:
+                return tuple(given)
+            return self.axes[name].values if name in self.axes else getattr(self.recipe, key)
 
-        prompts = prompts or own("prompt", self.recipe.prompts)
-        seeds = seeds or own("seed", self.recipe.seeds)
+        prompts, seeds = used("prompts", "prompt"), used("seeds", "seed")
         return tuple(Reference(prompt, seed) for prompt in prompts for seed in seeds)
 
-    def _possible(
-        self,
-        edit: Edit,
-        assignment: Mapping[str, Any],
-        key: str,
-        where_from: str | None,
-    ) -> None:
-        """Raises `RecipeError` where an edit cannot be made where or when it is to be.
+    @cached_property
+    def _modules(self) -> dict[str, ModuleInfo]:
+        """The modules and blocks that it may edit, by path."""
+        return {module.path: module for module in (*self._catalog, *self._catalog.blocks)}
 
-        `where_from`: the axis that its window comes from, if it comes from one.
-        """
-        name = edit.component or self.networks.name
+    # ------------------------------------------------------------ what cannot be done
+
+    def _check(self, edit: Edit, assignment: Assignment) -> None:
+        """Raises `BindingError` where an edit cannot be made where or when it is to be."""
+        assert self.networks is not None
         denoising = self.networks.phase(edit.component) == "denoising"
         if edit.over and not denoising:
-            raise RecipeError([Problem(f"`{edit.op}` is for the denoiser; {name} is none", key)])
+            name = edit.component or self.networks.name
+            raise BindingError(self.path, f"`{edit.op}` is for the denoiser; {name} is none")
         if edit.when is not None:
-            steps = assignment.get("num_inference_steps", self.recipe.sampling.num_inference_steps)
-            problem = None
-            first, last = edit.when.first, edit.when.last
-            if last < first and edit.when.by != "t":
-                problem = f"ends before it begins: {last:g} is less than {first:g}"
-            elif not denoising:
-                problem = f"{name} is at work once, not at every step; leave `when` out"
-            # Which noise levels there are is for the scheduler to say.
-            elif edit.when.by != "t" and not edit.when.is_ever_active(range(steps, 0, -1)):
-                said = {"steps": f"the first one named is {edit.when.first:g}, counted from 0"}
-                other = f"none begins within {edit.when.first:g} to {edit.when.last:g} of it"
-                problem = (
-                    f"never holds: sampling has {steps} steps, and {said.get(edit.when.by, other)}"
+            self._check_window(edit.when, assignment, denoising)
+        for path in edit.modules if self.spec.op.draws == "input" else ():
+            if self._modules[path].passes is False:
+                message = (
+                    f"`{path}` returns another shape than it is given, and cannot pass that on"
                 )
-            if problem is not None:
-                place = f"{key}.when.{edit.when.by}"
-                raise RecipeError([Problem(problem, where_from or place)])
-        for path in edit.modules if OPS[edit.op].draws == "input" else ():
-            if self._module(edit.component, path).passes is False:
-                problem = f"`{path}` gives another shape than it is given, and cannot pass that on"
-                raise RecipeError([Problem(problem, f"{key}.modules")])
-        if edit.unit is not None and edit.unit.kind == "heads" and edit.op == "identity":
-            raise RecipeError([Problem("a head has no input of its own to pass on", f"{key}.unit")])
+                raise BindingError((*self.path, "modules"), message)
         if edit.unit is not None:
-            for path in edit.modules:
-                there = getattr(self._module(edit.component, path), edit.unit.kind)
-                last = max(edit.unit.numbers)
-                if last >= there and (there or edit.unit.kind == "heads"):
-                    many = f"{there} {edit.unit.kind}" if there else f"no {edit.unit.kind}"
-                    problem = f"`{path}` has {many}; there is none of number {last}"
-                    raise RecipeError([Problem(problem, f"{key}.unit.{edit.unit.kind}")])
+            self._check_unit(edit, edit.unit)
+
+    def _check_window(self, when: When, assignment: Assignment, denoising: bool) -> None:
+        steps = assignment.get("num_inference_steps", self.recipe.sampling.num_inference_steps)
+        message = None
+        if when.last < when.first and when.by != "t":
+            message = f"ends before it begins: {when.last:g} is less than {when.first:g}"
+        elif not denoising:
+            name = self.component or self.networks.name  # type: ignore[union-attr]
+            message = f"{name} is at work once, not at every step; leave `when` out"
+        # Which noise levels there are only the scheduler knows.
+        elif when.by != "t" and not when.is_ever_active(range(steps, 0, -1)):
+            why = f"none begins within {when.first:g} to {when.last:g} of it"
+            if when.by == "steps":
+                why = f"the first one named is {when.first:g}, counted from 0"
+            message = f"is never open: sampling has {steps} steps, and {why}"
+        if message is not None:
+            given = self.spec.when
+            of_axis = ("axes", given.axis, "windows") if isinstance(given, Ref) else None
+            raise BindingError(of_axis or (*self.path, "when", when.by), message)
+
+    def _check_unit(self, edit: Edit, unit: Unit) -> None:
+        if unit.kind == "heads" and edit.op == "identity":
+            raise BindingError((*self.path, "unit"), "a head has no input that it could pass on")
+        for path in edit.modules:
+            there = getattr(self._modules[path], unit.kind)
+            last = max(unit.numbers)
+            if last >= there and (there or unit.kind == "heads"):
+                many = f"{there} {unit.kind}" if there else f"no {unit.kind}"
+                message = f"`{path}` has {many}; there is none of number {last}"
+                raise BindingError((*self.path, "unit", unit.kind), message)
 
 
-def _axis_of(when: WhenSpec | Ref | None) -> str | None:
-    """The key of the axis that windows come from, if they do."""
-    return f"axes.{when.axis}.windows" if isinstance(when, Ref) else None
-
-
-def _numbers(value: Any) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-class Studied:
-    """The units of a study that an edit may ask for.
-
-    `asked`: as the recipe has it. `key`: where it stands in the recipe. Raises `RecipeError` for a
-    study that is not there or not whole.
-    """
-
-    def __init__(self, asked: UnitsSpec, key: str) -> None:
-        self.asked = asked
-        self.key = key
-        self.layers: list[Layer] = []
-        self._kept: dict[tuple[Any, ...], tuple[tuple[str, Unit], ...]] = {}
-        try:
-            self.study = read_statistics(Path(asked.run))
-        except StatisticsError as error:
-            raise RecipeError([Problem(str(error), f"{key}.run")]) from error
-
-    def meet(self, networks: Networks, component: str | None, blocks: bool) -> None:
-        """Have its layers in a model's networks. `component`: whose units are edited, None for the
-        one that is; `blocks`: whether blocks can be. Raises `RecipeError` for a study of another
-        network."""
-        asked, key = self.asked, self.key
-        self.layers = self._layers(asked, component or networks.name, key)
-        catalog = networks.of(component)
-        if asked.modules is not None:
-            self.layers = _narrowed(self.layers, asked, catalog, f"{key}.modules")
-        for layer in self.layers:
-            wrong = _unlike(layer, catalog, blocks)
-            if wrong is not None:
-                raise RecipeError([Problem(f"{asked.run}: {wrong}", f"{key}.run")])
-
-    def no_concept(self, name: object, place: str) -> Problem | None:
-        """What is wrong with a concept that it does not have, or that nothing can stand for; None
-        for one of its own."""
-        known = self.study.concepts
-        if name in known and self.study.spreads:
-            return None
-        if name in known:
-            told = f"{self.asked.run} has one sample a concept: no spread to measure contrast in"
-            return Problem(f"{told}; more `--seeds` of the study give it", place)
-        hint = did_you_mean(str(name), known) or f"; it has {', '.join(known[:8])}"
-        return Problem(f"{self.asked.run} has no concept `{name}`{hint}", place)
-
-    def too_many(self, count: object, place: str) -> Problem | None:
-        """What is wrong with a number of units that it does not have."""
-        there = sum(layer.units for layer in self.layers)
-        if not isinstance(count, int) or count <= there:
-            return None
-        return Problem(f"asks for {count} units; there are {there}", place)
-
-    def _layers(self, asked: UnitsSpec, name: str, key: str) -> list[Layer]:
-        found = [layer for layer in self.study.layers if layer.component == name]
-        if not found:
-            others = sorted({layer.component for layer in self.study.layers} - {"clip"})
-            told = (f"{asked.run} has units of {', '.join(others)}, not of {name}; `component:"
-                    f" {others[0]}` edits those" if others else
-                    f"{asked.run} has only units of the CLIP model that reads images, which no"
-                    " recipe edits: it takes no part in making them")  # fmt: skip
-            raise RecipeError([Problem(told, f"{key}.run")])
-        return found
-
-    def chosen(self, asked: UnitsSpec, places: Mapping[str, str]) -> tuple[tuple[str, Unit], ...]:
-        """The units that are asked for, by module path, without modules that none is of.
-
-        Of equal ones the first. What is drawn hangs on the seed and the module path alone. `asked`
-        has no references left; `places`: where each of its settings stands.
-        """
-        known = (asked.order, asked.concept, asked.fraction, asked.count, asked.seed)
-        if known not in self._kept:
-            self._kept[known] = self._chosen(asked, places)
-        return self._kept[known]
-
-    def _chosen(self, asked: UnitsSpec, places: Mapping[str, str]) -> tuple[tuple[str, Unit], ...]:
-        scores = self._scores(asked, places["concept"])
-        ranks = np.argsort(np.concatenate(scores), kind="stable")
-        problem = self.too_many(asked.count, places["count"])
-        if problem is not None:
-            raise RecipeError([problem])
-        count = asked.count if isinstance(asked.count, int) else 0
-        wanted = np.zeros(len(ranks), bool)
-        wanted[ranks[:count]] = True
-        found, start = [], 0
-        for layer, own in zip(self.layers, scores, strict=True):
-            mask = wanted[start : start + layer.units]
-            start += layer.units
-            if isinstance(asked.fraction, int | float):
-                mask[np.argsort(own, kind="stable")[: round(asked.fraction * layer.units)]] = True
-            if mask.any():
-                found.append((layer.path, Unit(layer.kind, tuple(np.flatnonzero(mask).tolist()))))
-        return tuple(found)
-
-    def _scores(self, asked: UnitsSpec, place: str) -> list[np.ndarray]:
-        """A number for each unit of each layer; the smallest come first."""
-        if asked.order == "random":
-            drawn = [random.Random(f"{asked.seed}/{layer.path}") for layer in self.layers]
-            return [
-                np.array([generator.random() for _ in range(layer.units)])
-                for generator, layer in zip(drawn, self.layers, strict=True)
-            ]
-        problem = self.no_concept(asked.concept, place)
-        if asked.concept is None:
-            values = self.study.selectivity()
-        elif problem is not None:
-            raise RecipeError([problem])
-        else:
-            values = self.study.contrast()[self.study.concepts.index(str(asked.concept))]
-        values = values if asked.order == "least" else -values
-        return [values[self.study.slice_of(layer)] for layer in self.layers]
-
-
-def _narrowed(layers: Sequence[Layer], asked: UnitsSpec, catalog: Catalog, key: str) -> list[Layer]:
-    """The layers that the recipe's selector names: some by each item of a list."""
-    selector = asked.modules or "*"
-    paths = paths_of(selector, catalog, key, blocks=True)
-    items = selector if isinstance(selector, list) else [selector]
-    for item in items:
-        # What is taken out again, or drawn, need not be there.
-        alone = paths_of(item, catalog, key, blocks=True) if isinstance(item, str) else paths
-        if not any(layer.path in alone for layer in layers):
-            which = f"none of `{item}`" if len(items) > 1 else "none of these"
-            told = f"{asked.run} has units of {which}; it has those of `{layers[0].path}`"
-            told += f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-            raise RecipeError([Problem(told, key)])
-    return [layer for layer in layers if layer.path in paths]
-
-
-def _unlike(layer: Layer, catalog: Catalog, blocks: bool) -> str | None:
-    """Why the units of a layer cannot be edited in a network; None where they can."""
-    info = next((m for m in (*catalog, *catalog.blocks) if m.path == layer.path), None)
-    if info is None:
-        hint = did_you_mean(layer.path, [m.path for m in (*catalog, *catalog.blocks)])
-        return f"`{layer.path}` is no module of this model{hint or '; was it of another one?'}"
-    if info in catalog.blocks and not blocks:
-        return f"`{layer.path}` is a block, without weights of its own; add `where: output`"
-    there = getattr(info, layer.kind)
-    if there != layer.units and (there or layer.kind == "heads"):
-        return (f"`{layer.path}` has {layer.units} {layer.kind} there and {there} in this model;"
-                " was it of another one?")  # fmt: skip
-    return None
+def _value(given: Any, assignment: Assignment) -> Any:
+    """A setting, or the value of the axis that it refers to."""
+    return assignment[given.axis] if isinstance(given, Ref) else given

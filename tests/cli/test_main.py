@@ -102,7 +102,8 @@ def test_wrong_requests_end_with_2_and_write_nothing(recipe: Path, tmp_path: Pat
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        f"{wrong}:9: axes.amount.values[2]: must be a number, not `x`",
+        f"{wrong}:9: axes.amount.values[2]: must be a number, not `x`; it goes to"
+        " edits[0].mix_noise.amount",
         f"{wrong}:11: edits[0].mix_noise.modules: `mid_blok.*` matches no module;"
         " the nearest is mid_block.*",
         "2 problems",
@@ -205,9 +206,9 @@ def test_schema_is_json_schema() -> None:
 @pytest.mark.parametrize(
     ("arguments", "place"),
     [
-        (("run", "quickstart"), "ablate.lab.load"),
+        (("run", "quickstart"), "ablate.cli.recipes.plan"),
         (("run", "quickstart"), "ablate.lab.run"),
-        (("check", "quickstart"), "ablate.lab.load"),
+        (("check", "quickstart"), "ablate.cli.recipes.plan"),
         (("units", "selectivity"), "ablate.units.record.study.Study.load"),
         (("units", "cards", "somewhere"), "ablate.units.record.study.Study.open"),
         (("units", "atlas", "conv_in"), "ablate.units.record.study.Study.load"),

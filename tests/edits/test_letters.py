@@ -18,11 +18,12 @@ from ablate.cli.main import main
 from ablate.edits.letters import label, word, wrong_length, wrong_letters
 from ablate.engine.export import ExportError, export_variant
 from ablate.engine.replay import replay_cell
-from ablate.recipe.recipe import Recipe, RecipeError
+from ablate.recipe.document import RecipeError
+from ablate.recipe.recipe import Recipe
 from ablate.recipe.schema import recipe_schema
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.png import read_record
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -158,7 +159,7 @@ def test_only_the_label_differs_and_nothing_is_sampled_twice(
             {"scale": {"modules": CONV, "factor": "$factor"}},
         ],
     )
-    assert resolve(recipe).denoiser_rows == 2 * 2 * 2 * 2  # seeds, factors, steps, guidance
+    assert plan(recipe).denoiser_rows == 2 * 2 * 2 * 2  # seeds, factors, steps, guidance
     result = run(recipe)
     assert (result.summary.computed, sum(asked)) == (12, 4)
     cells = {(c.seed, c.axes["word"], c.axes["factor"]): c for c in result}
@@ -205,9 +206,9 @@ def test_frames_and_resumed_runs_have_their_words(run: RunIt, build: Build) -> N
         ({}, "edits[0].write: `text` is missing: what is written, or an axis (`$name`)", True),
         ({"text": 3}, "edits[0].write.text: must be text, not `3`; put it in quotes", True),
         ({"text": "a", "modules": "*"}, "edits[0].write.modules: `write`, which edits the finished"
-         " picture, takes no `modules`; known here: text, where", True),
+         " picture, takes no `modules`; known here: where, text", True),
         ({"text": "a", "when": {"steps": [0, 1]}}, "edits[0].write.when: `write`, which edits the"
-         " finished picture, takes no `when`; known here: text, where", True),
+         " finished picture, takes no `when`; known here: where, text", True),
         ({"text": "a", "wher": "image"}, "edits[0].write.wher: unknown key, did you mean `where`?",
          True),
         ({"text": "日本"}, "edits[0].write.text: the typeface, Inter, lacks 日, 本, which", False),
@@ -219,7 +220,7 @@ def test_frames_and_resumed_runs_have_their_words(run: RunIt, build: Build) -> N
 def test_mistakes(edit: dict[str, Any], message: str, static: bool, build: Build) -> None:
     keys = {"axes": {"n": {"values": ["one", 2]}}} if edit.get("text") == "$n" else {}
     with pytest.raises(RecipeError) as error:
-        build(edits=[{"write": edit}], **keys)
+        plan(build(edits=[{"write": edit}], **keys))
     assert str(error.value).startswith(message)
     recipe = {"version": 1, "name": "x", "edits": [{"write": edit}], **keys}
     assert jsonschema.Draft202012Validator(recipe_schema()).is_valid(recipe) is not static
@@ -233,10 +234,10 @@ def test_words_without_room_are_refused_at_their_line(build: Build) -> None:
         keys = {"axes": {"word": {"values": ["at", "w" * 60]}, **sizes}}
         recipe = build(edits=[{"write": {"text": "$word"}}], zip=["width", "height"], **keys)
         if fits:
-            assert len(resolve(recipe).cells) == 6
+            assert len(plan(recipe).cells) == 6
             continue
         with pytest.raises(RecipeError) as error:
-            resolve(recipe)
+            plan(recipe)
         (problem,) = error.value.problems
         assert problem.key == "axes.word.values[1]"
         assert "too long for a picture of 16 × 16 pixels" in problem.message
@@ -259,6 +260,6 @@ def test_edits_that_are_none(settings: dict[str, Any], message: str) -> None:
 
 def test_the_typographic_recipe_is_sampled_once_a_subject_and_seed() -> None:
     file = Path(__file__).parent.parent.parent / "recipes" / "typographic.yaml"
-    planned = resolve(lab.load(file))
+    planned = plan(file)
     assert len({c.condition for c in planned.cells}) * 20 * 2 == planned.denoiser_rows
     assert len(planned.cells) == 6 * planned.denoiser_rows // 40

@@ -18,11 +18,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ablate import Edit, Variant, applied, lab
 from ablate.network.slices import ScopeError, Unit
-from ablate.recipe.recipe import Recipe, RecipeError
+from ablate.recipe.document import RecipeError
+from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 from ablate.units.record.layers import capturing
 
 Build = Callable[..., Recipe]
@@ -92,7 +93,7 @@ def test_each_head_and_each_channel_are_axes(run: RunIt, build: Build) -> None:
     one, other = edited(result)
     assert one.drift["rmse"] > 0 < other.drift["rmse"]
     assert one.drift["rmse"] != other.drift["rmse"]
-    channels = resolve(
+    channels = plan(
         build(
             axes={"channel": {"each_channel": ["conv_in", "conv_out"]}},
             edits=[{"zero": {"modules": "$channel"}}],
@@ -105,7 +106,7 @@ def test_each_head_and_each_channel_are_axes(run: RunIt, build: Build) -> None:
 
 
 def test_a_unit_may_be_an_axis_of_numbers(build: Build) -> None:
-    planned = resolve(
+    planned = plan(
         build(
             axes={"n": {"values": [0, 7]}},
             edits=[{"zero": {"modules": "conv_in", "unit": {"channels": "$n"}}}],
@@ -130,7 +131,7 @@ def test_a_unit_may_be_an_axis_of_numbers(build: Build) -> None:
 )  # fmt: skip
 def test_units_that_are_not_there(edit: dict[str, Any], message: str, build: Build) -> None:
     with pytest.raises(RecipeError) as error:
-        resolve(build(edits=[{"zero": edit}]))
+        plan(build(edits=[{"zero": edit}]))
     assert message in str(error.value)
 
 
@@ -170,7 +171,7 @@ def test_resample_takes_the_outputs_of_another_condition(
 ) -> None:
     edit = {"modules": BLOCK, "where": "output", "over": {"prompts": [DOG], "seeds": [7]}}
     recipe = build(edits=[{"resample": edit}])
-    assert resolve(recipe).denoiser_rows == (2 + 1) * 2 * 2  # cells and reference, guided
+    assert plan(recipe).denoiser_rows == (2 + 1) * 2 * 2  # cells and reference, guided
     (cell,) = edited(run(recipe))
     assert same(cell, with_outputs(plain, BLOCK, recorded(plain, BLOCK, DOG, 7)))
     assert not same(cell, image(plain))
@@ -218,7 +219,7 @@ def test_identity_needs_an_input_of_the_outputs_shape(tiny: Pipeline, build: Bui
         "edits[0].identity.modules: `conv_in` gives another shape than it is given, and cannot"
     )
     with pytest.raises(RecipeError, match=re.escape(message)):
-        resolve(recipe)
+        plan(recipe)
     edit = Edit("identity", ("conv_in",), where="output")
     with (
         applied(tiny.denoiser, Variant("v", (edit,))),

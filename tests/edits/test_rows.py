@@ -26,7 +26,7 @@ from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -843,7 +843,7 @@ def test_a_run_applies_in_place_what_has_no_rows(
     assert summary.rowless == set(rowless)
     assert summary.in_place == 2 * len(rowless)
     assert summary.by_rows == 2 * (len(others) + 1)
-    cells = resolve(recipe).cells
+    cells = plan(recipe).cells
     assert len(result) == len(cells) == summary.computed
     settings = fresh.settings(recipe.sampling)
     seen = set()
@@ -866,7 +866,7 @@ def test_a_run_edits_by_rows_where_it_can(build: Build, run: RunIt, tiny: Pipeli
         summary = run(recipe).summary
     assert summary.in_place == 0
     assert summary.rowless == set()
-    assert summary.by_rows == len(resolve(recipe).cells)
+    assert summary.by_rows == len(plan(recipe).cells)
 
 
 def test_parameters_that_a_module_does_not_have_are_no_reason_for_in_place(

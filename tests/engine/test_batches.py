@@ -22,7 +22,7 @@ from ablate.engine.batches import (
 )
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 Build = Callable[..., Recipe]
 Prepare = Callable[..., tuple[Batcher, list[Job]]]
@@ -54,12 +54,12 @@ def prepare(build: Build, tiny: Pipeline) -> Prepare:
     """The batcher and the jobs of a recipe on the tiny pipeline."""
 
     def batched(rows: bool = True, **keys: object) -> tuple[Batcher, list[Job]]:
-        plan = resolve(build(**keys))
+        planned = plan(build(**keys))
         cells = [
             KeyedCell(cell, tiny.settings(cell.condition.sampling), f"job{i}")
-            for i, cell in enumerate(plan.cells)
+            for i, cell in enumerate(planned.cells)
         ]
-        return Batcher(plan.catalog, rows=rows), jobs_of(cells, "unet")
+        return Batcher(planned.catalog, rows=rows), jobs_of(cells, "unet")
 
     return batched
 

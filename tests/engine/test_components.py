@@ -18,10 +18,11 @@ from ablate import Edit, Variant, applied, lab
 from ablate.edits.variants import When
 from ablate.engine.replay import replay_cell
 from ablate.network.slices import ScopeError
-from ablate.recipe.recipe import Recipe, RecipeError
+from ablate.recipe.document import RecipeError
+from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 Build = Callable[..., Recipe]
 RunIt = Callable[..., lab.Result]
@@ -77,7 +78,7 @@ def test_an_edit_of_the_autoencoder_samples_only_once(run: RunIt, build: Build) 
 
 
 def test_axes_choose_among_a_components_modules(build: Build) -> None:
-    planned = resolve(
+    planned = plan(
         build(
             axes={"m": {"each": {"modules": "*.fc1", "component": "text_encoder"}}},
             edits=[{"zero": {"modules": "$m"}}],
@@ -104,7 +105,7 @@ def test_axes_choose_among_a_components_modules(build: Build) -> None:
 )  # fmt: skip
 def test_what_cannot_be_edited_so(edit: dict[str, Any], message: str, build: Build) -> None:
     with pytest.raises(RecipeError) as error:
-        resolve(build(edits=[edit]))
+        plan(build(edits=[edit]))
     assert message in str(error.value)
 
 
@@ -171,12 +172,12 @@ def test_windows_by_noise_level_and_as_axes(run: RunIt, build: Build) -> None:
     assert not np.array_equal(shown(clean), shown(first))
     assert not np.array_equal(shown(clean), shown(baseline))
     assert noisy.axes["w"] == "t 1–0.5"
-    parts = resolve(build(axes={"w": {"windows": 2}}, edits=[edit])).axes[-1]
+    parts = plan(build(axes={"w": {"windows": 2}}, edits=[edit])).axes[-1]
     assert parts.values == ("0–50 %", "50–100 %")
 
 
 def test_an_end_of_a_window_may_be_an_axis(build: Build) -> None:
-    planned = resolve(
+    planned = plan(
         build(
             axes={"end": {"values": [0, 1]}},
             edits=[{"zero": {"modules": "conv_in", "when": {"steps": [0, "$end"]}}}],
@@ -190,9 +191,9 @@ def test_a_window_that_never_opens_is_refused(tiny: Pipeline, build: Build, tmp_
     def recipe(when: dict[str, Any]) -> Recipe:
         return build(edits=[{"zero": {"modules": "conv_in", "when": when}}])
 
-    with pytest.raises(RecipeError, match=r"never holds: sampling has 2 steps, and none begins"
+    with pytest.raises(RecipeError, match=r"is never open: sampling has 2 steps, and none begins"
                        r" within 0.6 to 0.9 of it"):  # fmt: skip
-        resolve(recipe({"fraction": [0.6, 0.9]}))
+        plan(recipe({"fraction": [0.6, 0.9]}))
     with pytest.raises(ScopeError, match=r"when t 1–0.99: it never opens; this sampling has 2"):
         lab.run(recipe({"t": [1, 0.99]}), tmp_path / "run", pipeline=tiny)
     assert not list((tmp_path / "run" / "cells").glob("*.png"))

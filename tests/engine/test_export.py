@@ -28,7 +28,7 @@ from ablate.store.activations import Layer, Statistics
 from ablate.store.files import StoreError
 from ablate.store.png import read_record
 from ablate.store.run import Run, StoredCell
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 Build = Callable[..., Recipe]
 Ran = Callable[..., Run]
@@ -48,7 +48,7 @@ def run(tiny: Pipeline, tmp_path: Path) -> Ran:
 
     def ran(recipe: Recipe, pipeline: Pipeline = tiny, folder: str = "run", **options: Any) -> Run:
         store = Run(tmp_path / folder)
-        engine.execute(resolve(recipe), pipeline, store, **options)
+        engine.execute(plan(recipe), pipeline, store, **options)
         return store
 
     return ran

@@ -72,14 +72,14 @@ def test_killed_and_resumed_is_the_same_as_never_killed(
     assert 10 <= len(survived) < CELLS
     written = {path: path.stat().st_mtime_ns for path in survived}
     # In this process, as the one never killed: that another one takes long to start shows nothing.
-    again = lab.run(lab.load(recipe), out, pipeline=tiny, batch_size=5).summary
+    again = lab.run(recipe, out, pipeline=tiny, batch_size=5).summary
     assert (again.computed, again.reused, again.total) == (
         CELLS - len(survived),
         len(survived),
         CELLS,
     )
     assert {path: path.stat().st_mtime_ns for path in survived} == written
-    lab.run(lab.load(recipe), tmp_path / "whole", pipeline=tiny, batch_size=5)
+    lab.run(recipe, tmp_path / "whole", pipeline=tiny, batch_size=5)
     assert contents(out) == contents(tmp_path / "whole")
 
 

@@ -26,7 +26,7 @@ from ablate.network.selectors import select
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.run import Run
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -148,12 +148,12 @@ def test_another_error_is_passed_on_and_finished_cells_stay(
 @pytest.fixture
 def prepare(build: Build, tiny: Pipeline) -> Callable[..., tuple[list[Job], Batcher]]:
     def prepared(**keys: object) -> tuple[list[Job], Batcher]:
-        plan = resolve(build(**keys))
+        planned = plan(build(**keys))
         cells = [
             KeyedCell(cell, tiny.settings(cell.condition.sampling), f"job{i}")
-            for i, cell in enumerate(plan.cells)
+            for i, cell in enumerate(planned.cells)
         ]
-        return jobs_of(cells, "unet"), Batcher(plan.catalog, rows=True)
+        return jobs_of(cells, "unet"), Batcher(planned.catalog, rows=True)
 
     return prepared
 
@@ -323,7 +323,7 @@ def test_a_store_that_cannot_write_is_an_error(
     """At the first batch, at the last, and between; the run ends soon and the weights are back."""
     real, written = Run.write_cells, 0
     recipe = build(**EACH)
-    count = len(resolve(recipe).cells)
+    count = len(plan(recipe).cells)
     fails = min(fails, -(-count // batch_size))
 
     def write(store: Run, cells: Any) -> None:
@@ -535,9 +535,8 @@ def test_memory_stays_flat_over_two_thousand_cells(
     def note(now: Progress) -> None:
         used[now.done] = psutil.Process().memory_info().rss
 
-    plan = resolve(recipe)
     summary = engine.execute(
-        plan, tiny, Run(tmp_path / "run"), batch_size=20, progress=Progress(note)
+        plan(recipe), tiny, Run(tmp_path / "run"), batch_size=20, progress=Progress(note)
     )
     assert summary.total == 2000
     first = max(memory for done, memory in used.items() if done <= 100)

@@ -12,10 +12,11 @@ from ablate import lab
 from ablate.drift.measure import MeasuredCell
 from ablate.edits.in_place import applied
 from ablate.edits.variants import Edit, Variant
-from ablate.recipe.recipe import Recipe, RecipeError
+from ablate.recipe.document import RecipeError
+from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Callbacks, Request
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -106,5 +107,5 @@ def test_variants_share_the_steps_before_their_windows(
 
 def test_a_window_that_never_opens_is_refused(build: Build) -> None:
     edit = {"zero": {"modules": "*", "when": {"steps": [STEPS, 9]}}}
-    with pytest.raises(RecipeError, match="never holds: sampling has 4 steps, and the first one"):
-        resolve(build(sampling=SAMPLING, edits=[edit]))
+    with pytest.raises(RecipeError, match="is never open: sampling has 4 steps, and the first one"):
+        plan(build(sampling=SAMPLING, edits=[edit]))

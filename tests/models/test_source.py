@@ -16,7 +16,6 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ablate import lab
 from ablate.edits.in_place import applied
 from ablate.edits.variants import Edit, Variant
 from ablate.engine import run as engine
@@ -26,11 +25,12 @@ from ablate.models.catalogs import load_catalog
 from ablate.models.files import ModelError, identify
 from ablate.models.source import Lora, Source
 from ablate.models.weights import weights_of
-from ablate.recipe.recipe import Recipe, RecipeError
+from ablate.recipe.document import RecipeError
+from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -264,7 +264,7 @@ def test_a_file_can_be_blended_with(single: str, tiny: Pipeline, tiny_folder: Pa
         {"blend": {"modules": "*", "amount": 0.5, "with": single}}]}  # fmt: skip
     file = Path(single).parent / "r.yaml"
     file.write_text(str({"version": 1, "name": "x"} | recipe), encoding="utf-8")
-    assert lab.load(file).model == str(tiny_folder)
+    assert plan(file).recipe.model == str(tiny_folder)
 
 
 # ---------------------------------------------------------------- variants of weights
@@ -385,7 +385,7 @@ def test_an_offloaded_pipeline_makes_the_same_images(tiny: Pipeline, tiny_folder
     assert np.array_equal(image(pipeline), image(tiny))
     recipe = Recipe.build({"version": 1, "name": "x", "model": str(tiny_folder), "edits": [
         {"scale": {"modules": "*", "factor": 0.5}}]})  # fmt: skip
-    (cell,) = [c for c in resolve(recipe).cells if not c.variant.is_baseline]
+    (cell,) = [c for c in plan(recipe).cells if not c.variant.is_baseline]
     (_, pixels, _), (_, expected, _) = (engine.compute_cell(cell, p) for p in (pipeline, tiny))
     assert np.array_equal(pixels, expected)
 
@@ -462,4 +462,4 @@ def test_a_missing_lora_is_reported_with_its_line(tiny_folder: Path, tmp_path: P
     text = f"version: 1\nname: x\nmodel: {tiny_folder}\nlora:\n  - {tmp_path}/no.safetensors\n"
     file.write_text(text + 'edits: [{zero: {modules: "*"}}]\n', encoding="utf-8")
     with pytest.raises(RecipeError, match=r"r\.yaml:5: lora\[0\]: there is no file"):
-        lab.load(file)
+        plan(file)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from ablate.recipe.document import Document, DocumentError, Problem, kind_of, written
+from ablate.recipe.document import (
+    DEPTH,
+    NODES,
+    TEXT,
+    Document,
+    Problem,
+    RecipeError,
+    kind_of,
+    written,
+)
 
 
 def load(text: str) -> tuple[Any, list[str]]:
-    document = Document("r.yaml")
-    data = document.load(text)
-    return data, list(map(str, document.problems))
+    document = Document.parse(text, "r.yaml")
+    return document.data, list(map(str, document.problems))
 
 
 @pytest.mark.parametrize(
@@ -41,18 +50,16 @@ def test_keys_are_what_is_written() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n"])
-def test_an_empty_file_is_an_empty_mapping_or_null(text: str) -> None:
-    data, problems = load(text)
-    assert not data
-    assert problems == []
+def test_an_empty_file_is_an_empty_mapping(text: str) -> None:
+    assert load(text) == ({}, [])
 
 
 def test_duplicate_keys_name_both_lines_and_the_first_one_counts() -> None:
     data, problems = load("a: 1\nb:\n  - c: 2\n    c: 3\na: 4\n")
     assert data == {"a": 1, "b": [{"c": 2}]}
     assert problems == [
-        "r.yaml:4: b[0].c: stands twice; it is on line 3 already",
-        "r.yaml:5: a: stands twice; it is on line 1 already",
+        "r.yaml:4: b[0].c: is given twice; it is on line 3 already",
+        "r.yaml:5: a: is given twice; it is on line 1 already",
     ]
 
 
@@ -65,9 +72,9 @@ def test_duplicate_keys_name_both_lines_and_the_first_one_counts() -> None:
             "r.yaml:2: not valid YAML: found character '\\t' that cannot start any token",
         ),
         ("a: *x", "r.yaml:1: not valid YAML: found undefined alias 'x'"),
-        ("a: 1\nb: \x07", "r.yaml:2: not valid YAML: the character #x0007 may not stand in it"),
+        ("a: 1\nb: \x07", "r.yaml:2: not valid YAML: the character #x0007 is not allowed"),
         ("a: 1\n---\nb: 2", "r.yaml:2: not valid YAML: but found another document"),
-        ("a: &a [*a]", "r.yaml:1: not valid YAML: an alias stands within what it stands for"),
+        ("a: &a [*a]", "r.yaml:1: not valid YAML: an alias is inside the value that it repeats"),
         (
             "a: !!python/name:os.system",
             "r.yaml:1: not valid YAML: could not determine a constructor for the tag"
@@ -77,6 +84,47 @@ def test_duplicate_keys_name_both_lines_and_the_first_one_counts() -> None:
 )
 def test_what_is_no_yaml_is_a_problem_with_its_line(text: str, problem: str) -> None:
     assert load(text) == (None, [problem])
+
+
+def test_an_alias_repeats_a_value_that_is_read_once() -> None:
+    document = Document.parse("x: &x {b: 1}\ny: *x\nz: [*x, *x]", "r.yaml")
+    data = document.data
+    assert data == {"x": {"b": 1}, "y": {"b": 1}, "z": [{"b": 1}, {"b": 1}]}
+    assert data["x"] is data["y"] is data["z"][1]
+    assert str(document.problem(("z", 1, "b"), "is bad")) == "r.yaml:1: z[1].b: is bad"
+    document.override("y.b", 2)
+    assert document.data == data | {"y": {"b": 2}}
+
+
+NINE_LEVELS = "a0: &a0 [" + "1," * 10 + "]\n"
+NINE_LEVELS += "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 10}]\n" for i in range(1, 10))
+CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 300))
+MANY = f"r.yaml:5: contains more than {NODES:,} values, counting those that aliases repeat"
+DEEP = f"contains lists and mappings more than {DEPTH} deep inside each other"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (NINE_LEVELS, MANY),
+        ("a: " + "[" * 100_000, f"r.yaml:1: {DEEP}"),
+        ("a: " + "{b: " * 100_000, f"r.yaml:1: {DEEP}"),
+        (CHAIN, f"r.yaml:{DEPTH - 1}: {DEEP}"),
+        ("a: " + "x" * 10_000_000,
+         f"r.yaml: has 10,000,003 characters; a recipe has at most {TEXT:,}"),
+        ("a: 2024-13-45", "r.yaml:1: not valid YAML: month must be in 1..12"),
+    ],
+    ids=["aliases", "lists", "mappings", "aliases inside each other", "text", "date"],
+)  # fmt: skip
+def test_what_is_out_of_bounds_is_refused_at_once(text: str, problem: str) -> None:
+    began = time.perf_counter()
+    assert load(text) == (None, [problem])
+    assert time.perf_counter() - began < 5  # seconds on a busy machine; without bounds, hours
+
+
+def test_a_number_of_endless_digits_is_a_problem() -> None:
+    _, (problem,) = load("a: " + "1" * 5000)
+    assert problem.startswith("r.yaml:1: not valid YAML: Exceeds the limit")
 
 
 @pytest.mark.parametrize(
@@ -92,38 +140,35 @@ def test_what_is_no_yaml_is_a_problem_with_its_line(text: str, problem: str) -> 
 )
 def test_overrides_reach_into_mappings_and_lists(key: str, changed: dict[str, Any]) -> None:
     text = "name: x\nsampling: {height: 8}\nprompts: [a, b]\nedits: [{scale: {factor: 1}}]"
-    document = Document("r.yaml")
-    data = document.load(text)
-    expected = data | changed
-    document.override(data, key, "new")
-    assert data == expected
+    document = Document.parse(text, "r.yaml")
+    expected = document.data | changed
+    document.override(key, "new")
+    assert document.data == expected
     assert document.problems == []
     path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-    assert str(document.at(path, "is bad")) == f"--set {written(path)}: is bad"
+    assert str(document.problem(path, "is bad")) == f"--set {written(path)}: is bad"
 
 
 @pytest.mark.parametrize("key", ["prompts.2", "prompts.x", "prompts.-1", "name.x", "prompts.0.x.y"])
 def test_an_override_of_no_place_is_a_problem(key: str) -> None:
-    document = Document("r.yaml")
-    data = document.load("name: x\nprompts: [a, b]")
-    document.override(data, key, 1)
-    assert data == {"name": "x", "prompts": ["a", "b"]}
+    document = Document.parse("name: x\nprompts: [a, b]", "r.yaml")
+    document.override(key, 1)
+    assert document.data == {"name": "x", "prompts": ["a", "b"]}
     assert [str(p) for p in document.problems] == [
         f"--set {key}: there is no such place in the recipe"
     ]
 
 
 def test_a_problem_stands_at_the_nearest_key_that_has_a_line() -> None:
-    document = Document("r.yaml")
-    document.load("a:\n  b:\n    - 1\n    - 2\n")
-    assert document.at(("a", "b", 1)).line == 4
-    assert document.at(("a", "b", 7, "c")).line == 2
-    assert document.at(("z",)).line == 1
+    document = Document.parse("a:\n  b:\n    - 1\n    - 2\n", "r.yaml")
+    assert document.problem(("a", "b", 1), "").line == 4
+    assert document.problem(("a", "b", 7, "c"), "").line == 2
+    assert document.problem(("z",), "").line == 1
 
 
 def test_an_error_tells_each_problem_once_in_the_order_of_the_file() -> None:
     late, early = Problem("late", "b", "r.yaml", 9), Problem("early", "a", "r.yaml", 2)
-    error = DocumentError([late, early, late])
+    error = RecipeError([late, early, late])
     assert str(error) == "r.yaml:2: a: early\nr.yaml:9: b: late"
 
 

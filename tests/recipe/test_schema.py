@@ -13,8 +13,8 @@ from wrong import CHOSEN, HEAD, WRONG, ZERO, Wrong
 
 from ablate.edits.ops import wrong_strength
 from ablate.edits.registry import OPS, Op
-from ablate.recipe.recipe import TOP_LEVEL, parse_recipe
-from ablate.recipe.schema import recipe_schema
+from ablate.recipe.recipe import Recipe, parse_recipe
+from ablate.recipe.schema import recipe_docs, recipe_schema
 
 RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes").glob("*.yaml"))
 VALIDATOR = jsonschema.Draft202012Validator(recipe_schema())
@@ -87,7 +87,7 @@ def test_it_accepts_the_recipes_that_come_along(path: Path) -> None:
 
 @pytest.mark.parametrize("text", RIGHT.values(), ids=RIGHT)
 def test_it_accepts_right_recipes(text: str) -> None:
-    assert parse_recipe(text, None).problems == ()
+    assert parse_recipe(text)[1] == []
     VALIDATOR.validate(yaml.safe_load(text))
 
 
@@ -97,10 +97,20 @@ def test_it_rejects_what_is_wrong_by_shape_alone(wrong: Wrong) -> None:
 
 
 def test_it_describes_every_op_and_every_key() -> None:
-    described = recipe_schema()["properties"]["edits"]["items"]["properties"]
+    schema = recipe_schema()
+    described = schema["properties"]["edits"]["items"]["properties"]
     assert described.keys() == OPS.keys()
-    assert all(edit["description"] for edit in described.values())
-    assert tuple(recipe_schema()["properties"]) == TOP_LEVEL
+    edits = [schema["$defs"][edit["$ref"].rpartition("/")[2]] for edit in described.values()]
+    assert all(edit["description"] for edit in edits)
+    assert list(schema["properties"]) == list(Recipe.known_keys())
+    assert all("description" in shape for shape in schema["properties"].values())
+
+
+def test_the_reference_has_every_key_with_its_meaning() -> None:
+    rows = [line.split(" | ") for line in recipe_docs().splitlines() if line.startswith("| `")]
+    keys = {row[0].removeprefix("| ").strip("`") for row in rows}
+    assert {*Recipe.known_keys(), *OPS, "guidance_scale", "cumulative", "zoom", "dose"} <= keys
+    assert [row for row in rows if not row[-1].removesuffix(" |").strip()] == []
 
 
 def test_it_describes_an_op_that_is_added(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,14 @@ from transformers import (
 )
 
 from ablate import bundled, lab
-from ablate.recipe.recipe import Recipe, RecipeError
+from ablate.recipe.document import RecipeError
+from ablate.recipe.recipe import Recipe
 from ablate.sampling.embeddings import PROMPTS, between, embed, on_plane, random_point, slerp
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request
 from ablate.sampling.settings import Sampling
 from ablate.store.png import read_latents
-from ablate.sweep.check import resolve
+from ablate.sweep.binding import plan
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -312,7 +313,7 @@ def test_frames_are_the_estimates_of_the_scheduler(
 def test_a_strip_is_sampled_once_and_resumed(run: Ran, build: Build) -> None:
     recipe = build(axes={"steps": {"values": [1, 2]}, "factor": {"values": [1, 0.9, 0.8]}},
                    edits=[{"scale": {"modules": "*", "factor": "$factor"}}])  # fmt: skip
-    assert resolve(recipe).denoiser_rows == 3 * 2 * 2
+    assert plan(recipe).denoiser_rows == 3 * 2 * 2
     first = run(recipe)
     lost = next(c for c in first if c.axes["steps"] == 1 and c.axes["factor"] == 0.9)
     before = lost.path.read_bytes()
@@ -326,7 +327,7 @@ def test_a_strip_is_sampled_once_and_resumed(run: Ran, build: Build) -> None:
 
 def test_steps_beyond_the_last_are_refused(build: Build) -> None:
     with pytest.raises(RecipeError, match="asks for the image after 3 steps; sampling has 2"):
-        resolve(build(axes={"steps": {"values": [1, 3]}}))
+        plan(build(axes={"steps": {"values": [1, 3]}}))
 
 
 # ------------------------------------------------------------ the noise floor's baselines

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated import make_run
 
 from ablate.network.components import Networks
 from ablate.network.modules import Catalog, ModuleInfo
-from ablate.recipe.recipe import Recipe, RecipeError, parse_recipe
-from ablate.sweep.check import check
-from ablate.sweep.plan import Plan, plan_recipe
+from ablate.recipe.document import RecipeError
+from ablate.recipe.recipe import Recipe
+from ablate.sweep.binding import plan
+from ablate.sweep.cells import Plan
 
 PATHS = ["conv_in", "down.0.norm1", "down.0.conv1", "mid.attn1", "up.0.conv1", "conv_out"]
 STAGES = ["in", "down", "down", "mid", "up", "out"]
@@ -28,7 +31,7 @@ ZERO_A = [{"zero": {"modules": "$a"}}]
 def made(axes: dict[str, Any] | None = None, edits: list[Any] | None = None, **top: Any) -> Plan:
     edits = [{"zero": {"modules": "conv_in"}}] if edits is None else edits
     data = {"version": 1, "name": "x", "axes": axes or {}, "edits": edits, **top}
-    return plan_recipe(Recipe.build(data), NETWORKS)
+    return plan(Recipe.build(data), NETWORKS)
 
 
 def edited(found: Plan) -> list[tuple[str, ...]]:
@@ -109,26 +112,21 @@ def test_a_cumulative_axis_is_drawn_anew_for_each_value_of_its_seed() -> None:
     assert list(map(set, edited(found))) == [set(shuffled(s)[:3]) for s in (0, 1)]
 
 
-def drift_file(folder: Path, rows: list[str]) -> None:
-    lines = ["cell,variant,prompt,seed,module,state,rmse,ssim", *rows]
-    (folder / "drift.csv").write_text("\n".join(lines), encoding="utf-8")
+def earlier_run(folder: Path, drift: Mapping[str, int]) -> str:
+    """A run in which each module was edited in turn, with images so far from the baseline's."""
+    make_run(
+        folder,
+        {"module": list(drift), "seed": [0, 1]},
+        lambda values: (255, 128 - drift[values["module"]], 128),
+        nan=lambda values: values.get("module") == PATHS[3],
+        read=False,
+    )
+    return str(folder)
 
 
 def test_the_order_of_drift_is_read_from_an_earlier_run(tmp_path: Path) -> None:
-    drifts = {
-        PATHS[0]: (0.5, 0.7),
-        PATHS[1]: (0.1, 0.1),
-        PATHS[2]: (0.9, 0.0),
-        PATHS[4]: (0.2, 0.2),
-    }
-    rows = [
-        f"{path}.png,v,a cat,{seed},{path},ok,{value},0.5"
-        for path, values in drifts.items()
-        for seed, value in enumerate(values)
-    ]
-    rows += [f"x.png,v,a cat,0,{PATHS[3]},nan,,", f"x.png,v,a cat,0,{PATHS[5]},ok,0.3,0.5"]
-    drift_file(tmp_path, [*rows, "base.png,baseline,a cat,0,,ok,0.0,1.0"])
-    found = made({"a": {"cumulative": {"order": "drift", "run": str(tmp_path)}}}, ZERO_A)
+    run = earlier_run(tmp_path, dict(zip(PATHS, (110, 20, 100, 70, 40, 80), strict=True)))
+    found = made({"a": {"cumulative": {"order": "drift", "run": run}}}, ZERO_A)
     order = [PATHS[1], PATHS[4], PATHS[5], PATHS[2], PATHS[0], PATHS[3]]  # NaN drifts most
     assert list(map(set, edited(found))) == [set(order[:k]) for k in range(1, 7)]
 
@@ -186,7 +184,7 @@ def test_rows_count_steps_and_guidance() -> None:
     found = made({"guidance_scale": {"values": [1, 5]}, "num_inference_steps": {"values": [2, 10]}})
     assert found.denoiser_rows == 2 * (2 + 10) * (1 + 2)  # baseline and edit; guidance doubles
     distilled = replace(NETWORKS, guided=1)
-    assert plan_recipe(found.recipe, distilled).denoiser_rows == 2 * (2 + 10) * (1 + 1)
+    assert plan(found.recipe, distilled).denoiser_rows == 2 * (2 + 10) * (1 + 1)
 
 
 # ---------------------------------------------------------------- mistakes
@@ -197,13 +195,13 @@ def test_rows_count_steps_and_guidance() -> None:
     [
         ({"a": {"each": "nowhere"}}, {}, "axes.a.each: `nowhere` matches no module"),
         ({"a": {"values": ["conv_in", "down"]}}, {},
-         "axes.a: `down` is no module but has some; write `down.*`"),
+         "axes.a.values[1]: `down` is no module but has some; write `down.*`"),
         ({"a": {"cumulative": {"counts": [7]}}}, {},
          "axes.a.cumulative.counts: asks for 7 modules; there are 6"),
         ({"a": {"each": "conv*"}, "seed": {"values": [1, 2, 3]}}, {"zip": ["a", "seed"]},
          "zip: axes of different length cannot be paired: `a` has 2, `seed` has 3"),
         ({"a": {"cumulative": {"order": "drift", "run": "nowhere"}}}, {},
-         "axes.a.cumulative.run: there is no nowhere/drift.csv"),
+         "axes.a.cumulative.run: nowhere is not a run: it has no run.json"),
     ],
 )  # fmt: skip
 def test_what_only_the_catalog_shows(
@@ -214,33 +212,78 @@ def test_what_only_the_catalog_shows(
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("rows", [[], ["x.png,v,a cat,0,conv_in,ok,0.5,0.5"]])
-def test_an_earlier_run_must_have_each_module(tmp_path: Path, rows: list[str]) -> None:
-    drift_file(tmp_path, rows)
+@pytest.mark.parametrize("paths", [PATHS[:1], PATHS[1:]])
+def test_an_earlier_run_must_have_each_module(tmp_path: Path, paths: list[str]) -> None:
+    run = earlier_run(tmp_path, dict.fromkeys(paths, 50))
     with pytest.raises(RecipeError, match="does not have every one of these modules by itself"):
-        made({"a": {"cumulative": {"order": "drift", "run": str(tmp_path)}}}, ZERO_A)
+        made({"a": {"cumulative": {"order": "drift", "run": run}}}, ZERO_A)
 
 
-def test_checking_tells_all_mistakes_with_their_lines() -> None:
+def problems(text: str, folder: Path) -> list[str]:
+    """The problems of a recipe on the networks of these tests, without their file."""
+    file = folder / "r.yaml"
+    file.write_text(text, encoding="utf-8")
+    try:
+        plan(file, NETWORKS)
+    except RecipeError as error:
+        return [str(problem).removeprefix(str(folder / "")) for problem in error.problems]
+    return []
+
+
+def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     text = """\
 version: 1
 name: x
+sampling: {scheduler: dimm}
+seeds: [0, x]
 axes:
   a: {each: dwn.0.conv1}
   k: {cumulative: {counts: [99]}}
+  p: {values: [conv_in, nowhere]}
+  w: {windws: 3}
 edits:
   - zero: {modules: $a}
   - zero: {modules: $k}
-  - zero: {modules: stage=left}
+  - scale: {modules: stage=left, factor: big}
+  - zero: {modules: $p, when: $w, component: vae}
+  - write: {text: 日本}
+  - swap: {modules: conv_in, with: [conv_out, up]}
 """
-    assert list(map(str, check(parse_recipe(text, "r.yaml"), NETWORKS))) == [
-        "r.yaml:4: axes.a.each: `dwn.0.conv1` matches no module; the nearest are down.0.conv1,"
+    assert problems(text, tmp_path) == [
+        "/r.yaml:3: sampling.scheduler: diffusers has no scheduler `dimm`, did you mean `ddim`?",
+        "/r.yaml:4: seeds[1]: must be a whole number, not `x`",
+        "/r.yaml:6: axes.a.each: `dwn.0.conv1` matches no module; the nearest are down.0.conv1,"
         " up.0.conv1, down.0.norm1",
-        "r.yaml:9: edits[2].zero.modules: `stage=left` matches no module; stage is one of down,"
+        "/r.yaml:7: axes.k.cumulative.counts: asks for 99 modules; there are 6",
+        "/r.yaml:9: axes.w.windws: unknown key, did you mean `windows`?",
+        "/r.yaml:13: edits[2].scale.factor: must be a number, not `big`",
+        "/r.yaml:13: edits[2].scale.modules: `stage=left` matches no module; stage is one of down,"
         " in, mid, out, up",
+        "/r.yaml:14: edits[3].zero.component: there is no component `vae` here",
+        "/r.yaml:15: edits[4].write.text: the typeface, Inter, lacks 日, 本, which would become"
+        " boxes; it has letters of Latin, Greek and Cyrillic scripts, digits and common signs",
+        "/r.yaml:16: edits[5].swap.with: `up` is no module but has some; write `up.*`",
     ]
-    right = text.replace("dwn", "down").replace("left", "mid")
-    assert list(map(str, check(parse_recipe(right, "r.yaml"), NETWORKS))) == [
-        "r.yaml:5: axes.k.cumulative.counts: asks for 99 modules; there are 6"
+
+
+def test_a_recipe_without_mistakes_is_planned(tmp_path: Path) -> None:
+    text = "version: 1\nname: x\naxes: {a: [conv_in, mid.*]}\nedits: [{zero: {modules: $a}}]\n"
+    assert problems(text, tmp_path) == []
+    assert problems(text.replace("mid", "mad"), tmp_path) == [
+        "/r.yaml:3: axes.a[1]: `mad.*` matches no module; the nearest is mid.*"
     ]
-    assert check(parse_recipe(right.replace("99", "6"), "r.yaml"), NETWORKS) == []
+
+
+def test_what_cannot_be_made_at_some_values_is_told_once_a_place() -> None:
+    axes = {"w": {"values": [1, 30, 40]}, "n": {"range": [0, 9], "step": 1}}
+    edits = [
+        {"zero": {"modules": "*", "when": {"steps": ["$w", 50]}}},
+        {"zero": {"modules": "mid.*", "unit": {"heads": "$n"}}},
+    ]
+    with pytest.raises(RecipeError) as error:
+        made(axes, edits)
+    assert list(map(str, error.value.problems)) == [
+        "edits[1].zero.unit.heads: `mid.attn1` has no heads; there is none of number 0",
+        "edits[0].zero.when.steps: is never open: sampling has 20 steps, and the first one named is"
+        " 30, counted from 0",
+    ]

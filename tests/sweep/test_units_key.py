@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from ablate import lab
 from ablate.engine.replay import replay_cell
 from ablate.network.slices import Unit
-from ablate.recipe.recipe import Recipe, RecipeError
+from ablate.recipe.document import RecipeError
+from ablate.recipe.recipe import Recipe
 from ablate.recipe.schema import recipe_schema
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.activations import Layer, Statistics
-from ablate.sweep.check import read_checked, resolve
+from ablate.sweep.binding import plan
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -64,7 +65,7 @@ def units_of(recipe: Recipe) -> list[dict[str, tuple[int, ...]]]:
     """What the variants edit, by module path."""
     return [
         {edit.modules[0]: edit.unit.numbers for edit in variant.edits if edit.unit is not None}
-        for variant in resolve(recipe).variants
+        for variant in plan(recipe).variants
         if variant.edits
     ]
 
@@ -121,7 +122,7 @@ def test_random_units_hang_on_the_seed_and_their_module_alone(
 
 def test_settings_may_be_axes_and_none_is_the_baseline(two: Path, build: Build) -> None:
     axes = {"order": {"values": ["most", "least"]}, "fraction": {"values": [0, 0.02, 0.25]}}
-    planned = resolve(build(axes=axes, edits=zeroed(two, order="$order", fraction="$fraction")))
+    planned = plan(build(axes=axes, edits=zeroed(two, order="$order", fraction="$fraction")))
     # A fiftieth of 16 is none as well.
     assert [cell.variant.is_baseline for cell in planned.cells] == [True, True, False] * 2
     assert len(planned.distinct()) == 3
@@ -215,7 +216,7 @@ def test_units_of_another_component(run: RunIt, build: Build, plain: Any, tmp_pa
 
 
 def test_weights_of_units_are_edited_by_the_same_key(two: Path, build: Build) -> None:
-    (variant,) = resolve(build(edits=zeroed(two, "weights", count=2))).variants[1:]
+    (variant,) = plan(build(edits=zeroed(two, "weights", count=2))).variants[1:]
     assert [(e.where, e.modules, e.unit) for e in variant.edits] == [
         ("weights", (FIRST,), Unit("channels", (1, 3)))
     ]
@@ -223,7 +224,7 @@ def test_weights_of_units_are_edited_by_the_same_key(two: Path, build: Build) ->
 
 def test_a_variant_is_named_by_the_edits_of_the_recipe(two: Path, build: Build) -> None:
     edits = [*zeroed(two, count=20), {"scale": {"modules": CONV, "factor": 2}}]
-    _, variant = resolve(build(edits=edits)).variants
+    _, variant = plan(build(edits=edits)).variants
     assert (variant.name, len(variant.edits)) == ("zero + scale", 3)
 
 
@@ -247,21 +248,22 @@ def test_nothing_stands_for_a_concept_of_one_sample(two: Path, build: Build) -> 
     known.count[:], known.done = 1, 2
     known.save(two / "activations.npz")
     with pytest.raises(RecipeError, match="one sample a concept: no spread to measure contrast in"):
-        resolve(build(edits=zeroed(two, count=2, concept="cat")))
-    assert resolve(build(edits=zeroed(two, count=2))).variants  # by selectivity
+        plan(build(edits=zeroed(two, count=2, concept="cat")))
+    assert plan(build(edits=zeroed(two, count=2))).variants  # by selectivity
 
 
 @pytest.mark.parametrize(
     ("units", "message", "static"),
     [
         ("{run: RUN, fraction: 0.1, count: 3}",
-         "6: edits[0].zero.units: must have one of fraction, count; this has both", True),
+         "6: edits[0].zero.units: must have exactly one of fraction, count; this has fraction and"
+         " count", True),
         ("{run: RUN}",
-         "6: edits[0].zero.units: must have one of fraction, count; this has neither", True),
+         "6: edits[0].zero.units: must have exactly one of fraction, count; this has none", True),
         ("{fraction: 0.1}",
          "6: edits[0].zero.units: `run` is missing: the folder of a study of units", True),
         ("{run: RUN, fraction: 1.5}",
-         "6: edits[0].zero.units.fraction: must lie between 0 and 1, not 1.5", True),
+         "6: edits[0].zero.units.fraction: must be at most 1, not `1.5`", True),
         ("{run: RUN, fraction: 0.1, order: mots}",
          "6: edits[0].zero.units.order: must be one of most, least, random, not `mots`, did you"
          " mean `most`?", True),
@@ -270,11 +272,11 @@ def test_nothing_stands_for_a_concept_of_one_sample(two: Path, build: Build) -> 
         ("{run: RUN, fraction: 0.1, seed: 3}",
          "6: edits[0].zero.units.seed: `seed` goes with `order: random`", False),
         ("{run: RUN, fraction: 0.1}\n      modules: conv_in",
-         "7: edits[0].zero.modules: stands beside `units`, which tell modules and unit; keep one"
-         " of the two", True),
+         "7: edits[0].zero.modules: is given beside `units`, which choose modules and units; keep"
+         " one", True),
         ("{run: RUN, fraction: 0.1}\n      unit: {channels: 0}",
-         "7: edits[0].zero.unit: stands beside `units`, which tell modules and unit; keep one of"
-         " the two", True),
+         "7: edits[0].zero.unit: is given beside `units`, which choose modules and units; keep"
+         " one", True),
         ("{run: gone, fraction: 0.1}",
          "6: edits[0].zero.units.run: there is no gone/activations.npz", False),
         ("{run: RUN, fraction: 0.1, concept: dgo}",
@@ -289,11 +291,11 @@ def test_nothing_stands_for_a_concept_of_one_sample(two: Path, build: Build) -> 
         ("{run: RUN, fraction: $f}",
          "6: edits[0].zero.units.fraction: there is no axis `f`; define it under `axes`", False),
         ("{run: RUN, fraction: $f}\naxes: {f: {values: [0, 2]}}",
-         "7: axes.f.values[1]: must lie between 0 and 1, not 2", False),
+         "7: axes.f.values[1]: must be at most 1, not `2`", False),
         ("{run: RUN, fraction: 0.1, concept: $c}\naxes: {c: {values: [cat, cow]}}",
          "7: axes.c.values[1]: RUN has no concept `cow`", False),
         ("{run: $r, fraction: 0.1}\naxes: {r: {values: [x]}}",
-         "6: edits[0].zero.units.run: no axis can stand here, as `$r` does", False),
+         "6: edits[0].zero.units.run: an axis cannot be given here, as `$r` is", False),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_where_they_stand(
@@ -302,7 +304,9 @@ def test_mistakes_are_told_where_they_stand(
     file = tmp_path / "r.yaml"
     text = (UNITS + units).replace("RUN", str(two))
     file.write_text(text + f"\nmodel: {tiny_folder}\n")
-    _, problems = read_checked(file)
+    with pytest.raises(RecipeError) as error:
+        plan(file)
+    problems = error.value.problems
     told = f"{file}:{message.replace('RUN', str(two))}"
     assert [str(p) for p in problems if str(p).startswith(told)], problems
     assert (
@@ -326,7 +330,9 @@ def test_all_mistakes_of_studies_are_told_beside_any_others(
     text += "".join(edits) + "  - zero: {modules: nowhere}\naxes: {n: {values: [1, 40]}}\n"
     file = tmp_path / "r.yaml"
     file.write_text(text.replace("RUN", str(two)))
-    _, problems = read_checked(file)
+    with pytest.raises(RecipeError) as error:
+        plan(file)
+    problems = error.value.problems
     told = [str(p).removeprefix(f"{file}:").replace(str(two), "RUN") for p in problems]
     expected = [
         "4: sampling.width: must be a multiple of 8, not `20`",
@@ -352,7 +358,9 @@ def test_what_cannot_be_read_is_told_once(
     file = tmp_path / "r.yaml"
     text = f"{UNITS}{units}\naxes: {{w: {{values: {values}}}}}\nmodel: {tiny_folder}\n"
     file.write_text(text.replace("RUN", str(two)))
-    _, problems = read_checked(file)
+    with pytest.raises(RecipeError) as error:
+        plan(file)
+    problems = error.value.problems
     assert len(problems) == 1, problems
 
 
@@ -393,7 +401,7 @@ STUDIES: dict[str, tuple[Mapping[str, Any], str]] = {
     ),
     "of a block": (
         {"layers": [(BLOCK, "channels", [1] * 32)]},
-        f"`{BLOCK}` is a block, without weights of its own; add `where: output`",
+        f"`{BLOCK}` is a block, which has no weights; add `where: output`",
     ),
 }
 
@@ -404,7 +412,7 @@ def test_studies_of_another_network(
 ) -> None:
     folder = study(tmp_path / "study", **made)
     with pytest.raises(RecipeError) as error:
-        resolve(build(edits=zeroed(folder, "weights", count=1)))
+        plan(build(edits=zeroed(folder, "weights", count=1)))
     assert str(error.value).startswith("edits[0].zero.units.run: ")
     assert message in str(error.value)
 
@@ -415,7 +423,7 @@ def test_a_study_that_stopped_halfway_is_not_used(tmp_path: Path, build: Build) 
     part.total = 80
     part.save(folder / "activations.npz")
     with pytest.raises(RecipeError, match=r"run: .* has 20 of 80 samples; run `ablate units") as e:
-        resolve(build(edits=zeroed(folder, count=1)))
+        plan(build(edits=zeroed(folder, count=1)))
     assert str(e.value).startswith("edits[0].zero.units.run: ")
     part.total = None  # as files of earlier versions have it
     part.save(folder / "activations.npz")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +161,10 @@ def plan_effects(study: Study, trials: Sequence[Trial], seeds: Sequence[int]) ->
     cells = list({(cell.variant, cell.condition): cell for cell in cells}.values())
     units = tuple(dict.fromkeys(names.values()))
     factors = tuple(sorted({factor for trial in trials for factor in trial.factors}))
-    recipe = replace(
-        study.setup.recipe(name=FOLDER),
+    recipe = study.setup.recipe(name=FOLDER).revised(
+        HEAD + study.plan.recipe.source,
         about="Pictures without some units, with more of them, and with them turned around.",
         vocabulary=study.setup.stimuli.concepts,
-        source=HEAD + study.plan.recipe.source,
     )
     return Plan(
         recipe,

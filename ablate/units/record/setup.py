@@ -12,7 +12,7 @@ from ablate.drift import vocabulary_of
 from ablate.edits import BY, When
 from ablate.messages import RequestError, counted, did_you_mean
 from ablate.network import Selector
-from ablate.recipe import Recipe, RecipeError, parse_recipe
+from ablate.recipe import Recipe, RecipeError
 from ablate.units.record.stimuli import Stimuli
 
 CLIP = "clip"  # the component that reads images
@@ -77,7 +77,7 @@ class Setup:
             "seeds": list(self.stimuli.seeds),
             **({"edits": list(edits)} if edits else {}),
         }
-        return parse_recipe(yaml.safe_dump(content, sort_keys=False), None, self.keys).get()
+        return Recipe.build(content, self.keys)
 
     def brief(self) -> Recipe:
         """Return the recipe of one of the images, for what all share: model and sampling."""

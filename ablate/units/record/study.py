@@ -16,7 +16,7 @@ from ablate.models import Source, versions
 from ablate.network import Catalog, ModuleInfo, build_catalog, phase_of
 from ablate.sampling import Pipeline
 from ablate.store import Run
-from ablate.sweep import Cell, Plan, resolve
+from ablate.sweep import Cell, Plan, plan
 from ablate.units.record.folder import prepare_folder, read_manifest, unreadable
 from ablate.units.record.layers import choose_layers, hidden_layers
 from ablate.units.record.setup import CLIP, Setup, StudyError
@@ -142,7 +142,7 @@ class Study:
     @cached_property
     def plan(self) -> Plan:
         """The plan of the stimuli's images."""
-        return resolve(self.setup.recipe())
+        return plan(self.setup.recipe())
 
     def planned(self, edits: Sequence[Any]) -> Plan:
         """Return the plan of the stimuli with edits, written as in a recipe, and baselines.
@@ -151,10 +151,10 @@ class Study:
             RecipeError: The edits are wrong.
             StudyError: They change nothing.
         """
-        plan = resolve(self.setup.recipe(edits))
-        if len(plan.variants) != 2:
+        planned = plan(self.setup.recipe(edits))
+        if len(planned.variants) != 2:
             raise StudyError("the edits leave the network as it is")
-        return plan
+        return planned
 
     @property
     def network(self) -> nn.Module:

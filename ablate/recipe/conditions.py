@@ -1,0 +1,48 @@
+"""What is asked of the network: prompts, seeds, and how images are sampled."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ablate.recipe.strict import Strict
+from ablate.recipe.types import Count, Into, Text, Whole
+from ablate.sampling import SAMPLING, Sampling as Settings
+
+Side = Annotated[int, Field(strict=True, ge=8, multiple_of=8)]
+
+
+class SamplingSpec(Strict):
+    """How images are sampled."""
+
+    num_inference_steps: Count = Field(20, description="How many steps a sampling has.")
+    guidance_scale: Annotated[float, Field(strict=True, allow_inf_nan=False)] = Field(
+        5.0, description="Classifier-free guidance; at most 1 is none, and takes half the time."
+    )
+    scheduler: Text | None = Field(
+        None, description="A scheduler of diffusers, as `ddim`. Default: the model's."
+    )
+    negative_prompt: Text = Field("", description="What guidance leads away from.")
+    width: Side | None = Field(None, description="In pixels. Default: the model's.")
+    height: Side | None = Field(None, description="In pixels. Default: the model's.")
+
+
+Sampling = Annotated[Settings, Into(SamplingSpec, Settings)]
+
+
+def asked(name: str, value: Any) -> Any:
+    """A value of an axis of prompts, seeds or settings, as sampling takes it."""
+    return getattr(Asked.model_validate({name: value}), name)
+
+
+class Asked(SamplingSpec):
+    """What an axis may vary by its name alone."""
+
+    prompt: Text = ""
+    seed: Whole = 0
+    steps: Count = 1
+    perturbation_seed: Whole = 0
+
+
+CONDITION_AXES: tuple[str, ...] = ("prompt", "seed", "steps", *SAMPLING)

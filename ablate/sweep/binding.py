@@ -1,0 +1,321 @@
+"""A recipe bound to the networks of its model: the plan, or all that is wrong with it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ablate.edits import Edit, Variant
+from ablate.models import ModelError, Source, denoiser_of, guided_rows, load_catalog
+from ablate.network import ModuleInfo, Networks
+from ablate.recipe import (
+    INVALID,
+    AxisSpec,
+    KeyPath,
+    Problem,
+    Recipe,
+    RecipeError,
+    Ref,
+    read_recipe,
+    unequal,
+)
+from ablate.sampling import SAMPLING
+from ablate.sweep.axes import (
+    Assignment,
+    BindingError,
+    PlanAxis,
+    PlaneAxis,
+    PointAxis,
+    bind_axis,
+    condition_axis,
+    selected,
+    text_of,
+)
+from ablate.sweep.cells import BASELINE, Cell, Condition, Plan
+from ablate.sweep.check import (
+    check_checkpoint,
+    check_loras,
+    check_sampling,
+    check_sizes,
+    check_texts,
+)
+from ablate.sweep.edits import BoundEdit
+
+
+def plan(
+    recipe: Recipe | str | Path,
+    networks: Networks | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    allow_code: bool = False,
+) -> Plan:
+    """Expand a recipe over the modules of its model, from configuration alone.
+
+    Args:
+        recipe: A recipe, or the file of one.
+        networks: What modules are chosen from; by default the networks of the recipe's model.
+        overrides: Values by the dotted keys of the file that they replace.
+        allow_code: Execute the file of ops that a recipe's file names.
+
+    Raises:
+        RecipeError: With all mistakes, each once.
+        OSError: The file cannot be read.
+    """
+    problems: list[Problem] = []
+    if not isinstance(recipe, Recipe):
+        read, problems = read_recipe(Path(recipe), overrides, allow_code=allow_code)
+        if read is None:
+            raise RecipeError(problems)
+        recipe = read
+    return _Binding(recipe, problems, networks).plan()
+
+
+class _Binding:
+    """One pass over a recipe. `problems`: those that reading it found."""
+
+    def __init__(
+        self, recipe: Recipe, problems: Sequence[Problem], networks: Networks | None
+    ) -> None:
+        self.recipe = recipe
+        self.problems = list(problems)
+        self.source = None if networks is not None else _source_of(recipe)
+        self.networks = networks or self._networks()
+        if networks is not None:
+            for component, path in self._components():
+                if not networks.has(component):
+                    self.report(path, f"there is no component `{component}` here")
+        self.axes: dict[str, PlanAxis] = {}
+
+    def report(self, path: KeyPath, message: str) -> None:
+        """Note a problem, unless there is one with the same key."""
+        problem = self.recipe.problem(path, message)
+        if all(known.key != problem.key for known in self.problems):
+            self.problems.append(problem)
+
+    def plan(self) -> Plan:
+        self._bind_axes()
+        edits = [
+            BoundEdit(self.recipe, i, self.axes, self.networks, self.report)
+            for i, edit in enumerate(self.recipe.edits)
+            if edit
+        ]
+        check_sampling(self.recipe, self.report)
+        sizes = []
+        if self.source is not None:
+            check_loras(self.recipe, self.report)
+            sizes = check_sizes(self.recipe, self.source, self.report)
+        check_texts(edits, sizes, self.report)
+        if self.source is not None and self.networks is not None:
+            for edit in edits:
+                check_checkpoint(edit, self.source, self.networks.name, self.report)
+        groups = list(self._zipped()) if not self.problems else []
+        if self.problems or self.networks is None:
+            raise RecipeError(self.problems)
+        return self._expanded(edits, groups, self.networks)
+
+    # ------------------------------------------------------------ networks
+
+    def _networks(self) -> Networks | None:
+        """The catalogs of the components that the recipe names; None where the edited one has
+        none."""
+        if self.source is None:
+            return None
+        component = self.recipe.component
+        try:
+            name = component or denoiser_of(self.source)
+            catalog = load_catalog(self.source, component)
+            guided = guided_rows(self.source)
+        except ModelError as error:
+            self.report(("component",) if component else ("model",), str(error))
+            return None
+        others = {}
+        for other, path in self._components():
+            if other != name and other not in others:
+                try:
+                    others[other] = load_catalog(self.source, other)
+                except ModelError as error:
+                    self.report(path, str(error))
+        return Networks(catalog, name, others, guided)
+
+    def _components(self) -> Iterator[tuple[str, KeyPath]]:
+        """The further components that axes and edits name, with their keys."""
+        for name, axis in self.recipe.axes.items():
+            if axis and axis.chosen and axis.chosen.component:
+                yield axis.chosen.component, ("axes", name, axis.form, "component")
+        for i, edit in enumerate(self.recipe.edits):
+            if edit and edit.component:
+                yield edit.component, ("edits", i, edit.op.name, "component")
+
+    # ------------------------------------------------------------ axes
+
+    def _bind_axes(self) -> None:
+        """Every axis with its values; those that have mistakes are left out."""
+        users: dict[str, set[str]] = {}
+        for edit in self.recipe.edits:
+            if edit and isinstance(edit.modules, Ref):
+                users.setdefault(edit.modules.axis, set()).add(edit.where)
+        for name, axis in self.recipe.axes.items():
+            # Blocks have outputs, but no weights.
+            blocks = users.get(name) == {"output"}
+            try:
+                for bound in self._bound(name, axis, blocks):
+                    self.axes[bound.name] = bound
+            except BindingError as error:
+                self.report(error.path, str(error))
+        spaces = [space for axis in self.recipe.axes.values() if axis for space in axis.spaces]
+        free: dict[str, PlanAxis] = {}
+        if not spaces or any(Ref("prompt") in space.prompts for space in spaces):
+            free["prompt"] = condition_axis("prompt", tuple(self.recipe.prompts))
+        free["seed"] = condition_axis("seed", tuple(self.recipe.seeds))
+        given = self.recipe.axes
+        self.axes = {n: axis for n, axis in free.items() if n not in given} | self.axes
+
+    def _bound(self, name: str, axis: AxisSpec, blocks: bool) -> tuple[PlanAxis, ...]:
+        if not axis:
+            return ()
+        if axis.kind != "modules":
+            return bind_axis(name, axis) if axis.is_whole else ()
+        if axis.chosen is None:
+            return ()
+        component = axis.chosen.component
+        if self.networks is None or component is INVALID or not self.networks.has(component):
+            return ()
+        modules: tuple[ModuleInfo, ...] = ()
+        if axis.chosen.modules:
+            path: KeyPath = ("axes", name, axis.form)
+            inner = (*path, "modules")
+            path = inner if self.recipe.gives(inner) else path
+            # Attention layers are blocks, and have heads.
+            blocks = blocks or axis.form == "each_head"
+            catalog = self.networks.of(component)
+            modules = selected(axis.chosen.modules, catalog, path, blocks)
+        return bind_axis(name, axis, modules) if axis.is_whole else ()
+
+    # ------------------------------------------------------------ cells
+
+    def _zipped(self) -> Iterator[tuple[PlanAxis, ...]]:
+        """The axes, those that are zipped together."""
+        done: set[str] = set()
+        for name, axis in self.axes.items():
+            if name not in done:
+                together = next((g for g in self.recipe.zipped if name in g), (name,))
+                done.update(together)
+                axes = tuple(self.axes[other] for other in together)
+                lengths = {other.name: len(other.values) for other in axes}
+                if len(set(lengths.values())) > 1:
+                    self.report(("zip",), unequal(lengths))
+                yield axes if len(axes) > 1 else (axis,)
+
+    def _expanded(
+        self, edits: Sequence[BoundEdit], groups: Sequence[tuple[PlanAxis, ...]], networks: Networks
+    ) -> Plan:
+        recipe, axes = self.recipe, tuple(self.axes.values())
+        cells = []
+        for values, labels in _assignments(axes, groups):
+            cell = self._cell(edits, values, labels)
+            if cell is not None:
+                cells.append(cell)
+        if self.problems:
+            raise RecipeError(self.problems)
+        if not recipe.edits:
+            cells = [replace(c, baseline=self._origin(c.condition, c.axes)) for c in cells]
+        there = {cell.condition for cell in cells if cell.variant.is_baseline}
+        # A baseline that none of its cells is: of the axes it has only what both share.
+        of_condition = [axis.name for axis in axes if axis.of_condition]
+        shared = of_condition if recipe.edits else ["prompt", "seed", *SAMPLING]
+        added: dict[Condition, Cell] = {}
+        for cell in cells:
+            baseline = cell.baseline
+            if baseline not in there and baseline not in added:
+                values = {name: cell.axes[name] for name in shared if name in cell.axes}
+                added[baseline] = Cell(BASELINE, baseline, values, baseline)
+        everything = (*added.values(), *cells)
+        floor = _floor(recipe.noise_floor or 0, everything)
+        return Plan(recipe, networks.catalog, axes, everything, floor, networks.guided)
+
+    def _cell(
+        self, edits_of: Sequence[BoundEdit], values: Assignment, labels: Mapping[str, str]
+    ) -> Cell | None:
+        """The cell of one combination of values; None, and problems, where it is impossible."""
+        parts: list[list[Edit]] = []
+        for bound in edits_of:
+            try:
+                parts.append(bound.at(values))
+            except BindingError as error:
+                self.report(error.path, str(error))
+        try:
+            condition = self._condition(values)
+        except BindingError as error:
+            self.report(error.path, str(error))
+        if self.problems:
+            return None
+        edits = [edit for part in parts for edit in part]
+        if not edits:
+            return Cell(BASELINE, condition, values, condition)
+        varied = [axis for axis in self.axes.values() if not axis.of_condition]
+        name = ", ".join(f"{axis.name}={labels[axis.name]}" for axis in varied) or " + ".join(
+            part[0].op for part in parts if part
+        )
+        seed = int(values.get("perturbation_seed", self.recipe.perturbation_seed))
+        return Cell(Variant(name, tuple(edits), seed), condition, values, condition)
+
+    def _condition(self, values: Assignment) -> Condition:
+        settings = {key: value for key, value in values.items() if key in SAMPLING}
+        sampling = replace(self.recipe.sampling, **settings)
+        last = sampling.num_inference_steps
+        steps = values.get("steps", last)
+        if steps > last:
+            message = f"asks for the image after {steps} steps; sampling has {last}"
+            raise BindingError(("axes", "steps"), message)
+        of_points = [a for a in self.axes.values() if isinstance(a, PointAxis | PlaneAxis)]
+        prompt, point = of_points[0].point(values) if of_points else (str(values["prompt"]), None)
+        # A prompt's point is that prompt, so that it is drawn once and named as what it is.
+        if point is not None and point.prompt is not None:
+            prompt, point = point.prompt, None
+        after = None if steps == last else steps
+        return Condition(prompt, values["seed"], sampling, point, after)
+
+    def _origin(self, condition: Condition, values: Assignment) -> Condition:
+        """Where a sweep without edits starts: the finished image of the first of two prompts, or of
+        the center of a plane."""
+        spaces = [space for axis in self.recipe.axes.values() for space in axis.spaces]
+        start = next((s.prompts[0] for s in spaces if s.between or s.plane), None)
+        if start is None:
+            return replace(condition, steps=None)
+        return replace(condition, prompt=text_of(start, values), point=None, steps=None)
+
+
+def _source_of(recipe: Recipe) -> Source | None:
+    """Where the model comes from; None where the recipe does not say so rightly."""
+    if INVALID in (recipe.model, recipe.revision, recipe.config, recipe.component):
+        return None
+    return Source.of(recipe)
+
+
+def _assignments(
+    axes: Sequence[PlanAxis], groups: Sequence[tuple[PlanAxis, ...]]
+) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """Values and labels by axis: the product of the axes, those of a group counting as one."""
+    for numbers in itertools.product(*(range(len(group[0].values)) for group in groups)):
+        number = {axis.name: i for group, i in zip(groups, numbers, strict=True) for axis in group}
+        yield (
+            {axis.name: axis.values[number[axis.name]] for axis in axes},
+            {axis.name: axis.labels[number[axis.name]] for axis in axes},
+        )
+
+
+def _floor(count: int, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Baselines of as many further seeds as every group of cells lacks of `count`."""
+    seeds: dict[Condition, set[int]] = {}
+    for cell in cells:
+        seeds.setdefault(cell.group, set()).add(cell.baseline.seed)
+    floor = []
+    for group, used in seeds.items():
+        others = itertools.filterfalse(used.__contains__, itertools.count())
+        for seed in itertools.islice(others, max(count - len(used), 0)):
+            condition = replace(group, seed=seed)
+            floor.append(Cell(BASELINE, condition, {}, condition))
+    return tuple(floor)

@@ -1,0 +1,113 @@
+"""A recipe expanded: variants, conditions and cells, before any is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ablate.edits import Variant
+from ablate.network import Catalog
+from ablate.recipe import Recipe
+from ablate.sampling import Point, Sampling
+from ablate.sweep.axes import PlanAxis
+
+BASELINE = Variant("baseline")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is asked of a network.
+
+    Attributes:
+        prompt: The prompt; the description of `point`, where there is one.
+        seed: What the first latents are drawn from.
+        sampling: How the image is sampled.
+        point: A point of embedding space in place of the prompt's embedding.
+        steps: The image as it is after so many steps; None, as it is in the end.
+    """
+
+    prompt: str
+    seed: int
+    sampling: Sampling
+    point: Point | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image.
+
+    Attributes:
+        variant: The edits of the network.
+        condition: What is asked of it.
+        axes: The values of the axes that lead to the cell, by name.
+        baseline: The condition of the baseline that it is compared with.
+    """
+
+    variant: Variant
+    condition: Condition
+    axes: Mapping[str, Any]
+    baseline: Condition
+
+    @property
+    def group(self) -> Condition:
+        """What all cells have in common that share a noise floor."""
+        return replace(self.baseline, seed=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe expanded over the modules of its networks.
+
+    Attributes:
+        recipe: The recipe.
+        catalog: The modules of the network that is edited.
+        axes: The axes, whose values are known.
+        cells: All images in the order of the sweep, added baselines first.
+        floor: Further baselines, of other seeds, for the noise floor alone.
+        guided: How many rows of the denoiser a step of a guided cell takes.
+    """
+
+    recipe: Recipe
+    catalog: Catalog
+    axes: tuple[PlanAxis, ...]
+    cells: tuple[Cell, ...]
+    floor: tuple[Cell, ...] = ()
+    guided: int = 2
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All variants in the order in which they first appear."""
+        return tuple(dict.fromkeys(cell.variant for cell in self.cells))
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        return tuple(dict.fromkeys(cell.condition for cell in self.cells))
+
+    @property
+    def denoiser_rows(self) -> int:
+        """How many single-image evaluations of the denoiser the cells need.
+
+        Guidance counts twice where it is not distilled into the network; references, which run
+        along in every batch, count once.
+        """
+        samplings = {
+            (repr(c.variant.for_sampling.identity()), replace(c.condition, steps=None))
+            for c in self.distinct()
+        } | {
+            (repr(reference), replace(c.condition, prompt=reference.prompt, seed=reference.seed))
+            for c in self.distinct()
+            for reference in c.variant.references
+        }
+        return sum(
+            c.sampling.num_inference_steps * (self.guided if c.sampling.guidance_scale > 1 else 1)
+            for _, c in samplings
+        )
+
+    def distinct(self) -> tuple[Cell, ...]:
+        """All cells without those whose edits and condition an earlier one has."""
+        cells: dict[Any, Cell] = {}
+        for cell in (*self.cells, *self.floor):
+            cells.setdefault((repr(cell.variant.identity()), cell.condition), cell)
+        return tuple(cells.values())
