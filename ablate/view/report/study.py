@@ -65,9 +65,9 @@ def save_study_report(
         StoreError: The folder is no study, or one of its files cannot be read.
     """
     study = read_study(folder)
-    found = {} if "cards.json" in skipped else read_cards(folder)
+    content = {} if "cards.json" in skipped else read_cards(folder)
     svgs = dict(draw_study(folder)) if svgs is None else svgs
-    cards = [{**card, "slug": unitcards.slug(card)} for card in found.get("cards", [])]
+    cards = [{**card, "slug": unitcards.slug(card)} for card in content.get("cards", [])]
     placed = {"selectivity": ("Selectivity", distributions.BODY, 1.0)}
     placed |= {name: (title, atlases.BODY, ZOOM) for name, title in ATLASES.items()}
     placed |= {f"{CARDS}/{c['slug']}": (unitcards.name(c), unitcards.BODY, 1.0) for c in cards}
@@ -84,8 +84,8 @@ def save_study_report(
     settings = settings_of(_shorten(study.manifest), ("format", "name", "about"))
     sections: list[tuple[str, str, Any]] = [  # title, macro of the template, what it shows
         ("Selectivity", "drawing", drawings.get("selectivity")),
-        ("Concepts", "concepts", _concepts(found, cards)),
-        *_units(found, cards),
+        ("Concepts", "concepts", _concepts(content, cards)),
+        *_units(content, cards),
         ("Visualizations", "visualizations", visualizations),
         *((title, "drawing", drawings.get(name)) for name, title in ATLASES.items()),
         ("Settings", "settings", settings),
@@ -180,22 +180,22 @@ def _draw(source: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _concepts(
-    found: Mapping[str, Any], cards: Iterable[Mapping[str, Any]]
+    content: Mapping[str, Any], cards: Iterable[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
-    """Concepts with the units that stand for them, and concepts without any."""
-    rows = [row for row in found.get("search", []) if row.get("units")]
-    none = [row["concept"] for row in found.get("search", []) if not row.get("units")]
-    none = list(dict.fromkeys([*none, *found.get("none", [])]))
+    """Concepts with their strongest units, and concepts without any."""
+    rows = [row for row in content.get("search", []) if row.get("units")]
+    none = [row["concept"] for row in content.get("search", []) if not row.get("units")]
+    none = list(dict.fromkeys([*none, *content.get("none", [])]))
     slugs = {(card["module"], card["unit"]): card["slug"] for card in cards}
     return {"rows": rows, "none": none, "slugs": slugs} if rows or none else None
 
 
 def _units(
-    found: Mapping[str, Any], cards: list[dict[str, Any]]
+    content: Mapping[str, Any], cards: list[dict[str, Any]]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The sections of cards and, for CLIP, of units that respond to both words and pictures."""
-    notes, multimodal = found.get("notes", []), found.get("multimodal", [])
-    clip = found.get("component") == "clip"
+    notes, multimodal = content.get("notes", []), content.get("multimodal", [])
+    clip = content.get("component") == "clip"
     if cards:
         yield "Units", "units", {"cards": cards, "notes": [] if clip else notes}
     if clip and (multimodal or notes):
