@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from ablate.drift import MeasuredCell, Reader, classify, read_cells, write_drift
-from ablate.engine import Processes, Progress, Report, Summary, execute
+from ablate.engine import OnProgress, Processes, Progress, Summary, execute
 from ablate.models import Source
 from ablate.recipe import Recipe
 from ablate.sampling import Pipeline
@@ -62,7 +62,7 @@ def run(
     batch_size: int | None = None,
     limit: int | None = None,
     fresh: bool = False,
-    on_progress: Report | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Result:
     """Run a recipe into a folder (`outputs/<name>`), resuming what is there; measure its drift, and
     draw its sheet and its report.

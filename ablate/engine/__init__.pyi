@@ -3,7 +3,6 @@ from .batches import (
     Batch as Batch,
     Batcher as Batcher,
     BatchSize as BatchSize,
-    KeyedCell as KeyedCell,
     edits_in_phase as edits_in_phase,
     jobs_of as jobs_of,
 )
@@ -13,11 +12,10 @@ from .processes import (
     stoppable as stoppable,
     until_stopped as until_stopped,
 )
-from .progress import Progress as Progress, Report as Report
+from .progress import OnProgress as OnProgress, Progress as Progress
 from .records import describe_run as describe_run, with_keys as with_keys
 from .replay import ALIKE as ALIKE, replay_cell as replay_cell
 from .run import (
-    FinishedCell as FinishedCell,
     Summary as Summary,
     compute_batches as compute_batches,
     compute_cell as compute_cell,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from copy import copy
 
-Report = Callable[["Progress"], None]
+OnProgress = Callable[["Progress"], None]
 
 
 class Progress:
@@ -25,7 +25,7 @@ class Progress:
     total = done = computed = 0
     seconds = left = 0.0
 
-    def __init__(self, report: Report | None = None) -> None:
+    def __init__(self, report: OnProgress | None = None) -> None:
         """`report` is called with a copy after every change."""
         self._report = report
 

@@ -114,9 +114,6 @@ class Run:
             raise StoreError(f"`{key}` is no key of a cell")
         return self.folder / "cells" / f"{key}.png"
 
-    def has(self, key: str) -> bool:
-        return self.path(key).exists()
-
     def finished(self) -> set[str]:
         """Keys of all cells on disk, in the plan or not."""
         return {path.stem for path in (self.folder / "cells").glob("*.png")}
