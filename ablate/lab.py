@@ -1,39 +1,72 @@
-"""The whole way in one call: recipe, plan, cells, drift, sheets, report.
+"""The whole way in one call: recipe, plan, cells, drift, sheet, report.
 
-result = run(Recipe.load("recipes/quickstart.yaml"))
-for cell in result:
-    print(cell.axes, cell.drift)
-result.sheet()[0].show()
+>>> result = ablate.run("recipes/quickstart.yaml")
+>>> result.table().groupby("block")["rmse"].mean()
+>>> with ablate.edit(pipe.unet, "up_blocks.1.*attn2*", ablate.zero()):
+...     image = pipe("a cat in a party hat").images[0]
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from PIL import Image
+from torch import nn
+from tqdm.auto import tqdm
 
 from ablate.drift import MeasuredCell, Reader, classify, read_cells, write_drift
+from ablate.edits import applied
 from ablate.engine import OnProgress, Processes, Progress, Summary, execute
+from ablate.messages import RequestError
 from ablate.models import Source
+from ablate.network import Networks, Selector, build_catalog
 from ablate.recipe import Recipe
 from ablate.sampling import Pipeline
 from ablate.store import Run
 from ablate.sweep import Plan, plan
 from ablate.view import contact_sheet, present_run, save_sheet
 
+if TYPE_CHECKING:
+    import pandas
+
+
+class Keys(TypedDict, total=False):
+    """Keys of a recipe; see the recipe format."""
+
+    name: str
+    about: str
+    component: str
+    clip: str
+    vocabulary: Iterable[str]
+    prompts: Iterable[str]
+    seeds: Iterable[int]
+    noise_floor: int
+    perturbation_seed: int
+    sampling: Mapping[str, Any]
+    axes: Mapping[str, Any]
+    zip: Sequence[Any]
+    edits: Iterable[Mapping[str, Any]]
+    sheet: Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Result:
-    """A run: iterate over it for its finished cells (`axes`, `image()`, `drift`).
+    """A run and its cells; iterate over it for the finished ones. A notebook shows its sheet.
 
-    `is_main`: whether this process, of those that `accelerate launch` started, speaks for all.
+    Attributes:
+        store: The run's folder.
+        summary: Counts and times of this call; None for a run that was opened.
+        is_main: Whether this process reports for all that `accelerate launch` started.
     """
 
     store: Run
-    summary: Summary
+    summary: Summary | None = None
     is_main: bool = True
 
     def __iter__(self) -> Iterator[MeasuredCell]:
@@ -42,8 +75,12 @@ class Result:
     def __len__(self) -> int:
         return len(self.cells)
 
+    def __getitem__(self, number: int) -> MeasuredCell:
+        return self.cells[number]
+
     @cached_property
     def cells(self) -> list[MeasuredCell]:
+        """The finished cells in the order of the plan, with their axes and their drift."""
         return read_cells(self.store)
 
     def sheet(
@@ -52,26 +89,98 @@ class Result:
         """The pages of a contact sheet; rows and columns run over the named axes."""
         return contact_sheet(self.store, rows=rows, columns=columns)
 
+    def table(self) -> pandas.DataFrame:
+        """The rows of `drift.csv`: for each finished cell its axes, metrics, class and concepts.
+
+        Raises:
+            RequestError: pandas is not installed.
+        """
+        try:
+            import pandas  # optional, and slow to load
+        except ModuleNotFoundError as error:
+            message = "tables are pandas DataFrames; `pip install pandas`"
+            raise RequestError(message) from error
+        # An empty prompt is missing, but a prompt such as `NA` is not.
+        return pandas.read_csv(
+            self.store.folder / "drift.csv", keep_default_na=False, na_values=[""]
+        )
+
+    def _repr_html_(self) -> str:
+        return self.store._repr_html_()
+
+
+def open(folder: str | Path) -> Result:
+    """Open a run that is on disk. Raises `StoreError` where the folder is none."""
+    store = Run(folder)
+    store.manifest()
+    return Result(store)
+
+
+@contextmanager
+def edit(
+    network: nn.Module, modules: Selector, *edits: Mapping[str, Any], seed: int = 0
+) -> Iterator[None]:
+    """Edit modules of any network in place; every tensor is restored bit for bit on exit.
+
+    Args:
+        network: Any torch module, such as `pipe.unet`.
+        modules: Which of its modules, a selector.
+        edits: What is done to them, such as `ablate.zero()` or `ablate.scale(factor=0.5)`.
+        seed: The perturbation seed of random edits.
+
+    Raises:
+        RecipeError: A selector that matches nothing, or a setting that does not fit.
+    """
+    named = [{op: {"modules": modules, **body}} for one in edits for op, body in one.items()]
+    data = {"version": 1, "name": "edit", "perturbation_seed": seed, "edits": named}
+    networks = Networks(build_catalog(network), type(network).__name__)
+    variant = plan(Recipe.build(_plain(data)), networks).cells[-1].variant
+    with applied(network, variant):
+        yield
+
 
 def run(
-    recipe: Recipe | Plan | str | Path,
+    recipe: Recipe | Plan | str | Path | Pipeline | Any,
     out: str | Path | None = None,
     *,
-    pipeline: Pipeline | None = None,
+    pipeline: Pipeline | Any | None = None,
     device: str | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
     fresh: bool = False,
     on_progress: OnProgress | None = None,
+    **keys: Unpack[Keys],
 ) -> Result:
-    """Run a recipe into a folder (`outputs/<name>`), resuming what is there; measure its drift, and
-    draw its sheet and its report.
+    """Run a recipe into a folder, measure its drift, and draw its sheet and its report.
 
-    `recipe`: one, its file, or its plan. `limit`: only so many cells. `fresh`: forget the finished
-    cells. `pipeline`: one that is loaded already. Raises `RecipeError` or `ModelError` before
-    anything is written.
+    A run is resumed: finished cells are not computed again.
+
+    Args:
+        recipe: A recipe, its plan, its file, or a loaded pipeline (a `DiffusionPipeline` or a
+            `Pipeline`), for which the keys are the recipe.
+        out: The folder of the run. Default: `outputs/<name>`.
+        pipeline: A loaded pipeline to compute with, in place of the recipe's model.
+        device: `cuda`, `cuda:1`, `mps` or `cpu`. Default: the fastest one.
+        batch_size: Images in a batch. Default: as many as pays.
+        limit: Compute only so many cells.
+        fresh: Compute finished cells again.
+        on_progress: Called with the progress after every batch. Default: a bar, in terminals and
+            notebooks.
+        keys: Keys of the recipe; with a file they replace its values.
+
+    Raises:
+        RecipeError: The recipe is wrong, with all problems; nothing is written.
+        ModelError: The model cannot be loaded.
     """
-    planned = recipe if isinstance(recipe, Plan) else plan(recipe)
+    if isinstance(recipe, str | Path):
+        planned = plan(recipe, overrides=_plain(keys))
+    elif not isinstance(recipe, Recipe | Plan):
+        pipeline = Pipeline.of(recipe)
+        planned = _plan_on(pipeline, keys)
+    elif keys:
+        raise TypeError(f"a recipe is complete; leave out {', '.join(keys)}")
+    else:
+        planned = recipe if isinstance(recipe, Plan) else plan(recipe)
     recipe = planned.recipe
     if pipeline is None:
         pipeline = Pipeline.load(
@@ -81,19 +190,20 @@ def run(
             dtype=recipe.dtype,
             compile=recipe.compile,
         )
-    pipeline = pipeline.editing(recipe.component)
-    # Before anything is made: a reader that is not there is a mistake of the recipe.
+    pipeline = Pipeline.of(pipeline).editing(recipe.component)
+    # Before anything is computed: a CLIP model that is missing is a problem of the recipe.
     reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
     store = Run(out if out is not None else Path("outputs") / recipe.name)
-    summary = execute(
-        planned,
-        pipeline,
-        store,
-        batch_size=batch_size,
-        limit=limit,
-        fresh=fresh,
-        progress=Progress(on_progress),
-    )
+    with _bar() if on_progress is None else _nothing(on_progress) as report:
+        summary = execute(
+            planned,
+            pipeline,
+            store,
+            batch_size=batch_size,
+            limit=limit,
+            fresh=fresh,
+            progress=Progress(report),
+        )
     is_main = Processes(pipeline.device.type).is_main
     if is_main:
         write_drift(store, reader, recipe.vocabulary, classify)
@@ -101,6 +211,51 @@ def run(
             save_sheet(store)
             present_run(store)
     return Result(store, summary, is_main)
+
+
+def _plan_on(pipeline: Pipeline, keys: Keys) -> Plan:
+    """The plan of a recipe that keys make, on the networks of a loaded pipeline."""
+    data = {"version": 1, "name": "run", "model": pipeline.model, **keys}
+    recipe = Recipe.build(_plain(data))
+    pipeline = pipeline.editing(recipe.component)
+    named = {edit.component for edit in recipe.edits}
+    named |= {axis.chosen.component for axis in recipe.axes.values() if axis.chosen}
+    others = {name: pipeline.catalog_of(name) for name in named if name in pipeline.networks}
+    others.pop(pipeline.component, None)
+    networks = Networks(pipeline.catalog, pipeline.component, others, pipeline.guided_rows)
+    return plan(recipe, networks)
+
+
+def _plain(value: Any) -> Any:
+    """What YAML has of a value of Python or numpy: lists, mappings, numbers, texts."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    return value
+
+
+@contextmanager
+def _nothing(report: OnProgress) -> Iterator[OnProgress]:
+    yield report
+
+
+@contextmanager
+def _bar() -> Iterator[OnProgress | None]:
+    """A progress bar in a terminal or a notebook; none in a log."""
+    if not ("ipykernel" in sys.modules or sys.stderr.isatty()):
+        yield None
+        return
+    with tqdm(unit="image") as bar:
+
+        def report(now: Progress) -> None:
+            bar.total = now.total
+            bar.initial = now.done - now.computed
+            bar.update(now.done - bar.n)
+
+        yield report
 
 
 def measure(
@@ -111,8 +266,15 @@ def measure(
 ) -> list[MeasuredCell]:
     """Measure a run again and write its tables, without its network.
 
-    `clip` and `vocabulary` stand for those that its recipe named. Raises `ModelError` or
-    `StoreError`.
+    Args:
+        store: The run.
+        clip: The CLIP model in place of the one that its recipe names.
+        vocabulary: The concepts in place of those that its recipe names.
+        device: Where the CLIP model runs.
+
+    Raises:
+        ModelError: The CLIP model cannot be loaded.
+        StoreError: The folder is no run.
     """
     manifest = store.manifest()
     reader = Reader.of(manifest["model"]["id"], clip or manifest.get("clip"), device)

@@ -75,6 +75,7 @@ def run_command(
             on_progress=printer,
         )
     summary = result.summary
+    assert summary is not None  # of a run that was just executed
     if not result.is_main:
         raise Exit("", INTERRUPTED if summary.interrupted else DONE)
     _print_application(summary)

@@ -26,6 +26,7 @@ from PIL import Image
 
 from ablate.network import ModuleInfo
 from ablate.store.files import StoreError, atomic_write, remove
+from ablate.store.notebook import run_html
 from ablate.store.png import read_record, write_png
 
 FORMAT = 1  # of the run folder; raised when an older reader would misread it
@@ -87,6 +88,9 @@ class StoredCell:
     def done(self) -> bool:
         return self.path.exists()
 
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
+
     def image(self) -> Image.Image:
         """The finished image, RGB."""
         with Image.open(self.path) as image:
@@ -105,6 +109,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        return run_html(self)
 
     # ------------------------------------------------------------ cells
 
