@@ -45,13 +45,13 @@ def test_a_cell_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monkey
         patch.setattr(Path, "replace", failing)
         with pytest.raises(OSError, match="the disk is full"):
             run.write_cells([("abc", image, RECORD, None)])
-    assert not run.has("abc")
+    assert "abc" not in run.finished()
     assert list((tmp_path / "run" / "cells").glob("*.png")) == []
     run.sweep_temporaries()
     assert list((tmp_path / "run" / "cells").iterdir()) == []
     run.write_cells([("abc", image, RECORD, None)])
     path = run.path("abc")
-    assert run.has("abc")
+    assert run.finished() == {"abc"}
     with Image.open(path) as stored:
         assert stored.text["parameters"].splitlines() == [  # type: ignore[attr-defined]
             "a cat",
