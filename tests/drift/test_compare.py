@@ -52,7 +52,7 @@ def make_run(
         if cell["variant"] != "baseline":
             cell["variant"] = ", ".join(f"{a}={cell['axes'][a]}" for a in swept)
     for key, name in keys.items():
-        if run.has(key):
+        if run.path(key).exists():
             run.path(key).rename(run.path(name))
     run.write_manifest(manifest)
     for listed in run.cells() if edits else ():
