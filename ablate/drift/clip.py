@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,96 +14,58 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from ablate.models import ModelError, find_device, fingerprint_of, folder_of, read_config
 
 BATCH = 32  # images or texts in one forward pass
-# What CLIP was published with; models without a file of their own were trained like it.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What becomes of an image before a model sees it: its middle square, scaled and centered.
-
-    `resize`: pixels of the shorter side before the middle of `side` × `side` is cut out. Values
-    in [0, 1] lose `mean` and are divided by `std`, channel by channel.
-    """
-
-    resize: int
-    side: int
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
-    resample: int = Image.Resampling.BICUBIC
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], side: int) -> Preparation:
-        """From a `preprocessor_config.json`, of whatever version; `side`: what the model takes."""
-        return cls(
-            resize=_pixels(config.get("size"), side),
-            side=_pixels(config.get("crop_size"), side),
-            mean=tuple(config.get("image_mean", MEAN)),
-            std=tuple(config.get("image_std", STD)),
-            resample=config.get("resample", Image.Resampling.BICUBIC),
-        )
-
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """An image of any size as float32, shape (3, side, side)."""
-        image = image.convert("RGB")
-        shorter = min(image.size)
-        width, height = (int(self.resize * length / shorter) for length in image.size)
-        image = image.resize((width, height), Image.Resampling(self.resample))
-        left, top = (width - self.side) // 2, (height - self.side) // 2
-        image = image.crop((left, top, left + self.side, top + self.side))
-        values = np.asarray(image, np.float32) / 255
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return values.transpose(2, 0, 1)
-
-
-def _pixels(size: Any, default: int) -> int:
-    """A side in pixels as configurations of several versions write it."""
-    if isinstance(size, Mapping):
-        size = size.get("shortest_edge", size.get("height"))
-    return default if size is None else int(size)
 
 
 class Reader:
-    """A CLIP model that reads images and texts into unit vectors of one space."""
+    """A CLIP model that embeds images and texts as unit vectors of one space.
+
+    Attributes:
+        id: The hub id or folder that the model was loaded by.
+        network: The model, in float32 and evaluation mode.
+        side: Height and width in pixels of the images that the network takes.
+        processor: Resizes, crops and normalizes images for the network.
+        vocabulary: The words that the model names what images show by.
+        fingerprint: Of the weights; the commit of a model from the hub.
+        scale: The factor of cosines before a softmax.
+    """
 
     def __init__(
         self,
         id: str,
         network: CLIPModel,
         tokenizer: Any,
-        preparation: Preparation,
+        processor: CLIPImageProcessorPil,
         vocabulary: Sequence[str],
         fingerprint: str = "",
     ) -> None:
         self.id = id
         self.network = network.eval()
+        self.side: int = network.config.vision_config.image_size
         self.tokenizer = tokenizer
-        self.preparation = preparation
+        self.processor = processor
         self.vocabulary = tuple(vocabulary)
         self.fingerprint = fingerprint
         self.scale = float(network.logit_scale.detach().exp())
 
     @classmethod
     def of(cls, model: str, clip: str | None = None, device: str | None = None) -> Reader | None:
-        """The CLIP model asked for, or the one that lies beside a model's parts, or none."""
-        if clip is not None:
-            return cls.load(clip, device)
-        folder = folder_of(model)
-        beside = folder is not None and (folder / "clip").is_dir()
-        return cls.load(model, device) if beside else None
+        """Load `clip`, by default the CLIP model in a pipeline's folder; None without one."""
+        name = _clip_of(model, clip)
+        return None if name is None else cls.load(name, device)
 
     @classmethod
     def load(cls, clip: str, device: str | None = None) -> Reader:
-        """A CLIP model by hub id or folder; of a pipeline's folder, the one in `clip/`.
+        """Load a CLIP model by hub id or folder; of a pipeline's folder, the one in `clip/`.
 
-        Weights are read from safetensors only, in float32, and no remote code is run. Raises
-        `ModelError` when there is no such model, or it is none that can be used.
+        Weights are read from safetensors only, in float32, and no remote code is run.
+
+        Raises:
+            ModelError: There is no such model, or it is no CLIP model that can be used.
         """
         folder = _folder(clip)
         source = clip if folder is None else str(folder)
@@ -115,8 +76,6 @@ class Reader:
                 f"`{clip}` is no CLIP model: the `model_type` of its config.json is `{kind}`;"
                 " images are read by one such as `openai/clip-vit-large-patch14`"
             )
-        prepared = read_config(source, "preprocessor_config.json", None) or {}
-        target = find_device(device)
         try:
             network = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(_tokenizer(source, folder))
@@ -124,48 +83,61 @@ class Reader:
             raise ModelError(f"`{clip}` cannot be read: {str(error).splitlines()[0]}") from error
         return cls(
             clip,
-            network.to(target),
+            network.to(find_device(device)),
             tokenizer,
-            Preparation.of(prepared, network.config.vision_config.image_size),
+            image_processor(
+                read_config(source, "preprocessor_config.json", None) or {},
+                network.config.vision_config.image_size,
+            ),
             _vocabulary(folder),
             f"commit:{network.config._commit_hash}" if folder is None else fingerprint_of(folder),
         )
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors of images of any size, float32 (images, width)."""
-        found = []
+        """Embed images of any size: unit vectors, float32 (images, width)."""
+        parts = []
         for i in range(0, len(images), BATCH):
-            pixels = np.stack([self.preparation(image) for image in images[i : i + BATCH]])
-            found.append(self._unit(self.network.get_image_features(
-                pixel_values=torch.from_numpy(pixels).to(self.network.device))))  # fmt: skip
-        return self._stacked(found)
+            # The processor would blend transparency with white.
+            batch = [image.convert("RGB") for image in images[i : i + BATCH]]
+            parts.append(self._embed(
+                self.network.get_image_features, self.processor(batch, return_tensors="pt")
+            ))  # fmt: skip
+        return self._concatenated(parts)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors of texts, cut where the model reads no further, float32 (texts, width)."""
+        """Embed texts, truncated to the model's length: unit vectors, float32 (texts, width)."""
         longest = self.network.config.text_config.max_position_embeddings
-        found = []
+        parts = []
         for i in range(0, len(texts), BATCH):
             tokens = self.tokenizer(
                 list(texts[i : i + BATCH]),
                 padding=True, truncation=True, max_length=longest, return_tensors="pt",
+                return_token_type_ids=False,
             )  # fmt: skip
-            found.append(self._unit(self.network.get_text_features(
-                input_ids=tokens["input_ids"].to(self.network.device),
-                attention_mask=tokens["attention_mask"].to(self.network.device))))  # fmt: skip
-        return self._stacked(found)
+            parts.append(self._embed(self.network.get_text_features, tokens))
+        return self._concatenated(parts)
 
-    def _unit(self, features: Any) -> np.ndarray:
-        # Versions of transformers differ in whether features come as they are.
-        vectors: torch.Tensor = getattr(features, "pooler_output", features)
+    def _embed(self, features: Callable[..., Any], inputs: Any) -> np.ndarray:
+        vectors = features(**inputs.to(self.network.device)).pooler_output
         unit: np.ndarray = F.normalize(vectors.float(), dim=-1).cpu().numpy()
         return unit
 
-    def _stacked(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+    def _concatenated(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(
             [np.zeros((0, self.network.config.projection_dim), np.float32), *parts]
         )
+
+
+def image_processor(config: Mapping[str, Any], side: int) -> CLIPImageProcessorPil:
+    """Build the image processor of a model that takes `side` × `side` pixels.
+
+    Args:
+        config: A `preprocessor_config.json` of any version; what it lacks is as CLIP was
+            published. The PIL backend needs no torchvision, and its pixels are the same with it.
+    """
+    return CLIPImageProcessorPil(**{"size": side, "crop_size": side, **config})
 
 
 def _folder(clip: str) -> Path | None:
@@ -182,7 +154,7 @@ def _folder(clip: str) -> Path | None:
 
 
 def _tokenizer(source: str, folder: Path | None) -> str:
-    """Where the tokenizer lies: with the model, or beside it among the parts of a pipeline."""
+    """Where the tokenizer is: with the model, or beside it among the parts of a pipeline."""
     if folder is None or any(folder.glob("tokenizer*")) or (folder / "vocab.json").exists():
         return source
     beside = folder.parent / "tokenizer"
@@ -191,17 +163,23 @@ def _tokenizer(source: str, folder: Path | None) -> str:
     return str(beside)
 
 
+def _clip_of(model: str, clip: str | None) -> str | None:
+    """The CLIP model to load: `clip`, else the pipeline's folder if it contains one."""
+    if clip is not None:
+        return clip
+    folder = folder_of(model)
+    return model if folder is not None and (folder / "clip").is_dir() else None
+
+
 def vocabulary_of(model: str, clip: str | None = None) -> tuple[str, ...] | None:
     """The words of the CLIP model that `Reader.of` would load, without loading it."""
-    if clip is not None:
-        return tuple(_vocabulary(_folder(clip)))
-    folder = folder_of(model)
-    beside = folder is not None and (folder / "clip").is_dir()
-    return tuple(_vocabulary(_folder(model))) if beside else None
+    name = _clip_of(model, clip)
+    return None if name is None else tuple(_vocabulary(_folder(name)))
 
 
 def _vocabulary(folder: Path | None) -> list[str]:
-    """The words that a model names by itself, else common things."""
-    own = folder / "vocabulary.txt" if folder is not None else None
-    file = own if own is not None and own.exists() else Path(__file__).parent / "words.txt"
+    """The lines of a model's `vocabulary.txt`, by default common things."""
+    file = Path(__file__).parent / "words.txt"
+    if folder is not None and (folder / "vocabulary.txt").exists():
+        file = folder / "vocabulary.txt"
     return file.read_text(encoding="utf-8").split("\n")[:-1]

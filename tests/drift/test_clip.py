@@ -1,4 +1,4 @@
-"""The CLIP reader: what it names, what it makes of images, and what it says when it cannot."""
+"""The CLIP reader: concepts it names, pixels that it feeds its network, and its errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from ablate import bundled
-from ablate.drift.clip import MEAN, STD, Preparation, Reader
+from ablate.drift.clip import Reader, image_processor
 from ablate.messages import phrase
 from ablate.models.files import ModelError
 from ablate.training import data
@@ -31,7 +32,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_drawn_things_are_named_as_what_they_are(reader: Reader) -> None:
+def test_drawn_things_are_named(reader: Reader) -> None:
     pytest.importorskip("resvg_py")
     drawn = [
         Image.fromarray(data.render(data.Picture(subject, background=background), size))
@@ -56,8 +57,8 @@ def test_cosines_are_those_of_the_model_itself(reader: Reader) -> None:
     pixels = torch.stack([torch.from_numpy(np.array(i)) for i in images]).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = network(pixel_values=pixels / 127.5 - 1, **tokens).logits_per_image
-    found = reader.scale * reader.images(images) @ reader.texts(texts).T
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-3)
+    logits = reader.scale * reader.images(images) @ reader.texts(texts).T
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
 
 
 def test_vectors_have_length_one_and_do_not_depend_on_the_batch(reader: Reader) -> None:
@@ -78,35 +79,66 @@ def test_a_text_that_is_too_long_is_cut(reader: Reader) -> None:
 # ---------------------------------------------------------------- preparation
 
 
+PUBLISHED = json.loads((CLIP / "preprocessor_config.json").read_text(encoding="utf-8"))
+CONFIGS = [
+    ({}, 224),
+    ({}, 336),
+    (PUBLISHED, 64),
+    ({"size": 72, "crop_size": 65, "resample": 2, "image_mean": [0.5, 0.4, 0.3]}, 65),
+]
+
+
+def prepared(image: Image.Image, config: dict[str, Any], side: int) -> np.ndarray:
+    """The image by the formula: shorter edge resized, center cropped, scaled and normalized."""
+    mean = config.get("image_mean", [0.48145466, 0.4578275, 0.40821073])
+    std = config.get("image_std", [0.26862954, 0.26130258, 0.27577711])
+    shorter = config["size"] if isinstance(config.get("size"), int) else side
+    image = image.convert("RGB")
+    width, height = (int(shorter * length / min(image.size)) for length in image.size)
+    image = image.resize((width, height), config.get("resample", Image.Resampling.BICUBIC))
+    left, top = (width - side) // 2, (height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    values = np.asarray(image, np.float32) / 255
+    values = (values - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return values.transpose(2, 0, 1)
+
+
 @pytest.mark.parametrize("size", [(100, 80), (80, 100), (512, 300), (31, 47), (64, 64)])
-def test_images_are_prepared_as_clip_does(size: tuple[int, int]) -> None:
-    processor = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
-    config = json.loads((CLIP / "preprocessor_config.json").read_text(encoding="utf-8"))
-    for settings in ({}, config):
-        reference = processor.CLIPImageProcessorPil(**settings)
-        image = noise(*size)
-        expected = np.asarray(reference(image, return_tensors="np")["pixel_values"][0])
-        found = Preparation.of(settings, 224)(image)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+@pytest.mark.parametrize(("config", "side"), CONFIGS)
+def test_pixels_are_those_of_the_formula(
+    config: dict[str, Any], side: int, size: tuple[int, int]
+) -> None:
+    image = noise(*size)
+    pixels = image_processor(config, side)([image], return_tensors="pt")["pixel_values"]
+    assert pixels.dtype == torch.float32
+    np.testing.assert_array_equal(pixels[0].numpy(), prepared(image, config, side))
 
 
-def test_the_middle_is_what_is_seen() -> None:
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_images_of_any_mode_are_embedded_by_their_colors(reader: Reader, mode: str) -> None:
+    image = noise(64, 64).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(noise(64, 64, 1).convert("L"))  # which does not count
+    np.testing.assert_array_equal(reader.images([image]), reader.images([image.convert("RGB")]))
+
+
+def test_the_center_is_what_is_read() -> None:
     image = Image.new("RGB", (100, 80), "white")
     image.paste("black", (30, 20, 70, 60))
-    found = Preparation(resize=40, side=20, mean=(0.5,) * 3, std=(0.5,) * 3)(image)
-    assert found.shape == (3, 20, 20)
-    np.testing.assert_allclose(found[:, 3:-3, 3:-3], -1)
+    config = {"size": 40, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    pixels = image_processor(config, 20)([image], return_tensors="np")["pixel_values"][0]
+    assert pixels.shape == (3, 20, 20)
+    np.testing.assert_allclose(pixels[:, 3:-3, 3:-3], -1)
 
 
-def test_preparation_is_read_from_any_version_of_its_file() -> None:
-    plain = Preparation.of({}, 336)
-    assert (plain.resize, plain.side, plain.mean, plain.std) == (336, 336, MEAN, STD)
+def test_the_processor_is_built_from_any_version_of_its_file() -> None:
+    plain = image_processor({}, 336)
+    assert (plain.size["shortest_edge"], plain.crop_size["height"]) == (336, 336)
     old = {"size": 224, "crop_size": 224, "resample": 3, "image_mean": [0.5, 0.4, 0.3]}
     new = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224},
            "image_mean": [0.5, 0.4, 0.3]}  # fmt: skip
-    assert Preparation.of(old, 336) == Preparation.of(new, 336)
-    assert Preparation.of(old, 336).mean == (0.5, 0.4, 0.3)
+    assert image_processor(old, 336).to_dict() == image_processor(new, 336).to_dict()
+    assert list(image_processor(old, 336).image_mean) == [0.5, 0.4, 0.3]
 
 
 # ---------------------------------------------------------------- which model
@@ -127,9 +159,9 @@ def test_vocabularies(reader: Reader, tmp_path: Path) -> None:
 
 
 def test_the_model_beside_the_pipeline_is_taken_or_the_one_asked_for(tiny_folder: Path) -> None:
-    own = Reader.of("bundled", device="cpu")
-    assert own is not None
-    assert own.id == "bundled"
+    beside = Reader.of("bundled", device="cpu")
+    assert beside is not None
+    assert beside.id == "bundled"
     assert Reader.of(str(tiny_folder), device="cpu") is None
     assert Reader.of("sd15-random", device="cpu") is None
     asked = Reader.of(str(tiny_folder), str(CLIP), device="cpu")
@@ -149,7 +181,7 @@ def test_the_model_beside_the_pipeline_is_taken_or_the_one_asked_for(tiny_folder
         (str(bundled.FOLDER / "unet"), "the `model_type` of its config.json is `none`"),
     ],
 )  # fmt: skip
-def test_what_is_no_clip_model_is_said_to_be_none(clip: str, sentence: str) -> None:
+def test_what_is_no_clip_model_is_refused(clip: str, sentence: str) -> None:
     with pytest.raises(ModelError) as error:
         Reader.load(clip)
     assert sentence in str(error.value)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ablate.drift.clip import Preparation, Reader
+from ablate.drift.clip import Reader, image_processor
 from ablate.engine.progress import Progress
 from ablate.models.files import ModelError
 from ablate.sampling.pipeline import Pipeline
@@ -62,7 +62,7 @@ def reader() -> Reader:
     text = sizes | {"vocab_size": 20, "max_position_embeddings": 8}
     vision = sizes | {"image_size": 32, "patch_size": 8}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
-    return Reader("small", CLIPModel(config), None, Preparation(32, 32), ["cat"])
+    return Reader("small", CLIPModel(config), None, image_processor({}, 32), ["cat"])
 
 
 def state(network: nn.Module) -> list[object]:
@@ -159,7 +159,7 @@ def test_start_and_end_are_those_of_the_pictures(reader: Reader) -> None:
 
 
 def _pixels(reader: Reader, images: np.ndarray) -> Tensor:
-    mean, deviation = reader.preparation.mean, reader.preparation.std
+    mean, deviation = reader.processor.image_mean, reader.processor.image_std
     prepared = (images - np.float32(mean)) / np.float32(deviation)
     return torch.from_numpy(prepared).permute(0, 3, 1, 2)
 

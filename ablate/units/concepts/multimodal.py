@@ -86,12 +86,11 @@ def find_multimodal(study: Study, statistics: Statistics, contrasts: Contrasts) 
     if study.component != CLIP or study.texts or study.reader is None:
         return Multimodal()
     reader, stimuli = study.reader, study.setup.stimuli
-    side = reader.preparation.side
     drawn = [(c, look) for c in range(len(stimuli.concepts)) for look in range(len(LOOKS))]
 
     def show_letters(numbers: Sequence[int]) -> None:
         looks = (drawn[n] for n in numbers)
-        reader.images([draw_word(stimuli.concepts[c], look, side) for c, look in looks])
+        reader.images([draw_word(stimuli.concepts[c], look, reader.side) for c, look in looks])
 
     layers = [(layer.path, layer.kind) for layer in statistics.layers]
     of_prompts = [stimuli.concept_of(prompt) for prompt in stimuli.prompts]

@@ -41,7 +41,7 @@ class ReaderInputs(Inputs):
     @property
     def side(self) -> int:
         """Height and width of the images that the encoder reads."""
-        return self.reader.preparation.side
+        return self.reader.side
 
     def check(self, objectives: Sequence[Objective]) -> None:
         try:
@@ -61,10 +61,10 @@ class ReaderInputs(Inputs):
 
     def evaluate(self, rows: Sequence[Target], images: Tensor, repeats: int = 1) -> Tensor:
         """The objectives (rows,) of images (rows × repeats, 3, side, side) in [0, 1]."""
-        preparation, network = self.reader.preparation, self.reader.network
+        processor, network = self.reader.processor, self.reader.network
         mean, deviation = (
             torch.tensor(values, device=images.device).reshape(-1, 1, 1)
-            for values in (preparation.mean, preparation.std)
+            for values in (processor.image_mean, processor.image_std)
         )
         pixels = (images - mean) / deviation
         return evaluate(
