@@ -70,7 +70,7 @@ WRONG = [
     Wrong(
         "wrong version",
         "version: 2\nname: x\n" + ZERO,
-        "r.yaml:1: version: must be 1, the version of this recipe format, not `2`",
+        "r.yaml:1: version: must be `1`, not `2`",
         True,
     ),
     Wrong("no version", "name: x\n" + ZERO, "r.yaml:1: `version` is missing: always `1`, the"

@@ -10,7 +10,7 @@ from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 from ablate.edits import When
 from ablate.recipe.numbers import NUMERIC, Counts, Series
 from ablate.recipe.spaces import Points, Space
-from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given
+from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given, optional
 from ablate.recipe.types import (
     Either,
     Exactly,
@@ -47,14 +47,14 @@ class Window(Strict):
     one_of: ClassVar[tuple[str, ...]] = ("steps", "fraction", "t")
     example: ClassVar[str] = "`{steps: [0, 9]}`"
 
-    steps: Annotated[tuple[OrRef[Whole], OrRef[Whole]], _STEPS] | None = Field(
-        None, description="The first and the last step, counted from 0."
+    steps: Annotated[tuple[OrRef[Whole], OrRef[Whole]], _STEPS] | None = optional(
+        "The first and the last step, counted from 0."
     )
-    fraction: Annotated[tuple[OrRef[Share], OrRef[Share]], _FRACTION] | None = Field(
-        None, description="From where to where, as parts of the sampling, 0 to 1."
+    fraction: Annotated[tuple[OrRef[Share], OrRef[Share]], _FRACTION] | None = optional(
+        "From where to where, as parts of the sampling, 0 to 1."
     )
-    t: Annotated[tuple[OrRef[Share], OrRef[Share]], _T] | None = Field(
-        None, description="From which noise level to which; 1 is noise alone, 0 is none."
+    t: Annotated[tuple[OrRef[Share], OrRef[Share]], _T] | None = optional(
+        "From which noise level to which; 1 is noise alone, 0 is none."
     )
 
     @property
@@ -120,28 +120,24 @@ Each = Annotated[Chosen, Short("modules", _is_selector, Selector)]
 class Group(Chosen):
     """Modules that are edited together."""
 
-    by: Literal["block", "stage", "role", "kind"] = Field(
-        "stage", description="What the modules of a group have in common."
+    by: Literal["block", "stage", "role", "kind"] = optional(
+        "What the modules of a group have in common.", "stage"
     )
 
 
 class Cumulative(Chosen):
     """The first modules of an order, and more of them at every value."""
 
-    order: Order = Field(
-        "network",
-        description="The order of the modules: forward, backward, drawn, or from the least to the"
+    order: Order = optional(
+        "The order of the modules: forward, backward, drawn, or from the least to the"
         " most drift in an earlier run.",
+        "network",
     )
-    seed: OrRef[Whole] = Field(
-        0, description="Other seeds draw other orders; an axis, or a number."
+    seed: OrRef[Whole] = optional("Other seeds draw other orders; an axis, or a number.", 0)
+    counts: Counts | None = optional(
+        "How many modules there are at each value. Default: 1, 2, ... all."
     )
-    counts: Counts | None = Field(
-        None, description="How many modules there are at each value. Default: 1, 2, ... all."
-    )
-    run: Text | None = Field(
-        None, description="The folder of a run in which each module was edited in turn."
-    )
+    run: Text | None = optional("The folder of a run in which each module was edited in turn.")
 
     def mistakes(self) -> Iterator[Mistake]:
         if self.order == "drift" and self.run is None:
@@ -166,30 +162,28 @@ class AxisSpec(Series):
         *NUMERIC, "each", *UNIT_FORMS, "group", "cumulative", "windows", "embedding"
     )  # fmt: skip
 
-    values: Annotated[tuple[Any, ...], ListOf("values")] | None = Field(
-        None, description="The values themselves: numbers, texts, or selectors."
+    values: Annotated[tuple[Any, ...], ListOf("values")] | None = optional(
+        "The values themselves: numbers, texts, or selectors."
     )
-    each: Each | None = Field(None, description="One module at each value.")
-    each_channel: Each | None = Field(None, description="One output channel at each value.")
-    each_head: Each | None = Field(None, description="One attention head at each value.")
-    group: Group | None = Field(None, description="One group of modules at each value.")
-    cumulative: Cumulative | None = Field(
-        None, description="More and more modules, the first of some order."
-    )
+    each: Each | None = optional("One module at each value.")
+    each_channel: Each | None = optional("One output channel at each value.")
+    each_head: Each | None = optional("One attention head at each value.")
+    group: Group | None = optional("One group of modules at each value.")
+    cumulative: Cumulative | None = optional("More and more modules, the first of some order.")
     windows: (
         Annotated[
             Parts | Annotated[tuple[FixedWindow, ...], ListOf("windows")],
             Either(is_list),
         ]
         | None
-    ) = Field(None, description="Windows of the sampling, or into how many equal ones it is cut.")
+    ) = optional("Windows of the sampling, or into how many equal ones it is cut.")
     embedding: (
         Annotated[
             Space | Annotated[tuple[Space, ...], ListOf("points")],
             Either(is_list),
         ]
         | None
-    ) = Field(None, description="Points of embedding space, of one set or of several.")
+    ) = optional("Points of embedding space, of one set or of several.")
 
     @property
     def kind(self) -> str:

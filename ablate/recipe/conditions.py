@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ablate.recipe.strict import Strict
+from ablate.recipe.strict import Strict, optional
 from ablate.recipe.types import Count, Into, Text, Whole
 from ablate.sampling import SAMPLING, Sampling as Settings
 
@@ -16,16 +16,14 @@ Side = Annotated[int, Field(strict=True, ge=8, multiple_of=8)]
 class SamplingSpec(Strict):
     """How images are sampled."""
 
-    num_inference_steps: Count = Field(20, description="How many steps a sampling has.")
-    guidance_scale: Annotated[float, Field(strict=True, allow_inf_nan=False)] = Field(
-        5.0, description="Classifier-free guidance; at most 1 is none, and takes half the time."
+    num_inference_steps: Count = optional("How many steps a sampling has.", 20)
+    guidance_scale: Annotated[float, Field(strict=True, allow_inf_nan=False)] = optional(
+        "Classifier-free guidance; at most 1 is none, and takes half the time.", 5.0
     )
-    scheduler: Text | None = Field(
-        None, description="A scheduler of diffusers, as `ddim`. Default: the model's."
-    )
-    negative_prompt: Text = Field("", description="What guidance leads away from.")
-    width: Side | None = Field(None, description="In pixels. Default: the model's.")
-    height: Side | None = Field(None, description="In pixels. Default: the model's.")
+    scheduler: Text | None = optional("A scheduler of diffusers, as `ddim`. Default: the model's.")
+    negative_prompt: Text = optional("What guidance leads away from.", "")
+    width: Side | None = optional("In pixels. Default: the model's.")
+    height: Side | None = optional("In pixels. Default: the model's.")
 
 
 Sampling = Annotated[Settings, Into(SamplingSpec, Settings)]

@@ -78,13 +78,14 @@ class Document:
             document._read()
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
-            document._refuse(f"the character #x{error.character:04x} is not allowed", line)
+            message = f"not valid YAML: the character #x{error.character:04x} is not allowed"
+            document.problems.append(Problem(message, "", file, line))
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
-            document._refuse(error.problem or str(error), line)
-        except _TooLargeError as error:
-            message = f"contains {error}"
-            document.problems.append(Problem(message, "", file, error.line))
+            what = error.problem or str(error)
+            valid = isinstance(error, _TooLargeError)
+            message = f"contains {what}" if valid else f"not valid YAML: {what}"
+            document.problems.append(Problem(message, "", file, line))
         return document
 
     def override(self, key: str, value: Any) -> None:
@@ -145,9 +146,6 @@ class Document:
         known[id(node)] = data
         return data
 
-    def _refuse(self, what: str, line: int) -> None:
-        self.problems.append(Problem(f"not valid YAML: {what}", "", self.file, line))
-
     def _line(self, path: KeyPath) -> int | None:
         node = self._root
         line = node.start_mark.line + 1 if node else None
@@ -165,12 +163,8 @@ class Document:
         return line
 
 
-class _TooLargeError(ValueError):
-    """A document that exceeds a bound; the message says which. `line`: where, from 1."""
-
-    def __init__(self, message: str, event: yaml.Event) -> None:
-        super().__init__(message)
-        self.line = _line_of(event)
+class _TooLargeError(yaml.MarkedYAMLError):
+    """A document that exceeds a bound."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -194,7 +188,7 @@ class _Loader(yaml.SafeLoader):
             # Counted as often as it is repeated, without being repeated.
             if id(node) not in self._sizes:
                 problem = "an alias is inside the value that it repeats"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
+                raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)  # type: ignore[arg-type]
             values, depth = self._sizes[id(node)]
             self._count += values - 1
             self._deepest += depth - 1
@@ -206,12 +200,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _check(self, event: yaml.Event) -> None:
+        problem = None
         if self._deepest > DEPTH:
-            message = f"lists and mappings more than {DEPTH} deep inside each other"
-            raise _TooLargeError(message, event)
-        if self._count > NODES:
-            message = f"more than {NODES:,} values, counting those that aliases repeat"
-            raise _TooLargeError(message, event)
+            problem = f"lists and mappings more than {DEPTH} deep inside each other"
+        elif self._count > NODES:
+            problem = f"more than {NODES:,} values, counting those that aliases repeat"
+        if problem is not None:
+            raise _TooLargeError(None, None, problem, event.start_mark)  # type: ignore[arg-type]
 
 
 _Loader.add_implicit_resolver(
@@ -219,10 +214,6 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
-
-
-def _line_of(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 1
 
 
 def _key(node: yaml.Node) -> str:

@@ -28,9 +28,8 @@ from ablate.edits import OPS, Op
 from ablate.messages import did_you_mean
 from ablate.network import UNITS
 from ablate.recipe.axes import COMPONENT, Window
-from ablate.recipe.document import kind_of
 from ablate.recipe.numbers import MOST
-from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given, mistakes_of
+from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given, mistakes_of, optional
 from ablate.recipe.types import (
     AsWritten,
     Inner,
@@ -67,7 +66,7 @@ def _unit_numbers(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
         elif type(item) is int and item >= 0:
             numbers.append(item)
         elif item is not INVALID:
-            message = f"must be a number from 0 or a range such as `0-7`, not {kind_of(item)}"
+            message = f"must be a number from 0 or a range such as `0-7`, not {given(item)}"
             mistakes.append(Mistake(message, (i,) if isinstance(value, list) else ()))
     mistakes += [Mistake(again.message) for again in repeated(numbers)]
     if mistakes:
@@ -98,8 +97,8 @@ class UnitSpec(Strict):
     one_of: ClassVar[tuple[str, ...]] = UNITS
     example: ClassVar[str] = "`{heads: [0, 3]}`"
 
-    channels: OrRef[UnitNumbers] | None = Field(None, description="Numbers of channels, from 0.")
-    heads: OrRef[UnitNumbers] | None = Field(None, description="Numbers of heads, from 0.")
+    channels: OrRef[UnitNumbers] | None = optional("Numbers of channels, from 0.")
+    heads: OrRef[UnitNumbers] | None = optional("Numbers of heads, from 0.")
 
 
 class UnitsSpec(Strict):
@@ -108,18 +107,16 @@ class UnitsSpec(Strict):
     one_of: ClassVar[tuple[str, ...]] = ("fraction", "count")
 
     run: Text = Field(description="The folder of a study of units.")
-    order: OrRef[Literal["most", "least", "random"]] = Field(
-        "most", description="The most selective units first, the least, or drawn ones."
+    order: OrRef[Literal["most", "least", "random"]] = optional(
+        "The most selective units first, the least, or drawn ones.", "most"
     )
-    concept: OrRef[Text] | None = Field(
-        None, description="Order by how much units respond to this concept, not by selectivity."
+    concept: OrRef[Text] | None = optional(
+        "Order by how much units respond to this concept, not by selectivity."
     )
-    fraction: OrRef[Share] | None = Field(
-        None, description="Which part of each module's units, 0 to 1."
-    )
-    count: OrRef[Whole] | None = Field(None, description="How many units of all modules together.")
-    modules: Selector | None = Field(None, description="Which modules of the study. Default: all.")
-    seed: OrRef[Whole] = Field(0, description="Of `order: random`.")
+    fraction: OrRef[Share] | None = optional("Which part of each module's units, 0 to 1.")
+    count: OrRef[Whole] | None = optional("How many units of all modules together.")
+    modules: Selector | None = optional("Which modules of the study. Default: all.")
+    seed: OrRef[Whole] = optional("Of `order: random`.", 0)
 
     def mistakes(self) -> Iterator[Mistake]:
         if "seed" in self.model_fields_set and self.order in ("most", "least"):
@@ -129,8 +126,8 @@ class UnitsSpec(Strict):
 class Over(Strict):
     """The reference images whose outputs are taken."""
 
-    prompts: Prompts | None = Field(None, description="Default: those of the recipe.")
-    seeds: Seeds | None = Field(None, description="Default: those of the recipe.")
+    prompts: Prompts | None = optional("Default: those of the recipe.")
+    seeds: Seeds | None = optional("Default: those of the recipe.")
 
 
 # ---------------------------------------------------------------- edits
@@ -141,33 +138,30 @@ class EditSpec(Strict):
 
     op: ClassVar[Op]
 
-    modules: OrRef[Selector] | None = Field(
-        None, description="The modules to edit: a selector, or an axis (`$name`)."
+    modules: OrRef[Selector] | None = optional(
+        "The modules to edit: a selector, or an axis (`$name`)."
     )
     component: Text | None = Field(None, description=COMPONENT)
-    where: Literal["weights", "output", "image"] = Field(
-        "weights", description="Whether weights are edited, or what modules return."
+    where: Literal["weights", "output", "image"] = optional(
+        "Whether weights are edited, or what modules return.", "weights"
     )
-    params: Literal["weight", "bias"] | None = Field(
-        None, description="Only parameters of this name. Default: all."
+    params: Literal["weight", "bias"] | None = optional(
+        "Only parameters of this name. Default: all."
     )
-    when: OrRef[Window] | None = Field(
-        None, description="Only in this window of the sampling, or an axis of windows."
+    when: OrRef[Window] | None = optional(
+        "Only in this window of the sampling, or an axis of windows."
     )
-    unit: UnitSpec | None = Field(None, description="Only these channels or heads of the modules.")
-    units: UnitsSpec | None = Field(
-        None, description="UnitsSpec that a study recorded, in place of `modules` and `unit`."
+    unit: UnitSpec | None = optional("Only these channels or heads of the modules.")
+    units: UnitsSpec | None = optional(
+        "UnitsSpec that a study recorded, in place of `modules` and `unit`."
     )
     strength: OrRef[Number] | None = None
     dose: (
         OrRef[Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0), AsWritten()]] | None
-    ) = Field(
-        None,
-        description="In place of the strength: the norm of the change over that of the weights.",
-    )
+    ) = optional("In place of the strength: the norm of the change over that of the weights.")
     kind: OrRef[Text] | None = None
     partner: Any = Field(None, alias="with")
-    over: Over | None = Field(None, description="Which images the outputs are taken from.")
+    over: Over | None = optional("Which images the outputs are taken from.")
     text: OrRef[Text] | None = None
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from ablate.recipe.strict import INVALID, Mistake, Strict
+from ablate.recipe.strict import INVALID, Mistake, Strict, optional
 from ablate.recipe.types import Count, Exactly, ListOf, Number, Short, Whole, is_list, repeated
 
 MOST = 100_000  # values of an axis; more is a slip of the pen
@@ -25,23 +25,19 @@ class Series(Strict):
     )
     one_of: ClassVar[tuple[str, ...]] = NUMERIC
 
-    values: Annotated[tuple[Number, ...], ListOf("numbers")] | None = Field(
-        None, description="The values themselves."
+    values: Annotated[tuple[Number, ...], ListOf("numbers")] | None = optional(
+        "The values themselves."
     )
-    range: Annotated[tuple[Number, Number], Exactly(2, "[first, last]")] | None = Field(
-        None, description="The first and the last number, every `step` apart."
+    range: Annotated[tuple[Number, Number], Exactly(2, "[first, last]")] | None = optional(
+        "The first and the last number, every `step` apart."
     )
     step: Number | None = Field(
         None,
         description="The distance between the numbers of a `range`.",
         json_schema_extra={"not": {"const": 0}},
     )
-    linspace: Spaced | None = Field(
-        None, description="First, last, and how many numbers at equal distances."
-    )
-    geomspace: Spaced | None = Field(
-        None, description="First, last, and how many numbers at equal ratios."
-    )
+    linspace: Spaced | None = optional("First, last, and how many numbers at equal distances.")
+    geomspace: Spaced | None = optional("First, last, and how many numbers at equal ratios.")
 
     @cached_property
     def numbers(self) -> tuple[Any, ...]:
@@ -108,13 +104,13 @@ class Series(Strict):
 class CountSeries(Series):
     """Whole numbers; those that are not are rounded."""
 
-    values: Annotated[tuple[Whole, ...], ListOf("whole numbers")] | None = Field(
-        None, description="The numbers themselves."
+    values: Annotated[tuple[Whole, ...], ListOf("whole numbers")] | None = optional(
+        "The numbers themselves."
     )
 
     @property
     def counts(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(map(round, self.numbers)))
+        return tuple(dict.fromkeys(map(round, self.numbers))) if self.is_whole else ()
 
     def mistakes(self) -> Iterator[Mistake]:
         yield from super().mistakes()

@@ -30,7 +30,16 @@ from ablate.recipe.document import (
 )
 from ablate.recipe.edits import AnyEdit, Prompts, Seeds
 from ablate.recipe.references import reference_mistakes
-from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given, validated
+from ablate.recipe.strict import (
+    INVALID,
+    Mistake,
+    Strict,
+    fail,
+    given,
+    invalidated,
+    optional,
+    validated,
+)
 from ablate.recipe.types import Into, ListOf, Number, Short, Text, Truth, Whole, is_text
 from ablate.sampling import Sampling as Settings
 
@@ -45,9 +54,9 @@ class LoraSpec(Strict):
     """Low-rank matrices that are added to a model's weights."""
 
     model: Text = Field(description="A safetensors file, a folder or a hub id.")
-    weight_name: Text | None = Field(None, description="Which file of the folder or repository.")
-    scale: Number = Field(1.0, description="How much of them is added.")
-    revision: Text | None = Field(None, description="A commit, branch or tag on the hub.")
+    weight_name: Text | None = optional("Which file of the folder or repository.")
+    scale: Number = optional("How much of them is added.", 1.0)
+    revision: Text | None = optional("A commit, branch or tag on the hub.")
 
 
 LoraOrText = Annotated[Lora, Into(LoraSpec, Lora), Short("model", is_text, Text)]
@@ -70,9 +79,9 @@ Names = Annotated[
 class SheetSpec(Strict):
     """The contact sheet."""
 
-    rows: Names = Field((), description="An axis, or several, that rows run over.")
-    columns: Names = Field((), description="An axis, or several, that columns run over.")
-    concepts: Truth = Field(False, description="Whether the concepts seen are written on images.")
+    rows: Names = optional("An axis, or several, that rows run over.", ())
+    columns: Names = optional("An axis, or several, that columns run over.", ())
+    concepts: Truth = optional("Whether the concepts seen are written on images.", False)
 
 
 def _zipped(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -92,23 +101,6 @@ Zipped = Annotated[
 ]
 
 
-def _version(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    if value != VERSION or isinstance(value, bool):
-        fail(Mistake(f"must be {VERSION}, the version of this recipe format, not {given(value)}"))
-    return value
-
-
-def _name(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    name = handler(value)
-    if not re.match(NAME, name):
-        message = (
-            f"`{name}` cannot name a folder; use letters, digits, `-`, `_` and `.`, beginning with"
-            " a letter or digit"
-        )
-        fail(Mistake(message))
-    return name
-
-
 def _axes(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     wrong = [
         Mistake("an axis is named by letters, digits and `_`", (name,), "key")
@@ -126,60 +118,53 @@ def _axes(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 class Recipe(Strict):
     """What to do to a network, and what to ask of it."""
 
-    version: Annotated[int, WrapValidator(_version), WithJsonSchema({"const": VERSION})] = Field(
-        description=f"Always `{VERSION}`, the version of this format."
+    version: Literal[1] = Field(description=f"Always `{VERSION}`, the version of this format.")
+    name: Annotated[str, Field(strict=True, pattern=NAME)] = Field(
+        description="The name of the run, and of its folder."
     )
-    name: Annotated[
-        Text, WrapValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})
-    ] = Field(description="The name of the run, and of its folder.")
-    about: Text = Field("", description="A sentence on what it shows.")
-    model: Text = Field(
+    about: Text = optional("A sentence on what it shows.", "")
+    model: Text = optional(
+        "`bundled`, a hub id, a folder of diffusers, `sd15-random`, or one safetensors file.",
         "bundled",
-        description="`bundled`, a hub id, a folder of diffusers, `sd15-random`, or one safetensors"
-        " file.",
     )
-    revision: Text | None = Field(None, description="A commit, branch or tag on the hub.")
-    variant: Text | None = Field(None, description="A variant of weight files, such as `fp16`.")
-    config: Text | None = Field(
-        None, description="The folder or hub id that describes a model of one safetensors file."
+    revision: Text | None = optional("A commit, branch or tag on the hub.")
+    variant: Text | None = optional("A variant of weight files, such as `fp16`.")
+    config: Text | None = optional(
+        "The folder or hub id that describes a model of one safetensors file."
     )
-    lora: Annotated[tuple[LoraOrText, ...], ListOf("LoRAs", distinct=False)] = Field(
-        (), description="Low-rank matrices to add to the weights, one after the other."
+    lora: Annotated[tuple[LoraOrText, ...], ListOf("LoRAs", distinct=False)] = optional(
+        "Low-rank matrices to add to the weights, one after the other.", ()
     )
-    offload: Literal["model"] | None = Field(
-        None, description="Keep on the accelerator only the network at work."
+    offload: Literal["model"] | None = optional("Keep on the accelerator only the network at work.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = optional(
+        "The type of the weights; `auto` is what the hardware is fast at.", "auto"
     )
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="The type of the weights; `auto` is what the hardware is fast at."
+    compile: Truth = optional("Whether the network is compiled by torch.", False)
+    component: Text | None = optional("The network that is edited. Default: the denoiser.")
+    ops: Text | None = optional(
+        "A file of further ops, beside the recipe; runs with `--allow-code`."
     )
-    compile: Truth = Field(False, description="Whether the network is compiled by torch.")
-    component: Text | None = Field(
-        None, description="The network that is edited. Default: the denoiser."
+    clip: Text | None = optional("The CLIP model that names concepts.")
+    vocabulary: Annotated[tuple[Text, ...], ListOf("words")] | None = optional(
+        "The concepts that images are compared with."
     )
-    ops: Text | None = Field(
-        None, description="A file of further ops, beside the recipe; runs with `--allow-code`."
+    prompts: Prompts = optional("What images show.", ("a cat in a party hat",))
+    seeds: Seeds = optional("Where images start from.", (0,))
+    noise_floor: Annotated[int, Field(strict=True, ge=2)] | None = optional(
+        "How many baselines tell drift from chance; other seeds are added."
     )
-    clip: Text | None = Field(None, description="The CLIP model that names concepts.")
-    vocabulary: Annotated[tuple[Text, ...], ListOf("words")] | None = Field(
-        None, description="The concepts that images are compared with."
-    )
-    prompts: Prompts = Field(("a cat in a party hat",), description="What images show.")
-    seeds: Seeds = Field((0,), description="Where images start from.")
-    noise_floor: Annotated[int, Field(strict=True, ge=2)] | None = Field(
-        None, description="How many baselines tell drift from chance; other seeds are added."
-    )
-    perturbation_seed: Whole = Field(0, description="What random edits are drawn from.")
+    perturbation_seed: Whole = optional("What random edits are drawn from.", 0)
     sampling: Sampling = Field(
         default_factory=Settings, description="Steps, guidance, scheduler and size of images."
     )
-    axes: Annotated[dict[str, AxisOrList], WrapValidator(_axes)] = Field(
-        {}, description="What varies, by name. Axes multiply."
+    axes: Annotated[dict[str, AxisOrList], WrapValidator(_axes)] = optional(
+        "What varies, by name. Axes multiply.", {}
     )
     zipped: Zipped = Field((), alias="zip", description="Axes that go together, value by value.")
-    edits: Annotated[tuple[AnyEdit, ...], ListOf("edits", distinct=False, empty=True)] = Field(
-        (), description="What is done to the network, in this order."
+    edits: Annotated[tuple[AnyEdit, ...], ListOf("edits", distinct=False, empty=True)] = optional(
+        "What is done to the network, in this order.", ()
     )
-    sheet: SheetSpec | None = Field(None, description="How the contact sheet is laid out.")
+    sheet: SheetSpec | None = optional("How the contact sheet is laid out.")
 
     _document: Document = PrivateAttr(Document({}))
 
@@ -313,10 +298,14 @@ def _read(
     if wrong_code is not None:
         problems.append(document.problem(("ops",), wrong_code))
         data = _without_unknown_ops(data)
-    recipe, found = validated(Recipe, data)
+    recipe, data, found = validated(Recipe, data)
     if recipe is not None:
         recipe._document = document
-        found += reference_mistakes(recipe, data, [path for path, _ in found])
+        of_references = list(reference_mistakes(recipe, document.data, [path for path, _ in found]))
+        found += of_references
+        recipe, *_ = validated(Recipe, invalidated(data, [path for path, _ in of_references]))
+    if recipe is not None:
+        recipe._document = document
         if not (recipe.edits or recipe.axes or found or problems):
             message = (
                 "an empty sweep: there are neither `edits` nor `axes`; an edit is, for example,"

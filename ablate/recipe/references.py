@@ -247,7 +247,7 @@ def _sheet(recipe: Recipe) -> Found:
     known = list(dict.fromkeys([*planned_names(recipe.axes), "prompt", "seed"]))
     rows = tuple(recipe.sheet.rows)
     for key, names in (("rows", rows), ("columns", tuple(recipe.sheet.columns))):
-        for name in names:
+        for name in filter(None, names):
             if name not in known:
                 yield ("sheet", key), no_axis(name, known)
             elif names.count(name) > 1 or (key == "columns" and name in rows):

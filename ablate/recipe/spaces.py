@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ablate.recipe.numbers import MOST, Numbers
-from ablate.recipe.strict import Mistake, Strict
+from ablate.recipe.strict import Mistake, Strict, optional
 from ablate.recipe.types import (
     AsWritten,
     Either,
@@ -36,8 +36,8 @@ class Between(Strict):
     start: OrRef[Text] = Field(alias="from", description="The prompt at 0, or an axis of prompts.")
     end: OrRef[Text] = Field(alias="to", description="The prompt at 1, or an axis of prompts.")
     t: Numbers = Field(description="How far from the first to the second the points are.")
-    path: Literal["lerp", "slerp"] = Field(
-        "lerp", description="Along the straight line (`lerp`), or along the arc (`slerp`)."
+    path: Literal["lerp", "slerp"] = optional(
+        "Along the straight line (`lerp`), or along the arc (`slerp`).", "lerp"
     )
 
     @property
@@ -63,14 +63,14 @@ class Plane(Strict):
         tuple[Direction, Direction],
         Exactly(2, "two directions, each a prompt or the seed of a random one"),
     ] = Field(description="Two directions: each a prompt, or the seed of a random direction.")
-    extent: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0), AsWritten()] = Field(
-        1, description="How far the square reaches; the prompts of `toward` are at 1."
+    extent: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0), AsWritten()] = optional(
+        "How far the square reaches; the prompts of `toward` are at 1.", 1
     )
     size: Annotated[int, Field(strict=True, ge=3, le=999)] = Field(
         description="How many points a side has, an odd number."
     )
-    zoom: Numbers | None = Field(
-        None, description="Factors by which the square is made smaller; an axis by itself."
+    zoom: Numbers | None = optional(
+        "Factors by which the square is made smaller; an axis by itself."
     )
 
     @property
@@ -80,16 +80,14 @@ class Plane(Strict):
     @property
     def numbers(self) -> tuple[float, ...]:
         """The coordinates along either direction."""
-        half = (self.size or 0) // 2
-        return tuple(
-            float(f"{self.extent * (i - half) / half:.10g}") for i in range(self.size or 0)
-        )
+        half = self.size // 2
+        return tuple(float(f"{self.extent * (i - half) / half:.10g}") for i in range(self.size))
 
     def mistakes(self) -> Iterator[Mistake]:
         if self.size and self.size % 2 == 0:
             message = f"must be odd, so that the center is in it, not {self.size}"
             yield Mistake(message, ("size",))
-        if self.zoom and self.zoom.numbers and min(self.zoom.numbers) <= 0:
+        if self.zoom and self.zoom.is_whole and min(self.zoom.numbers, default=1) <= 0:
             message = f"must be above 0, not {min(self.zoom.numbers):.10g}"
             yield Mistake(message, ("zoom",))
 
@@ -100,14 +98,14 @@ class Random(Strict):
     count: Annotated[int, Field(strict=True, ge=1, le=MOST)] = Field(
         description="How many points there are."
     )
-    seed: Whole = Field(0, description="Other seeds give other points.")
-    prompts: Annotated[tuple[Text, ...], ListOf("prompts"), Json({"minItems": 2})] = Field(
-        PROMPTS, description="Prompts whose spread the points have. By default ordinary ones."
+    seed: Whole = optional("Other seeds give other points.", 0)
+    prompts: Annotated[tuple[Text, ...], ListOf("prompts"), Json({"minItems": 2})] = optional(
+        "Prompts whose spread the points have. By default ordinary ones.", PROMPTS
     )
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        return tuple(range(self.count or 0))
+        return tuple(range(self.count))
 
     def mistakes(self) -> Iterator[Mistake]:
         if len(self.prompts) == 1:
@@ -123,11 +121,11 @@ class Points(Strict):
     one_of: ClassVar[tuple[str, ...]] = ("between", "plane", "random", "unconditional")
     example: ClassVar[str] = "`between: {from: a cat, to: a dog, t: [0, 0.5, 1]}`"
 
-    between: Between | None = Field(None, description="Points on the way between prompts.")
-    plane: Plane | None = Field(None, description="A square of points around a prompt.")
-    random: Random | None = Field(None, description="Random points.")
-    unconditional: Literal["unconditional"] | None = Field(
-        None, description="The embedding of the empty prompt; written as the word alone."
+    between: Between | None = optional("Points on the way between prompts.")
+    plane: Plane | None = optional("A square of points around a prompt.")
+    random: Random | None = optional("Random points.")
+    unconditional: Literal["unconditional"] | None = optional(
+        "The embedding of the empty prompt; written as the word alone."
     )
 
     @property
@@ -141,13 +139,13 @@ class Points(Strict):
     def numbers(self) -> tuple[float, ...]:
         """Every t, every coordinate along a direction, or the number of every random point."""
         part = self.between or self.plane or self.random
-        return part.numbers if part else ()
+        return part.numbers if part and part.is_whole else ()
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the points that differ among those of several sets."""
         part = self.between or self.random
-        return tuple(map(part.label, part.numbers)) if part else (self.form,)
+        return tuple(map(part.label, self.numbers)) if part else (self.form,)
 
 
 Space = Annotated[

@@ -7,13 +7,14 @@ again: so all mistakes are found, each once, and what is right remains.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     GetJsonSchemaHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -95,17 +96,17 @@ def fail(*mistakes: Mistake) -> NoReturn:
     raise ValidationError.from_exception_data("recipe", details)
 
 
-def validated(model: type[M], data: Any) -> tuple[M | None, list[tuple[KeyPath, str]]]:
+def validated(model: type[M], data: Any) -> tuple[M | None, Any, list[tuple[KeyPath, str]]]:
     """Read data with a model.
 
     Returns:
-        The model, in which wrong parts are `INVALID`, or None where all is wrong; and every mistake
-        with its path.
+        The model, or None where all is wrong; the data that it is read from, in which wrong parts
+        are `INVALID`; every mistake with its path.
     """
     known: list[tuple[KeyPath, str]] = []
     while data is not INVALID:
         try:
-            return model.model_validate(data), known
+            return model.model_validate(data), data, known
         except ValidationError as error:
             part = data
             for mistake in mistakes_of(error):
@@ -115,7 +116,14 @@ def validated(model: type[M], data: Any) -> tuple[M | None, list[tuple[KeyPath, 
                     continue
                 known.append((path, mistake.message))
                 data = _cut(data, path, mistake)
-    return None, known
+    return None, data, known
+
+
+def invalidated(data: Any, paths: Iterable[KeyPath]) -> Any:
+    """The data in which the parts at some paths are `INVALID`."""
+    for path in paths:
+        data = replaced(data, _path_of(path, data), INVALID)
+    return data
 
 
 def mistakes_of(error: ValidationError) -> Iterator[Mistake]:
@@ -154,6 +162,7 @@ SENTENCES = {
     "mistake": "{message}",
     "string_type": "must be text, not {given}{quotes}",
     "int_type": "must be a whole number, not {given}",
+    "int_parsing_size": "must be a smaller number, not {given}",
     "float_type": "must be a number, not {given}",
     "bool_type": "must be true or false, not {given}",
     "dict_type": "must be a mapping, not {given}",
@@ -163,6 +172,8 @@ SENTENCES = {
     "greater_than": "must be above {gt:g}, not {given}",
     "multiple_of": "must be a multiple of {multiple_of:g}, not {given}",
     "literal_error": "must be {choices}, not {given}{hint}",
+    "string_pattern_mismatch": "{given} cannot name a folder; use letters, digits, `-`, `_` and"
+    " `.`, beginning with a letter or digit",
 }
 
 
@@ -170,7 +181,7 @@ def _sentence(error: Any) -> str:
     value, context = error["input"], error.get("ctx", {})
     words = {"given": given(value), "quotes": "", "hint": ""}
     if error["type"] == "literal_error":
-        known = re.findall(r"'([^']*)'", context["expected"])
+        known = re.findall(r"[^' ]+(?='|$)", context["expected"])
         words["choices"] = f"one of {', '.join(known)}" if len(known) > 1 else f"`{known[0]}`"
         words["hint"] = did_you_mean(value, known) if isinstance(value, str) else ""
     elif not isinstance(value, list | dict | _Nothing) and value is not None:
@@ -277,6 +288,11 @@ class Strict(BaseModel):
             one = [{"required": [key]} for key in cls.one_of]
             handler.resolve_ref_schema(shape)["oneOf"] = one
         return shape
+
+
+def optional(description: str, default: Any = None, **more: Any) -> Any:
+    """A key that may be left out."""
+    return Field(default, description=description, **more)
 
 
 def _is_whole(value: Any) -> bool:

@@ -216,7 +216,7 @@ def test_identity_passes_the_input_on(run: RunIt, build: Build, plain: Any) -> N
 def test_identity_needs_an_input_of_the_outputs_shape(tiny: Pipeline, build: Build) -> None:
     recipe = build(edits=[{"identity": {"modules": "conv_in", "where": "output"}}])
     message = (
-        "edits[0].identity.modules: `conv_in` gives another shape than it is given, and cannot"
+        "edits[0].identity.modules: `conv_in` returns another shape than it is given, and cannot"
     )
     with pytest.raises(RecipeError, match=re.escape(message)):
         plan(recipe)
