@@ -1,4 +1,4 @@
-"""How things are worded: articles, nearest names, lists; and the base of errors that users read."""
+"""Wording of messages: articles, counts, nearest names; and the base of errors that users read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 class RequestError(Exception):
     """A wrong request; the message says what is wrong and what would be right.
 
-    The base of all errors that a user can mend. Commands print the message and end with 2.
+    The base of all errors that a user can correct. Commands print the message and exit with 2.
     """
 
     def report(self) -> str:
@@ -20,30 +20,30 @@ class RequestError(Exception):
 
 # Capitals before a capitalized word, a digit or no letter are spelled out: IF|Pipeline, SD|3.
 SPELLED = re.compile(r"[A-Z]+(?=[A-Z][a-z]|\d|\b)")
-VOWELS = "AEFHILMNORSX"  # letters whose names begin with one
-# Vowels that are spoken as consonants, and the other way round.
+VOWELS = "AEFHILMNORSX"  # letters whose names begin with a vowel
+# Words that begin with the sound of a vowel: not `unicorn`, but `hour`.
 SPOKEN = re.compile(
     r"(?!uni|unet|use|usu|eu|ewe|once|one(?![ir]))[aeiou]|hour|honest|honou?r|heir", re.IGNORECASE
 )
 
 
 def takes_an(name: str) -> bool:
-    """Whether the article of a word, or of a name such as that of a class, is `an`."""
+    """Whether a word, or a name such as that of a class, takes the article `an`."""
     return name[0] in VOWELS if SPELLED.match(name) else SPOKEN.match(name) is not None
 
 
 def articled(name: str) -> str:
-    """A word or name with `a` or `an` before it."""
+    """Prefix a word or name with `a` or `an`."""
     return f"an {name}" if takes_an(name) else f"a {name}"
 
 
 def counted(count: int, noun: str) -> str:
-    """A count of things, `1 unit` or `1,200 units`."""
+    """Format a count of things, `1 unit` or `1,200 units`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`, did you mean ...?` for a near miss, else nothing."""
+    """Return `, did you mean ...?` with the nearest known word, or an empty string."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f", did you mean `{near[0]}`?" if near else ""
 

@@ -1,10 +1,10 @@
-"""Which article names take."""
+"""Articles, counts and nearest names."""
 
 from __future__ import annotations
 
 import pytest
 
-from ablate.messages import articled
+from ablate.messages import articled, counted, did_you_mean, phrase
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,16 @@ from ablate.messages import articled
 )
 def test_as_they_are_spoken(name: str, article: str) -> None:
     assert articled(name) == f"{article} {name}"
+
+
+def test_counts_have_plurals_and_thousands() -> None:
+    assert [counted(n, "unit") for n in (0, 1, 1200)] == ["0 units", "1 unit", "1,200 units"]
+
+
+def test_near_misses_have_a_suggestion_and_others_none() -> None:
+    assert did_you_mean("promts", ["prompts", "seeds"]) == ", did you mean `prompts`?"
+    assert did_you_mean("x", ["prompts", "seeds"]) == ""
+
+
+def test_single_words_are_read_with_an_article() -> None:
+    assert [phrase(word) for word in ("owl", "palm tree")] == ["an owl", "palm tree"]

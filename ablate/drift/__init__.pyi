@@ -6,7 +6,6 @@ from .compare import (
     Pair as Pair,
     at_one_size as at_one_size,
     compare_runs as compare_runs,
-    count_cells as count_cells,
 )
 from .effects import COVERED as COVERED, Effect as Effect, read_effects as read_effects
 from .measure import (

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ablate.drift.metrics import WINDOW, rmse, ssim
+from ablate.messages import counted
 from ablate.store import Run, StoredCell, StoreError, read_latents
 from ablate.style import clean
 
@@ -106,7 +107,7 @@ class Comparison:
         count = len(self.pairs)
         same = sum(pair.identical for pair in self.pairs)
         alike = "all" if same == count else "none" if not same else str(same)
-        text = f"{count_cells(count)} compared: {alike} identical bit for bit"
+        text = f"{counted(count, 'cell')} compared: {alike} identical bit for bit"
         if count == 1:
             text = f"1 cell compared: {'' if same else 'not '}identical bit for bit"
         measured = [(p.rmse, p.title) for p in self.pairs if p.rmse is not None]
@@ -139,7 +140,7 @@ def compare_runs(a: Run, b: Run) -> Comparison:
     both = {i: j for i, j in match.pairs.items() if first.cells[i].done and second.cells[j].done}
     if not both:
         raise StoreError(
-            f"{a.folder} and {b.folder} share {count_cells(len(match.pairs))}, none of which is"
+            f"{a.folder} and {b.folder} share {counted(len(match.pairs), 'cell')}, none of which is"
             " finished in both: run their recipes to the end"
         )
     varying = first.varying(both)
@@ -154,7 +155,7 @@ def compare_runs(a: Run, b: Run) -> Comparison:
     notes = [*match.notes, *match.sentences()]
     if waiting := match.pairs.items() - both.items():
         counts = [sum(not x.cells[pair[k]].done for pair in waiting) for k, x in enumerate(sides)]
-        notes.append(f"{count_cells(len(waiting))} that both plan are left out: {counts[0]} not"
+        notes.append(f"{counted(len(waiting), 'cell')} that both plan are left out: {counts[0]} not"
                      f" finished in {names[0]}, {counts[1]} in {names[1]}.")  # fmt: skip
     notes += _pair_notes(pairs, names)
     changes = _changes(first, second, pairs)
@@ -173,11 +174,6 @@ def _names(a: Run, b: Run) -> tuple[str, str]:
 
 
 # ------------------------------------------------------------ which cells belong together
-
-
-def count_cells(count: int) -> str:
-    """`1 cell`, `2 cells`."""
-    return f"{count} cell{'s' * (count != 1)}"
 
 
 def _some(values: Iterable[str], name: str = "") -> str:
@@ -311,7 +307,7 @@ class Match:
                         missing.setdefault(place[0], {})[place[1]] = None
             why = "; ".join(f"`{name}` {_some(labels, name)}" for name, labels in missing.items())
             have = "have" if len(left) > 1 else "has"
-            start = f"{count_cells(len(left))} of {self.names[k]} {have} no counterpart in"
+            start = f"{counted(len(left), 'cell')} of {self.names[k]} {have} no counterpart in"
             yield f"{start} {self.names[1 - k]}{': ' * bool(why)}{why}."
 
     def reasons(self) -> str:
@@ -384,13 +380,13 @@ def _pair_notes(pairs: Sequence[Pair], names: tuple[str, str]) -> Iterator[str]:
     nan = [{k for k in (0, 1) if pair.states[k] != "ok"} for pair in pairs]
     for where, what in (({0, 1}, "both"), ({0}, f"{names[0]} alone"), ({1}, f"{names[1]} alone")):
         if count := nan.count(where):
-            yield f"NaN arose in {count_cells(count)} of {what}; these have no drift."
+            yield f"NaN arose in {counted(count, 'cell')} of {what}; these have no drift."
     for kind, what in (
         ("resized", "different size: measured after the smaller image was resized"),
         ("not measured", "different proportions: not measured"),
     ):
         if count := sum(pair.note.startswith(kind) for pair in pairs):
-            yield f"{count_cells(count)} of {what}."
+            yield f"{counted(count, 'cell')} of {what}."
 
 
 def _changes(a: Side, b: Side, pairs: Sequence[Pair]) -> tuple[str, ...]:

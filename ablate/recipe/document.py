@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ablate.messages import RequestError
+from ablate.messages import RequestError, counted
 
 KeyPath = tuple[str | int, ...]
 
@@ -48,8 +48,7 @@ class RecipeError(RequestError, ValueError):
         super().__init__("\n".join(map(str, self.problems)))
 
     def report(self) -> str:
-        count = len(self.problems)
-        return f"{self}\n{count} problem{'s' * (count != 1)}"
+        return f"{self}\n{counted(len(self.problems), 'problem')}"
 
 
 class Document:

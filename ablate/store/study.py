@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from ablate.messages import counted
 from ablate.store.files import StoreError
 from ablate.store.images import open_image
 
@@ -67,9 +68,9 @@ def read_study(folder: Path) -> Study:
     ]
     for key in ("concepts", "templates", "seeds"):
         if isinstance(setup.get(key), Sequence):
-            facts.append(_counted(len(setup[key]), key))
+            facts.append(counted(len(setup[key]), key[:-1]))
     if isinstance(manifest.get("samples"), int):
-        facts.append(_counted(manifest["samples"], "samples"))
+        facts.append(counted(manifest["samples"], "sample"))
     facts += [str(manifest[key]) for key in ("dtype", "device") if manifest.get(key)]
     name = str(manifest.get("name") or folder.resolve().name)
     about = str(manifest.get("about") or "")
@@ -83,10 +84,6 @@ def model_name(model: Any) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _counted(count: int, things: str) -> str:
-    return f"{count:,} {things if count != 1 else things[:-1]}"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
