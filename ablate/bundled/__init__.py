@@ -1,4 +1,4 @@
-"""The text-to-image model of this package: small, trained by `ablate.training.train`."""
+"""The bundled text-to-image model: small, trained by `ablate.training.train`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pictures and captions that the bundled model is trained on, drawn procedurally.
 
-A `Picture` says what is seen; `svg` draws it, `captions` tell it in words. The subjects are
+A `Picture` is a description; `svg` draws it, `captions` puts it into words. The subjects are
 openly licensed emoji (see `artwork.json`); party hats, backgrounds and scenes are drawn here.
 
     >>> picture = Picture("cat", hat="party hat", background="blue")
@@ -53,8 +53,12 @@ SCENES = {  # caption phrase of each scene
     "night": "at night",
 }
 PAINTS = {"red": 0.0, "yellow": 0.14, "green": 0.33, "blue": 0.58, "purple": 0.77}  # hues
-PAINTED = {"car": 0.0, "balloon": 0.0, "umbrella": 0.68}  # subjects that come in colors: own hue
-# Pairs never seen in training: whether the model draws them shows that it composes.
+PAINTED = {
+    "car": 0.0,
+    "balloon": 0.0,
+    "umbrella": 0.68,
+}  # subjects that come in colors: original hue
+# Pairs excluded from training: whether the model draws them shows that it composes.
 HELD_OUT = {
     ("panda", "crown"),
     ("fox", "top hat"),
@@ -67,20 +71,25 @@ HELD_OUT = {
 
 @dataclass(frozen=True)
 class Picture:
-    """What one picture shows. `x`, `y`: shift of the subject in pixels; `scale`: of its size."""
+    """The content of a picture.
+
+    Attributes:
+        subject: One of SUBJECTS.
+        hat: One of HATS, of animals.
+        paint: A key of PAINTS, of the subjects in PAINTED.
+        background: A key of BACKGROUNDS or SCENES.
+        x: Shift of the subject to the right, in pixels of a 64 × 64 picture.
+        y: Shift of the subject downwards.
+        scale: Factor of the subject's size.
+    """
 
     subject: str
     hat: str | None = None
     paint: str | None = None
-    background: str = "white"  # a key of BACKGROUNDS or SCENES
+    background: str = "white"
     x: float = 0.0
     y: float = 0.0
     scale: float = 1.0
-
-    @property
-    def key(self) -> tuple[str, str | None, str | None, str]:
-        """All that a caption can tell."""
-        return (self.subject, self.hat, self.paint, self.background)
 
 
 @cache
@@ -92,7 +101,7 @@ def artwork() -> dict[str, dict[str, str | int]]:
 
 
 def sample(rng: random.Random, held_out: bool = False) -> Picture:
-    """Draw a picture as training sees them; `held_out`: of the pairs that training never sees."""
+    """Draw a picture at random; `held_out`: from the pairs that are excluded from training."""
     if held_out:
         subject, hat = rng.choice(sorted(HELD_OUT))
         return _jitter(Picture(subject, hat, background=_background(rng)), rng)
@@ -120,8 +129,8 @@ def _jitter(picture: Picture, rng: random.Random) -> Picture:
 
 
 def describe(folder: Path) -> None:
-    """Write beside an encoder of these pictures how it sees them, and what they show."""
-    seen = {
+    """Write the `preprocessor_config.json` and `vocabulary.txt` of an encoder of these pictures."""
+    config = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": SIZE},
@@ -135,13 +144,13 @@ def describe(folder: Path) -> None:
         "image_std": [0.5] * 3,
         "do_convert_rgb": True,
     }
-    text = json.dumps(seen, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
     (folder / "vocabulary.txt").write_text("\n".join(SUBJECTS) + "\n", encoding="utf-8")
 
 
 def captions(picture: Picture, rng: random.Random) -> Iterator[str]:
-    """Captions from the most to the least that can be told: all, without place, the subject."""
+    """Yield three captions: of everything, without the background, of the subject alone."""
     article = rng.choice(("a", "a", "a", "a picture of a"))
     wearing = rng.choice(("in a", "in a", "in a", "wearing a", "with a"))
 
@@ -175,7 +184,7 @@ def svg(picture: Picture) -> str:
     if picture.hat is not None:
         crown_x, crown_y = _head(picture.subject)
         width = side * (0.62 if picture.hat in ("graduation cap", "top hat") else 0.5)
-        # How far each hat is pulled down over the head, as a share of its own size.
+        # How far each hat is pulled down over the head, as a share of its size.
         sink = {"party hat": 0.12, "top hat": 0.2, "crown": 0.16, "graduation cap": 0.36}
         layers.append(
             _placed(
@@ -221,16 +230,17 @@ def _body(picture: Picture) -> str:
     body = str(artwork()[picture.subject]["body"])
     if picture.paint is None:
         return body
-    own, turn = PAINTED[picture.subject], PAINTS[picture.paint] - PAINTED[picture.subject]
-    return re.sub(r"#[0-9a-fA-F]{6}\b|#[0-9a-fA-F]{3}\b", lambda m: _turned(m[0], own, turn), body)
+    hue = PAINTED[picture.subject]
+    turn = PAINTS[picture.paint] - hue
+    return re.sub(r"#[0-9a-fA-F]{6}\b|#[0-9a-fA-F]{3}\b", lambda m: _turned(m[0], hue, turn), body)
 
 
-def _turned(color: str, own: float, turn: float) -> str:
-    """Turn the hue of a color that belongs to the subject's own; leave all others."""
+def _turned(color: str, near: float, turn: float) -> str:
+    """Turn the hue of a color by `turn` if it is close to the hue `near`; leave other colors."""
     digits = color[1:] if len(color) == 7 else "".join(c * 2 for c in color[1:])
     r, g, b = (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
     hue, saturation, value = colorsys.rgb_to_hsv(r, g, b)
-    if saturation < 0.35 or min((hue - own) % 1, (own - hue) % 1) > 0.12:
+    if saturation < 0.35 or min((hue - near) % 1, (near - hue) % 1) > 0.12:
         return color
     rgb = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
     return "#" + "".join(f"{round(c * 255):02x}" for c in rgb)

@@ -1,8 +1,8 @@
 """Measure the bundled model: `python -m ablate.training.quality`.
 
-Pictures are generated for captions as training draws them and read by the image/text encoder that
-lies beside the model: the nearest caption among all subjects, all hats, all places. The readout
-itself is measured on drawn pictures that training never saw.
+Pictures are generated for captions like those of training and classified by the model's image/text
+encoder: the nearest caption among all subjects, all hats, all places. The classification itself is
+measured on drawn pictures that were not trained on.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ FLAGSHIP = data.Picture("cat", "party hat")
 
 
 class Readout:
-    """Names what a picture shows, by the image/text encoder in `folder`."""
+    """Names what pictures show, by the image/text encoder in `folder`.
+
+    Images are arrays (images, height, width, 3) in [0, 1].
+    """
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self.reader = Reader.load(str(folder), "cpu")
 
     def scores(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
-        """Probabilities of captions, shape (images, captions), for images in [0, 1]."""
+        """Probabilities of captions, (images, captions)."""
         pictures = [Image.fromarray((i * 255).round().astype("uint8")) for i in images]
         cosines = self.reader.images(pictures) @ self.reader.texts(captions).T
         return softmax(self.reader.scale * cosines)
@@ -44,7 +47,7 @@ class Readout:
         return [data.SUBJECTS[i] for i in self.scores(images, captions).argmax(1)]
 
     def hat(self, image: np.ndarray, picture: data.Picture) -> str | None:
-        """The most likely hat on a subject, None among them."""
+        """The most likely hat on a subject, or None."""
         hats = (None, *data.HATS)
         captions = [caption(replace(picture, hat=h), place=False) for h in hats]
         return hats[int(self.scores(image[None], captions).argmax())]
@@ -57,7 +60,7 @@ class Readout:
 
 
 class Plain(random.Random):
-    """Always the first choice: the plain wording of captions."""
+    """Always takes the first choice: the plain wording of captions."""
 
     def choice(self, seq: Any) -> Any:
         return seq[0]
@@ -65,24 +68,33 @@ class Plain(random.Random):
 
 def caption(picture: data.Picture, place: bool) -> str:
     """The plain caption of a picture, with its background or without."""
-    told, without_place, _ = data.captions(picture, Plain())
-    return told if place else without_place
+    full, without_place, _ = data.captions(picture, Plain())
+    return full if place else without_place
 
 
 @dataclass
 class Figures:
-    """Shares of images in which the readout names what was asked for."""
+    """Shares of images in which the readout names what the caption does.
 
-    drawn: float  # subject, on drawn pictures never trained on
-    flagship: int  # of 16 seeds: a cat, and the party hat
-    subject: float  # over captions × seeds
+    Attributes:
+        drawn: The subject, on drawn pictures that were not trained on.
+        flagship: How many of 16 seeds show both the cat and the party hat.
+        subject: The subject, over captions × seeds.
+        hat: The hat or its absence, of animals.
+        place: The background or scene.
+        held_out: Subject and hat, of pairs that were not trained on.
+    """
+
+    drawn: float
+    flagship: int
+    subject: float
     hat: float
     place: float
-    held_out: float  # subject and hat, for pairs never trained on
+    held_out: float
 
 
 def measure(pipeline: Pipeline, readout: Readout, captions: int, seeds: int) -> Figures:
-    """Measure how well the model draws its captions, known and held out."""
+    """Measure how well the model draws captions, trained on and held out."""
     rng = random.Random(2026)
     fresh = [data.sample(rng) for _ in range(500)] + [data.sample(rng, True) for _ in range(100)]
     drawn = np.stack([data.render(p) for p in fresh]) / 255
@@ -121,13 +133,13 @@ def measure(pipeline: Pipeline, readout: Readout, captions: int, seeds: int) -> 
 
 
 def generate(pipeline: Pipeline, prompt: str, seeds: Sequence[int] | range) -> np.ndarray:
-    """Images of one prompt, shape (seeds, 64, 64, 3), in [0, 1], with a recipe's own settings."""
+    """Images of one prompt, shape (seeds, 64, 64, 3), in [0, 1], at default settings."""
     settings = pipeline.settings(Sampling())
     return pipeline.sample([Request(prompt, seed) for seed in seeds], settings).images
 
 
 def samples(pipeline: Pipeline, prompts: Sequence[str], seeds: int, scale: int = 2) -> Image.Image:
-    """A picture with a row of images a prompt."""
+    """Draw a sheet with a row of images per prompt and a column per seed."""
     rows = [np.concatenate(list(generate(pipeline, p, range(seeds))), axis=1) for p in prompts]
     pixels = (np.concatenate(rows) * 255).round().astype("uint8")
     image = Image.fromarray(pixels)

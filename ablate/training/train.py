@@ -1,8 +1,8 @@
 """Train the bundled model: `python -m ablate.training.train`.
 
-From top to bottom: pictures, tokenizer, autoencoder, image/text encoder, U-Net, export. Each stage
-leaves files in the working folder and is resumed, or passed over, when run again. Learning rates
-follow elapsed time, so that a stage ends when its minutes are spent, on any hardware.
+Stages: pictures, tokenizer, autoencoder, image/text encoder, U-Net, decoder, export. Each writes
+files into the working folder and is resumed, or skipped, when run again. Learning rates follow
+elapsed time, so that a stage ends when its minutes are spent, on any hardware.
 
 Latents are 8 × 8 × 16: as many numbers as 16 × 16 × 4, but on so small a grid a network learns
 shapes several times sooner. Noise: v-prediction with zero terminal signal-to-noise ratio
@@ -34,7 +34,7 @@ from ablate.training import data
 
 PICTURES = 40_000
 LENGTH = 24  # tokens in a caption, start and end included
-# What made the shipped weights, on one core of an AMD EPYC 9004 (AVX-512 with bf16) each.
+# Minutes that the shipped weights took, on one core of an AMD EPYC 9004 (AVX-512 with bf16) each.
 MINUTES = {"vae": 30.0, "decoder": 40.0, "clip": 31.0, "unet": 52.0}
 STAGES = ("pictures", "tokenizer", "vae", "clip", "unet", "decoder", "export")
 VAE = {
@@ -80,7 +80,7 @@ SCHEDULER = {
 
 
 def pictures(work: Path) -> tuple[np.ndarray, list[data.Picture]]:
-    """All training pictures, uint8 (n, 64, 64, 3), and what they show; drawn once."""
+    """Return the training pictures, uint8 (n, 64, 64, 3), and their contents; draw them once."""
     rng = random.Random(0)
     shown = [data.sample(rng) for _ in range(PICTURES)]
     file = work / "pictures.npy"
@@ -93,7 +93,7 @@ def pictures(work: Path) -> tuple[np.ndarray, list[data.Picture]]:
 
 
 def batch_of(images: np.ndarray, index: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Pictures as the networks take them: float32 in [-1, 1], shape (n, 3, 64, 64)."""
+    """Convert pictures for the networks: float32 in [-1, 1], shape (n, 3, 64, 64)."""
     chosen = torch.from_numpy(images[np.sort(index)]).to(device)
     return chosen.permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -114,13 +114,13 @@ def tokenizer(work: Path) -> CLIPTokenizer:
         tokens = [*sorted(alphabet), *(f"{c}</w>" for c in sorted(alphabet))]
         tokens += ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
         vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-        made = CLIPTokenizer(
+        trained = CLIPTokenizer(
             vocab=vocabulary, merges=[tuple(m) for m in merges], model_max_length=LENGTH
         )
         words = {word for line in lines for word in line.split()}
-        split = [w for w in words if len(made(w).input_ids) != 3]
+        split = [w for w in words if len(trained(w).input_ids) != 3]
         assert not split, f"words of several tokens: {split}"
-        made.save_pretrained(folder)
+        trained.save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
@@ -156,9 +156,16 @@ def train(
     rate: float,
     decay: float = 0.999,
 ) -> torch.nn.Module:
-    """Minimize `loss_of(step)` for so many minutes, resuming; return `net` with averaged weights.
+    """Minimize a loss, resuming from a checkpoint; return `net` with averaged weights.
 
-    The learning rate warms up over 200 steps, holds, and falls to nothing over the last third.
+    The learning rate warms up over 200 steps, is constant, and decays over the last third.
+
+    Args:
+        loss_of: Returns the loss of a step and a note to print with it.
+        checkpoint: File of the state, written every three minutes, on Ctrl-C and at the end.
+        minutes: Training time, summed over resumed runs.
+        rate: The highest learning rate.
+        decay: Of the moving average of the weights.
     """
     optimizer = torch.optim.AdamW(
         [p for p in net.parameters() if p.requires_grad], lr=rate, betas=(0.9, 0.99), fused=True
@@ -220,7 +227,7 @@ def train(
 
 
 def shuffled(count: int, size: int) -> Iterator[np.ndarray]:
-    """Endless batches of indices, each picture once an epoch."""
+    """Yield batches of indices without end, each picture once per epoch."""
     rng = np.random.default_rng()
     while True:
         order = rng.permutation(count)
@@ -232,23 +239,19 @@ def autocast(device: torch.device) -> Any:
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def reconstruction_loss(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def reconstruction_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 of the pixels and of their differences to right and lower neighbors, which keeps edges."""
-    made = made.float()
-    edges = sum(
-        (made.diff(dim=axis) - target.diff(dim=axis)).abs().mean()
-        for axis in (2, 3)  # rows, columns
-    )
-    return (made - target).abs().mean() + 0.5 * edges
+    error = decoded.float() - target
+    return error.abs().mean() + 0.5 * sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
 
 
-def decibels(made: torch.Tensor, target: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of pictures in [-1, 1]."""
-    return float(10 * torch.log10(4 / (made.detach().float() - target).square().mean()))
+def psnr(decoded: torch.Tensor, target: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
+    return float(10 * torch.log10(4 / (decoded.detach().float() - target).square().mean()))
 
 
 def vae(work: Path, minutes: float, device: torch.device) -> AutoencoderKL:
-    """Encoder and decoder together, then latents brought to mean 0 and deviation 1, by channel."""
+    """Train encoder and decoder, then scale latents to mean 0 and deviation 1 by channel."""
     folder = work / "vae"
     if folder.exists():
         return AutoencoderKL.from_pretrained(folder).to(device)
@@ -262,10 +265,10 @@ def vae(work: Path, minutes: float, device: torch.device) -> AutoencoderKL:
         target = batch_of(images, next(batches), device)
         with autocast(device):
             posterior = net.encode(target).latent_dist
-            made = net.decode(posterior.sample()).sample
+            decoded = net.decode(posterior.sample()).sample
         divergence = posterior.kl().mean() / math.prod(posterior.mean.shape[1:])
-        note = f"{decibels(made, target):.1f} dB  KL {float(divergence.detach()):.2f}"
-        return reconstruction_loss(made, target) + 1e-3 * divergence, note
+        note = f"{psnr(decoded, target):.1f} dB  KL {float(divergence.detach()):.2f}"
+        return reconstruction_loss(decoded, target) + 1e-3 * divergence, note
 
     train(net, loss_of, checkpoint=work / "vae.pt", minutes=minutes, rate=1e-3)
     normalize(net, images, device)
@@ -291,7 +294,7 @@ def normalize(net: AutoencoderKL, images: np.ndarray, device: torch.device) -> N
 
 
 def decoder(work: Path, minutes: float, device: torch.device) -> AutoencoderKL:
-    """The decoder alone, longer, on latents with a little noise such as a U-Net leaves."""
+    """Train the decoder alone, on latents with a little noise such as a U-Net leaves."""
     folder = work / "decoder"
     net = vae(work, 0, device)
     if folder.exists():
@@ -308,8 +311,8 @@ def decoder(work: Path, minutes: float, device: torch.device) -> AutoencoderKL:
         latent = latents[index].to(device).float()
         latent = latent + 0.1 * torch.randn_like(latent)
         with autocast(device):
-            made = net.decode(latent).sample
-        return reconstruction_loss(made, target), f"{decibels(made, target):.1f} dB"
+            decoded = net.decode(latent).sample
+        return reconstruction_loss(decoded, target), f"{psnr(decoded, target):.1f} dB"
 
     train(net, loss_of, checkpoint=work / "decoder.pt", minutes=minutes, rate=1e-3)
     net.save_pretrained(folder)
@@ -318,25 +321,25 @@ def decoder(work: Path, minutes: float, device: torch.device) -> AutoencoderKL:
 
 @torch.no_grad()
 def latents_of(work: Path, net: AutoencoderKL, device: torch.device) -> torch.Tensor:
-    """Latents of all pictures, bfloat16 (n, 16, 8, 8); computed once."""
+    """Return the latents of all pictures, bfloat16 (n, 16, 8, 8); compute them once."""
     file = work / "latents.pt"
     if not file.exists():
         images, _ = pictures(work)
-        found = []
+        parts = []
         for i in range(0, len(images), 100):
             with autocast(device):
                 batch = batch_of(images, np.arange(i, i + 100), device)
-                found.append(net.encode(batch).latent_dist.mode().bfloat16().cpu())
-        torch.save(torch.cat(found), file)
+                parts.append(net.encode(batch).latent_dist.mode().bfloat16().cpu())
+        torch.save(torch.cat(parts), file)
     latents: torch.Tensor = torch.load(file, weights_only=True)
     return latents
 
 
 def clip(work: Path, minutes: float, device: torch.device) -> CLIPModel:
-    """Contrastive training (Radford et al. 2021, arXiv:2103.00020).
+    """Train the image/text encoder contrastively (Radford et al. 2021, arXiv:2103.00020).
 
-    A batch tells all of its pictures at one level of detail, and pictures with the same caption
-    count as each other's: with so few captions, many would else be pushed apart for nothing.
+    The captions of a batch have one level of detail, and pictures with equal captions count as
+    matches of each other: with so few captions, many would otherwise be pushed apart for nothing.
     """
     folder = work / "clip"
     if folder.exists():
@@ -381,7 +384,7 @@ def clip(work: Path, minutes: float, device: torch.device) -> CLIPModel:
 
 
 def degraded(pixels: torch.Tensor) -> torch.Tensor:
-    """Shifted, softened and noisy now and then: drawn pictures are cleaner than generated ones."""
+    """Shift, soften and add noise at random: drawn pictures are cleaner than generated ones."""
     dx, dy = random.randint(-4, 4), random.randint(-4, 4)
     pixels = F.pad(pixels, (4, 4, 4, 4), mode="replicate")
     pixels = pixels[:, :, 4 + dy : 4 + dy + data.SIZE, 4 + dx : 4 + dx + data.SIZE]
@@ -391,7 +394,7 @@ def degraded(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def unet(work: Path, minutes: float, device: torch.device) -> UNet2DConditionModel:
-    """Train the denoiser for so many minutes, or load it from the work folder."""
+    """Train the denoiser on latents and captions; one in ten captions is empty, for guidance."""
     folder = work / "unet"
     if folder.exists():
         return UNet2DConditionModel.from_pretrained(folder)
@@ -408,8 +411,8 @@ def unet(work: Path, minutes: float, device: torch.device) -> UNet2DConditionMod
     rng = random.Random()
 
     def caption(picture: data.Picture) -> str:
-        told, without_place, _ = data.captions(picture, rng)
-        return rng.choices(("", told, without_place), (0.1, 0.55, 0.35))[0]
+        full, without_place, _ = data.captions(picture, rng)
+        return rng.choices(("", full, without_place), (0.1, 0.55, 0.35))[0]
 
     def loss_of(step: int) -> tuple[torch.Tensor, str]:
         index = next(batches)
@@ -422,8 +425,8 @@ def unet(work: Path, minutes: float, device: torch.device) -> UNet2DConditionMod
         with autocast(device):
             with torch.no_grad():
                 states = encoder(texts).last_hidden_state
-            made = net(scheduler.add_noise(clean, noise, t), t, states).sample
-        return F.mse_loss(made.float(), scheduler.get_velocity(clean, noise, t)), ""
+            velocity = net(scheduler.add_noise(clean, noise, t), t, states).sample
+        return F.mse_loss(velocity.float(), scheduler.get_velocity(clean, noise, t)), ""
 
     train(net, loss_of, checkpoint=work / "unet.pt", minutes=minutes, rate=6e-4)
     net.save_pretrained(folder)
@@ -451,7 +454,7 @@ def export(work: Path, target: Path) -> None:
     pipeline.save_pretrained(target)
     clip(work, 0, torch.device("cpu")).to(half).save_pretrained(target / "clip")
     data.describe(target / "clip")
-    for file in target.rglob("config.json"):  # where parts were loaded from is nobody's concern
+    for file in target.rglob("config.json"):  # parts note the folder they were loaded from
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -461,7 +464,7 @@ def export(work: Path, target: Path) -> None:
 @click.option("--work", type=click.Path(path_type=Path), default=Path("outputs/training"))
 @click.option("--out", type=click.Path(path_type=Path), default=FOLDER, help="Where weights go.")
 @click.option("--stage", type=click.Choice(STAGES), multiple=True, help="Only these. Default: all.")
-@click.option("--minutes", type=float, help="For each trained stage, instead of its own figure.")
+@click.option("--minutes", type=float, help="Of each trained stage. Default: as shipped.")
 def main(work: Path, out: Path, stage: tuple[str, ...], minutes: float | None) -> None:
     """Train the bundled model and write its weights."""
     work.mkdir(parents=True, exist_ok=True)

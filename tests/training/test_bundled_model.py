@@ -1,4 +1,4 @@
-"""The bundled model: what it is trained on, what it draws, and that it behaves as large ones do."""
+"""The bundled model: its training data, its pictures, and that it behaves like large models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGSHIP = "a cat in a party hat"
 # ---------------------------------------------------------------- data
 
 
-def test_the_encoder_says_how_it_sees_and_what_it_knows(tmp_path: Path) -> None:
+def test_configuration_and_vocabulary_of_the_encoder_are_those_shipped(tmp_path: Path) -> None:
     data.describe(tmp_path)
     written = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
     shipped = bundled.FOLDER / "clip"
@@ -44,7 +44,7 @@ def test_scope_and_licenses_of_the_artwork() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "told", "without_place", "subject"),
+    ("picture", "full", "without_place", "subject"),
     [
         (
             data.Picture("cat", "party hat", background="blue"),
@@ -66,10 +66,10 @@ def test_scope_and_licenses_of_the_artwork() -> None:
         ),
     ],
 )
-def test_captions(picture: data.Picture, told: str, without_place: str, subject: str) -> None:
+def test_captions(picture: data.Picture, full: str, without_place: str, subject: str) -> None:
     from ablate.training.quality import Plain
 
-    assert list(data.captions(picture, Plain())) == [told, without_place, subject]
+    assert list(data.captions(picture, Plain())) == [full, without_place, subject]
 
 
 def test_pictures_show_their_background_and_differ_by_what_they_show() -> None:
