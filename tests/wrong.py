@@ -406,7 +406,7 @@ AXES = [
      " you mean `random`?", True),
     ("point in an edit", "{embedding: {random: {count: 2}}}", 'scale: {modules: "*", factor: $a}',
      "5: edits[0].scale.factor: axis `a` has points of embedding space, which are not part of"
-     " an edit; every edit is made at each of them", False),
+     " an edit; every edit is applied at each of them", False),
     ("windows for a strength", "{windows: 4}", 'scale: {modules: "*", factor: $a}',
      "5: edits[0].scale.factor: axis `a` has windows; `factor` needs plain values", False),
     ("numbers for a window", "{values: [1]}", 'zero: {modules: "*", when: $a}',

@@ -102,7 +102,7 @@ class UnitSpec(Strict):
 
 
 class UnitsSpec(Strict):
-    """UnitsSpec of a study, in an order that it gives them."""
+    """Units of a study, in one of its orders."""
 
     one_of: ClassVar[tuple[str, ...]] = ("fraction", "count")
 
@@ -153,7 +153,7 @@ class EditSpec(Strict):
     )
     unit: UnitSpec | None = optional("Only these channels or heads of the modules.")
     units: UnitsSpec | None = optional(
-        "UnitsSpec that a study recorded, in place of `modules` and `unit`."
+        "Units that a study recorded, in place of `modules` and `unit`."
     )
     strength: OrRef[Number] | None = None
     dose: (
@@ -211,9 +211,9 @@ class EditSpec(Strict):
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        found = handler.resolve_ref_schema(super().__get_pydantic_json_schema__(schema, handler))
+        shape = handler.resolve_ref_schema(super().__get_pydantic_json_schema__(schema, handler))
         keys = keys_of(cls.op)
-        found["properties"] = {key: found["properties"][key] for key in keys}
+        shape["properties"] = {key: shape["properties"][key] for key in keys}
         every: list[Any] = []
         if "units" in keys:
             units = {"required": ["units"], "properties": {"modules": False, "unit": False}}
@@ -229,7 +229,7 @@ class EditSpec(Strict):
         if of_weights and "output" in cls.op.places:
             output = {"properties": {"where": {"const": "output"}}, "required": ["where"]}
             every.append({"if": output, "then": {"properties": of_weights}})
-        return {**found, "allOf": every} if every else found
+        return {**shape, "allOf": every} if every else shape
 
 
 def keys_of(op: Op) -> list[str]:
@@ -248,7 +248,7 @@ def keys_of(op: Op) -> list[str]:
 
 @cache
 def model_of(op: Op) -> type[EditSpec]:
-    """The edit with an op: its own keys, bounds and choices."""
+    """The edit with an op: the keys that the op takes, with its bounds and choices."""
     choices: Any = Literal.__getitem__
     or_ref: Any = OrRef
     fields: dict[str, Any] = {}

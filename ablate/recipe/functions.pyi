@@ -26,7 +26,7 @@ def zero(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
     """
 
 def scale(
@@ -49,7 +49,7 @@ def scale(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         factor: The strength: a number or an axis.
     """
 
@@ -73,7 +73,7 @@ def randomize(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         distribution: Default: `normal`.
     """
 
@@ -99,7 +99,7 @@ def mix_noise(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         amount: The strength: a number or an axis.
         dose: In place of the strength: the norm of the change over that of the weights.
         distribution: Default: `normal`.
@@ -126,7 +126,7 @@ def add_noise(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         amount: The strength: a number or an axis.
         dose: In place of the strength: the norm of the change over that of the weights.
     """
@@ -150,7 +150,7 @@ def shuffle(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
     """
 
 def prune(
@@ -175,7 +175,7 @@ def prune(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         amount: The strength: a number or an axis.
         by: Default: `magnitude`.
     """
@@ -201,7 +201,7 @@ def quantize(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         bits: The strength: a number or an axis.
     """
 
@@ -226,7 +226,7 @@ def low_rank(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         rank: The strength: a number or an axis.
     """
 
@@ -250,7 +250,7 @@ def flip_sign(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         amount: The strength: a number or an axis.
     """
 
@@ -273,7 +273,7 @@ def reinitialize(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
     """
 
 def blend(
@@ -298,7 +298,7 @@ def blend(
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         amount: The strength: a number or an axis.
         dose: In place of the strength: the norm of the change over that of the weights.
         with_: A model, whose weights are blended in.
@@ -344,7 +344,7 @@ def mean(
         where: Always `output`: `mean` edits what modules return.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         over: Which images the outputs are taken from.
     """
 
@@ -366,7 +366,7 @@ def resample(
         where: Always `output`: `resample` edits what modules return.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
         over: Which images the outputs are taken from.
     """
 
@@ -387,7 +387,7 @@ def identity(
         where: Always `output`: `identity` edits what modules return.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
-        units: UnitsSpec that a study recorded, in place of `modules` and `unit`.
+        units: Units that a study recorded, in place of `modules` and `unit`.
     """
 
 def write(*, where: Literal["image"] | None = ..., text: str | None = ...) -> Edit:

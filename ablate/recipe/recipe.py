@@ -298,21 +298,22 @@ def _read(
     if wrong_code is not None:
         problems.append(document.problem(("ops",), wrong_code))
         data = _without_unknown_ops(data)
-    recipe, data, found = validated(Recipe, data)
+    recipe, data, mistakes = validated(Recipe, data)
     if recipe is not None:
         recipe._document = document
-        of_references = list(reference_mistakes(recipe, document.data, [path for path, _ in found]))
-        found += of_references
+        wrong = [path for path, _ in mistakes]
+        of_references = list(reference_mistakes(recipe, document.data, wrong))
+        mistakes += of_references
         recipe, *_ = validated(Recipe, invalidated(data, [path for path, _ in of_references]))
     if recipe is not None:
         recipe._document = document
-        if not (recipe.edits or recipe.axes or found or problems):
+        if not (recipe.edits or recipe.axes or mistakes or problems):
             message = (
                 "an empty sweep: there are neither `edits` nor `axes`; an edit is, for example,"
                 ' `zero: {modules: "*"}`'
             )
-            found.append(((), message))
-    return recipe, problems + [document.problem(path, message) for path, message in found]
+            mistakes.append(((), message))
+    return recipe, problems + [document.problem(path, message) for path, message in mistakes]
 
 
 def _whole(recipe: Recipe | None, problems: list[Problem]) -> Recipe:

@@ -19,11 +19,11 @@ from ablate.recipe.types import Literally, Ref, is_ref
 if TYPE_CHECKING:
     from ablate.recipe.recipe import Recipe
 
-Found = Iterator[tuple[KeyPath, str]]
+Mistakes = Iterator[tuple[KeyPath, str]]
 FREE = (*CONDITION_AXES, "perturbation_seed")  # axes that no edit refers to
 
 
-def reference_mistakes(recipe: Recipe, data: Any, wrong: Collection[KeyPath]) -> Found:
+def reference_mistakes(recipe: Recipe, data: Any, wrong: Collection[KeyPath]) -> Mistakes:
     """Mistakes in what refers to axes, with their places.
 
     Args:
@@ -49,7 +49,7 @@ class _References:
         self.wrong = set(wrong)
         self.used: set[str] = set()
 
-    def of_conditions(self) -> Found:
+    def of_conditions(self) -> Mistakes:
         """Axes that are prompts, seeds or settings of the sampling by their names."""
         for name, axis in self.axes.items():
             if axis and name in FREE and axis.kind != "values":
@@ -59,7 +59,7 @@ class _References:
             elif axis and name in FREE:
                 yield from self._values(name, (), Asked.model_fields[name])
 
-    def of_edits(self) -> Found:
+    def of_edits(self) -> Mistakes:
         """References of edits: to axes that there are, of values that fit."""
         typed: dict[KeyPath, tuple[EditSpec, Ref]] = {}
         for i, edit in enumerate(self.recipe.edits):
@@ -80,7 +80,7 @@ class _References:
                     path,
                     (
                         f"axis `{name}` has points of embedding space, which are not part of an"
-                        " edit; every edit is made at each of them"
+                        " edit; every edit is applied at each of them"
                     ),
                 )
             elif path in typed:
@@ -88,7 +88,7 @@ class _References:
             elif self.recipe.edits and self.recipe.edits[int(path[1])]:
                 yield path, f"an axis cannot be given here, as `${name}` is"
 
-    def _of_edit(self, path: KeyPath, edit: EditSpec, name: str) -> Found:
+    def _of_edit(self, path: KeyPath, edit: EditSpec, name: str) -> Mistakes:
         """Whether the values of an axis are of the kind that a setting needs."""
         _, _, _, key, *inner = path
         kind = self.axes[name].kind
@@ -104,7 +104,7 @@ class _References:
         elif self.axes[name].form.startswith("each_") and edit.unit is not None:
             yield (*path[:3], "unit"), f"axis `{name}` gives units already"
 
-    def _values(self, name: str, path: KeyPath, field: FieldInfo) -> Found:
+    def _values(self, name: str, path: KeyPath, field: FieldInfo) -> Mistakes:
         """Whether a field takes each value of an axis. `path`: of the reference in an edit."""
         inner = path[4:]
         around = _at(self.data, path[:4]) if inner else None
@@ -121,7 +121,7 @@ class _References:
                     used = f"; it goes to {written(path)}" if path else ""
                     yield value, f"{mistake.message}{used}"
 
-    def of_axes(self) -> Found:
+    def of_axes(self) -> Mistakes:
         """References of axes to others: of seeds, and of prompts."""
         for name, axis in self.axes.items():
             for path, ref in references(axis, ("axes", name)):
@@ -137,7 +137,7 @@ class _References:
                 else:
                     yield from self._values(ref.axis, (), _PROMPT if of_prompts else _SEED)
 
-    def of_points(self) -> Found:
+    def of_points(self) -> Mistakes:
         """Axes of points of embedding space beside each other, and beside prompts."""
         names = [name for name, axis in self.axes.items() if axis and axis.kind == "embedding"]
         for name in names[1:]:
@@ -156,7 +156,7 @@ class _References:
                 )
         self.used.update(names)
 
-    def unused(self) -> Found:
+    def unused(self) -> Mistakes:
         for name in self.axes:
             if name in ("prompt", "seed") and f"{name}s" in self.data:
                 yield ("axes", name), f"is given beside `{name}s`; keep one of the two"
@@ -217,7 +217,7 @@ def no_axis(name: object, known: Iterable[str]) -> str:
 # ---------------------------------------------------------------- zip and sheet
 
 
-def _zip(recipe: Recipe) -> Found:
+def _zip(recipe: Recipe) -> Mistakes:
     lengths = {"prompt": len(recipe.prompts), "seed": len(recipe.seeds)}
     lengths |= {name: len(axis.plain or ()) for name, axis in recipe.axes.items() if axis}
     known = dict.fromkeys(("prompt", "seed", *planned_names(recipe.axes)))
@@ -241,7 +241,7 @@ def unequal(lengths: Mapping[str, int]) -> str:
     return f"axes of different length cannot be paired: {counts}"
 
 
-def _sheet(recipe: Recipe) -> Found:
+def _sheet(recipe: Recipe) -> Mistakes:
     if not recipe.sheet:
         return
     known = list(dict.fromkeys([*planned_names(recipe.axes), "prompt", "seed"]))

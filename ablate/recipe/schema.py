@@ -27,8 +27,8 @@ class _Generator(GenerateJsonSchema):
         return {"anyOf": [self.generate_inner(choice) for choice in choices]}
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> Shape:
-        found = super().default_schema(schema)
-        return {k: v for k, v in found.items() if k != "default" or v not in (None, [], {})}
+        shape = super().default_schema(schema)
+        return {k: v for k, v in shape.items() if k != "default" or v not in (None, [], {})}
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -36,12 +36,12 @@ class _Generator(GenerateJsonSchema):
 
 def recipe_schema() -> Shape:
     """The schema, draft 2020-12. What refers to axes or to a network it cannot check."""
-    found = Recipe.model_json_schema(schema_generator=_Generator)
+    shape = Recipe.model_json_schema(schema_generator=_Generator)
     # A file of ops may define others than are known here.
     known = {"properties": {"edits": {"items": {"propertyNames": {"enum": list(OPS)}}}}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **found,
+        **shape,
         "title": "ablate recipe",
         "if": {"not": {"required": ["ops"]}},
         "then": known,
@@ -77,19 +77,19 @@ def recipe_docs() -> str:
 
 def _reached(shape: Any, defined: Shape) -> dict[str, None]:
     """The definitions that a shape refers to, in the order of the keys that need them."""
-    found: dict[str, None] = {}
+    reached: dict[str, None] = {}
     waiting = [shape["properties"]]
     while waiting:
         part = waiting.pop(0)
         if isinstance(part, dict):
             title = str(part.get("$ref", "")).rpartition("/")[2]
-            if title and title not in found:
-                found[title] = None
+            if title and title not in reached:
+                reached[title] = None
                 waiting.append(defined[title])
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-    return found
+    return reached
 
 
 def _table(shape: Shape) -> Iterator[str]:

@@ -69,9 +69,7 @@ class Plane(Strict):
     size: Annotated[int, Field(strict=True, ge=3, le=999)] = Field(
         description="How many points a side has, an odd number."
     )
-    zoom: Numbers | None = optional(
-        "Factors by which the square is made smaller; an axis by itself."
-    )
+    zoom: Numbers | None = optional("Factors by which the square shrinks; an axis of the plan.")
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

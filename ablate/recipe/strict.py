@@ -1,7 +1,7 @@
 """Strict models, and what is wrong with the data that they are read from.
 
 A part that is wrong becomes `INVALID`, which every model accepts in any place, and the rest is read
-again: so all mistakes are found, each once, and what is right remains.
+again: so all mistakes are reported, each once, and what is right remains.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def invalidated(data: Any, paths: Iterable[KeyPath]) -> Any:
 
 
 def mistakes_of(error: ValidationError) -> Iterator[Mistake]:
-    """The mistakes that pydantic found. Their places also name parts of types, as `<...>`."""
+    """The mistakes that pydantic reports. Their places also name parts of types, as `<...>`."""
     for line in error.errors(include_url=False):
         context = line.get("ctx", {})
         yield Mistake(_sentence(line), line["loc"], context.get("cut", "part"), context.get("hole"))

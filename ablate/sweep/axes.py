@@ -59,7 +59,7 @@ class PlanAxis:
 
 @dataclass(frozen=True)
 class ModuleAxis(PlanAxis):
-    """Values that stand for modules.
+    """Values that name modules.
 
     Attributes:
         members: The paths of the modules of every value.
@@ -79,7 +79,7 @@ class ModuleAxis(PlanAxis):
 
 @dataclass(frozen=True)
 class UnitAxis(ModuleAxis):
-    """Values that stand for a head or channel of a module each. `units`: the unit of each."""
+    """Values that name a head or channel of a module each. `units`: the unit of each."""
 
     units: Mapping[Any, Unit] = field(default_factory=dict)
 
@@ -113,7 +113,7 @@ class CumulativeAxis(ModuleAxis):
 
 @dataclass(frozen=True)
 class WindowAxis(PlanAxis):
-    """Values that stand for windows of the sampling. `windows`: the window of each."""
+    """Values that name windows of the sampling. `windows`: the window of each."""
 
     windows: Mapping[Any, When] = field(default_factory=dict)
 
@@ -123,7 +123,7 @@ class WindowAxis(PlanAxis):
 
 @dataclass(frozen=True)
 class PointAxis(PlanAxis):
-    """Values that stand for points of embedding space. `points`: set and number of each."""
+    """Values that name points of embedding space. `points`: set and number of each."""
 
     points: Mapping[Any, tuple[Points, float]] = field(default_factory=dict)
 

@@ -74,7 +74,7 @@ def plan(
 
 
 class _Binding:
-    """One pass over a recipe. `problems`: those that reading it found."""
+    """One pass over a recipe. `problems`: those of reading it."""
 
     def __init__(
         self, recipe: Recipe, problems: Sequence[Problem], networks: Networks | None

@@ -232,7 +232,7 @@ class BoundEdit:
     # ------------------------------------------------------------ what cannot be done
 
     def _check(self, edit: Edit, assignment: Assignment) -> None:
-        """Raises `BindingError` where an edit cannot be made where or when it is to be."""
+        """Raise `BindingError` where an edit is impossible in its place or at its time."""
         assert self.networks is not None
         denoising = self.networks.phase(edit.component) == "denoising"
         if edit.over and not denoising:
