@@ -1,11 +1,11 @@
-"""The benchmark: every module zeroed in turn, against what a user would do without the lab.
+"""The benchmark: every module zeroed in turn, compared with a script without the lab.
 
-All contestants make the same cells, in turn within each round, so that a machine whose speed
-drifts is fair to all of them:
+All contestants render the same cells, in turn within each round, so that changes of the machine's
+speed affect all of them:
 
     (a) the script that a user of diffusers would write, in float32 and in the lab's dtype
     (b) the lab, one variant at a time
-    (c) the lab, as it runs by itself
+    (c) the lab with its default batches
     (d) the limit: as many rows through the denoiser, at the best batch size, and nothing else
 """
 
@@ -44,32 +44,43 @@ GUIDANCE = 5.0
 
 @dataclass
 class Contestant:
-    """One way of making the cells. `seconds`, `images`: by round; `peak`: bytes beyond the loaded
-    models, at most."""
+    """One way of rendering the cells.
+
+    Attributes:
+        name: As printed; begins with its letter.
+        render: Renders the cells of modules; returns the number of images.
+        seconds: Of each round.
+        images: Of each round.
+        peak: The most bytes on top of the loaded models.
+    """
 
     name: str
-    make: Callable[[Sequence[str]], int] = field(repr=False)
+    render: Callable[[Sequence[str]], int] = field(repr=False)
     seconds: list[float] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
     peak: int = 0
 
     @property
-    def rate(self) -> float:
-        """Images a second, the median of the rounds."""
-        return median(n / s for n, s in zip(self.images, self.seconds, strict=True))
+    def rates(self) -> list[float]:
+        """Images per second, by round."""
+        return [n / s for n, s in zip(self.images, self.seconds, strict=True)]
 
     def ratios(self, other: Contestant) -> list[float]:
         """How many times as fast as another, by round."""
-        own, others = (
-            [n / s for n, s in zip(c.images, c.seconds, strict=True)] for c in (self, other)
-        )
-        return [a / b for a, b in zip(own, others, strict=True)]
+        return [a / b for a, b in zip(self.rates, other.rates, strict=True)]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a benchmark found. `edit`: seconds to edit all weights in place; `image`: seconds of an
-    image made so; `batch`: rows at which the limit is reached."""
+    """Results of a benchmark.
+
+    Attributes:
+        modules: Number of modules zeroed.
+        batch: Rows of a batch of the limit.
+        contestants: In order; the first is the script, the last the limit.
+        edit: Seconds to edit all weights in place and restore them.
+        image: Seconds to render an image with all weights edited.
+    """
 
     model: str
     machine: str
@@ -84,18 +95,16 @@ class Report:
     image: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain objects, ratios included."""
+        """The results as plain objects, with ratios."""
         base, limit = self.contestants[0], self.contestants[-1]
-        found: dict[str, Any] = {
-            k: getattr(self, k)
-            for k in ("model", "machine", "versions", "modules", "dtype", "rounds", "edit", "image")
-        }
-        found["settings"] = vars(self.settings)
-        found["limit_rows"] = self.batch
-        found["contestants"] = [
+        keys = ("model", "machine", "versions", "modules", "dtype", "rounds", "edit", "image")
+        figures: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        figures["settings"] = vars(self.settings)
+        figures["limit_rows"] = self.batch
+        figures["contestants"] = [
             {
                 "name": c.name,
-                "images_a_second": c.rate,
+                "images_a_second": median(c.rates),
                 "to_script": c.ratios(base),
                 "to_limit": c.ratios(limit),
                 "seconds": c.seconds,
@@ -104,7 +113,7 @@ class Report:
             }
             for c in self.contestants
         ]
-        return found
+        return figures
 
     def __str__(self) -> str:
         base, limit = self.contestants[0], self.contestants[-1]
@@ -120,7 +129,7 @@ class Report:
         ]
         for c in self.contestants:
             lines.append(
-                f"{c.name:40}{c.rate:10.3g}{_spread(c.ratios(base)):>18}"
+                f"{c.name:40}{median(c.rates):10.3g}{_spread(c.ratios(base)):>18}"
                 f"{_spread(c.ratios(limit)):>18}{c.peak / 2**20:>6,.0f} MB"
             )
         share = self.edit / self.image
@@ -148,12 +157,21 @@ def bench(
     device: str | None = None,
     dtype: str = "auto",
     peers: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Run the benchmark. `size`: pixels of a side; `modules`: so many, evenly spread, instead of
-    all. In every round (a) and (b) make at most `slow` of the round's cells: they are slow.
+    """Run the benchmark.
+
+    Args:
+        size: Height and width in pixels; the model's by default.
+        modules: Zero so many, evenly spread, instead of all.
+        slow: The most cells per round of the contestants that render one at a time.
+        peers: Whether to measure nnsight.
+        log: Called with each stage.
+
+    Raises:
+        ModuleNotFoundError: `peers` is set and nnsight is not installed.
     """
-    tell("loading")
+    log("loading")
     pipeline = Pipeline.load(model, device=device, dtype=dtype)
     recipe = {
         "version": 1,
@@ -172,53 +190,50 @@ def bench(
 
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as temporary:
         folder = Path(temporary)
+
+        def scripted(dtype: torch.dtype) -> Contestant:
+            return Contestant(
+                f"(a) diffusers script, {_plain_name(dtype)}",
+                lambda p: script(plain(model, dtype, pipeline.device), settings, p, folder),
+            )
+
         contestants = [
-            Contestant(
-                "(a) diffusers script, float32",
-                lambda p: script(plain(model, torch.float32, pipeline.device), settings, p, folder),
-            ),
+            *map(scripted, dict.fromkeys((torch.float32, pipeline.dtype))),
             Contestant(
                 "(b) ablate, one variant at a time", lambda p: lab(p, recipe, pipeline, folder, 1)
             ),
             Contestant("(c) ablate", lambda p: lab(p, recipe, pipeline, folder, None)),
         ]
-        if pipeline.dtype != torch.float32:
-            name = str(pipeline.dtype).removeprefix("torch.")
-            contestants.insert(
-                1,
-                Contestant(
-                    f"(a) diffusers script, {name}",
-                    lambda p: script(
-                        plain(model, pipeline.dtype, pipeline.device), settings, p, folder
-                    ),
-                ),
-            )
         if peers:
             contestants[-1:-1] = _peers(model, pipeline, settings)
-        tell("finding the limit's batch size")
+        log("finding the limit's batch size")
         limit = _Limit(pipeline, settings, ceil(count / rounds) + 1)
-        contestants.append(Contestant("(d) limit: denoiser rows alone", limit.make))
-        for contestant in contestants:  # what is first called is slow, and loads
-            tell(f"warming up: {contestant.name}")
-            contestant.make(paths[:1])
+        contestants.append(Contestant("(d) limit: denoiser rows alone", limit.render))
+        for contestant in contestants:  # the first call loads and is slow
+            log(f"warming up: {contestant.name}")
+            contestant.render(paths[:1])
         for turn in range(rounds):
-            own = paths[turn::rounds]
-            # Another order each round: none is always the one after (d).
+            share = paths[turn::rounds]
+            # The order differs between rounds, so that no contestant always follows (d).
             for contestant in islice(cycle(contestants), turn, turn + len(contestants)):
-                tell(f"round {turn + 1} of {rounds}: {contestant.name}")
+                log(f"round {turn + 1} of {rounds}: {contestant.name}")
                 few = contestant.name[:3] in ("(a)", "(b)", "(p)")
-                chosen = own[:: ceil(len(own) / slow)] if few else own
+                chosen = share[:: ceil(len(share) / slow)] if few else share
                 _measure(contestant, chosen, pipeline)
-    tell("editing all weights in place")
+    log("editing all weights in place")
     edit, image = _dense(pipeline, settings)
     return Report(
         model, _machine(pipeline.device), versions(), count, settings,
-        str(pipeline.dtype).removeprefix("torch."), rounds, limit.rows, tuple(contestants),
+        _plain_name(pipeline.dtype), rounds, limit.rows, tuple(contestants),
         edit, image,
     )  # fmt: skip
 
 
-def _zero(modules: str | list[str]) -> dict[str, Any]:
+def _plain_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _zero(modules: str) -> dict[str, Any]:
     return {"zero": {"modules": modules}}
 
 
@@ -240,7 +255,7 @@ def plain(model: str, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def script(pipe: Any, settings: Settings, paths: Sequence[str], folder: Path) -> int:
-    """What a user would write: save, zero, call, save the picture, restore."""
+    """Zero modules in turn as a user would: save, zero, call, save the picture, restore."""
     network = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     for path in paths:
         module = network.get_submodule(path)
@@ -270,14 +285,13 @@ def lab(
     folder: Path,
     batch_size: int | None,
 ) -> int:
-    """A run of the lab, with all that belongs to it but drift and sheet."""
+    """Run the lab as usual, without drift and sheet."""
     axes = {"module": {"values": list(paths)}}
-    made = Recipe.build(recipe | {"axes": axes, "edits": [_zero("$module")]})
-    store = Run(folder / "run")
+    sweep = Recipe.build(recipe | {"axes": axes, "edits": [_zero("$module")]})
     summary = execute(
-        plan(made, Networks(pipeline.catalog, pipeline.component)),
+        plan(sweep, Networks(pipeline.catalog, pipeline.component)),
         pipeline,
-        store,
+        Run(folder / "run"),
         batch_size=batch_size,
         fresh=True,
     )
@@ -285,8 +299,8 @@ def lab(
 
 
 def _peers(model: str, pipeline: Pipeline, settings: Settings) -> list[Contestant]:
-    """nnsight's way, where it is installed: outputs set to zero in a trace of the pipeline, one
-    module at a time, and all of a round's in one batch."""
+    """Contestants by nnsight: outputs are zeroed in a trace of the pipeline, one module at a time
+    or all of a round in one batch."""
     from nnsight.modeling.diffusion import DiffusionModel  # optional
 
     peer = DiffusionModel(str(folder_of(model) or model), dispatch=True, dtype=pipeline.dtype)
@@ -318,17 +332,17 @@ def _peers(model: str, pipeline: Pipeline, settings: Settings) -> list[Contestan
 
 
 class _Limit:
-    """The denoiser called with recorded inputs, and nothing else done."""
+    """The denoiser called with recorded inputs and nothing else, at the fastest batch size."""
 
     def __init__(self, pipeline: Pipeline, settings: Settings, cells: int) -> None:
         self.pipeline = pipeline
         self.settings = settings
         self.inputs: dict[int, Any] = {}
         sizes = sorted({min(2**i, cells) for i in range(cells.bit_length() + 1)})
-        each = dict.fromkeys(sizes, float("inf"))
+        each = dict.fromkeys(sizes, float("inf"))  # seconds per cell
         began = time.perf_counter()
-        # All sizes in turn, so that one slow moment does not rule out a size; where a pass takes
-        # long it is a fair measure by itself.
+        # All sizes in turn, so that one slow moment does not rule out a size; where passes are
+        # long, one is measure enough.
         for turn in range(3):
             for size in each if not turn or time.perf_counter() - began < 10 else ():
                 try:
@@ -336,7 +350,7 @@ class _Limit:
                     each[size] = min(each[size], self._timed(size) / size)
                 except torch.OutOfMemoryError:
                     break
-        # Of sizes that are alike the largest: which of them was fastest is chance.
+        # The largest of those about as fast as the fastest: their order is chance.
         self.cells = max(size for size in each if each[size] <= 1.05 * min(each.values()))
         # Some schedulers call the denoiser more often than there are steps.
         scheduler = pipeline.scheduler_of(settings.scheduler)
@@ -348,10 +362,10 @@ class _Limit:
         network = self.pipeline.denoiser
         if cells not in self.inputs:
 
-            def keep(_module: object, args: Any, kwargs: Any) -> None:
+            def record(_module: object, args: Any, kwargs: Any) -> None:
                 self.inputs[cells] = (args, kwargs)
 
-            handle = network.register_forward_pre_hook(keep, with_kwargs=True)
+            handle = network.register_forward_pre_hook(record, with_kwargs=True)
             try:
                 requests = [Request(PROMPT, seed) for seed in range(cells)]
                 self.pipeline.sample(requests, replace(self.settings, num_inference_steps=1))
@@ -367,8 +381,8 @@ class _Limit:
         self.pipeline.synchronize()
         return time.perf_counter() - began
 
-    def make(self, paths: Sequence[str]) -> int:
-        """As many rows as a run over these modules and its baseline, in equal batches."""
+    def render(self, paths: Sequence[str]) -> int:
+        """Compute as many rows as a run over these modules and its baseline, in equal batches."""
         cells = len(paths) + 1
         even = ceil(cells / ceil(cells / self.cells))
         for start in range(0, cells, even):
@@ -379,7 +393,7 @@ class _Limit:
 
 
 def _dense(pipeline: Pipeline, settings: Settings) -> tuple[float, float]:
-    """Seconds to edit all weights in place and restore them, and of an image made meanwhile."""
+    """Seconds to edit all weights in place and restore them, and to render an image between."""
     draws = NoiseCache(2**62)
     request = [Request(PROMPT, 0)]
     edits, images = [], []
@@ -402,7 +416,7 @@ def _measure(contestant: Contestant, paths: Sequence[str], pipeline: Pipeline) -
     with _peak(pipeline.device) as peak:
         pipeline.synchronize()
         began = time.perf_counter()
-        contestant.images.append(contestant.make(paths))
+        contestant.images.append(contestant.render(paths))
         pipeline.synchronize()
         contestant.seconds.append(time.perf_counter() - began)
     contestant.peak = max(contestant.peak, peak[0])
@@ -410,13 +424,13 @@ def _measure(contestant: Contestant, paths: Sequence[str], pipeline: Pipeline) -
 
 @contextmanager
 def _peak(device: torch.device) -> Iterator[list[int]]:
-    """Yields a list whose one number is, afterwards, the bytes that came on top at most."""
-    found = [0]
+    """Yield a list whose one number is, afterwards, the most bytes allocated on top."""
+    peak = [0]
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        yield found
-        found[0] = torch.cuda.max_memory_allocated(device) - before
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated(device) - before
         return
     process = psutil.Process()
     before = process.memory_info().rss
@@ -424,12 +438,12 @@ def _peak(device: torch.device) -> Iterator[list[int]]:
 
     def watch() -> None:
         while not stop.wait(0.02):
-            found[0] = max(found[0], process.memory_info().rss - before)
+            peak[0] = max(peak[0], process.memory_info().rss - before)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield found
+        yield peak
     finally:
         stop.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""The benchmark: fair, because all contestants make the same pictures."""
+"""The benchmark: all contestants render the same pictures, and its figures agree."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def test_figures_are_printed_and_written(tiny_folder: Path, tmp_path: Path) -> N
     command += ["--rounds", "2", "--device", "cpu", "--dtype", "bfloat16", "--json", str(file)]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    found = json.loads(file.read_text())
-    names = [c["name"] for c in found["contestants"]]
+    figures = json.loads(file.read_text())
+    names = [c["name"] for c in figures["contestants"]]
     assert [name[:3] for name in names] == ["(a)", "(a)", "(b)", "(c)", "(d)"]
     assert all(name in done.stdout for name in names)
-    assert (found["modules"], found["rounds"]) == (6, 2)
-    script, *_, lab, limit = found["contestants"]
+    assert (figures["modules"], figures["rounds"]) == (6, 2)
+    script, *_, lab, limit = figures["contestants"]
     assert script["images"] == [3, 3]
     assert lab["images"] == limit["images"] == [4, 4]  # the baseline is one of them
-    for c in found["contestants"]:
+    for c in figures["contestants"]:
         rates = [n / s for n, s in zip(c["images"], c["seconds"], strict=True)]
-        own = [n / s for n, s in zip(script["images"], script["seconds"], strict=True)]
-        assert c["to_script"] == pytest.approx([a / b for a, b in zip(rates, own, strict=True)])
+        base = [n / s for n, s in zip(script["images"], script["seconds"], strict=True)]
+        assert c["to_script"] == pytest.approx([a / b for a, b in zip(rates, base, strict=True)])
         assert min(rates) <= c["images_a_second"] <= max(rates)
-    assert found["edit"] > 0
-    assert found["image"] > 0
+    assert figures["edit"] > 0
+    assert figures["image"] > 0
 
 
 def test_without_nnsight_peers_are_refused(

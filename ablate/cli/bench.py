@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def bench_command(file: Path | None, **options: Any) -> None:
     """Measure the lab against a diffusers script and against the limit of this machine."""
     quiet_libraries()
     try:
-        report = bench(**options, tell=lambda what: click.echo(what, err=True))
+        report = bench(**options, log=partial(click.echo, err=True))
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("nnsight"):
             raise
