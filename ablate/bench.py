@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import cycle, islice
 from math import ceil
 from pathlib import Path
@@ -40,6 +41,7 @@ from ablate.sweep import plan
 
 PROMPT = "a cat in a party hat"
 GUIDANCE = 5.0
+SLOW = 16  # most cells per round of contestants that render one at a time
 
 
 @dataclass
@@ -152,7 +154,6 @@ def bench(
     steps: int = 20,
     size: int | None = None,
     modules: int | None = None,
-    slow: int = 16,
     rounds: int = 3,
     device: str | None = None,
     dtype: str = "auto",
@@ -164,7 +165,6 @@ def bench(
     Args:
         size: Height and width in pixels; the model's by default.
         modules: Zero so many, evenly spread, instead of all.
-        slow: The most cells per round of the contestants that render one at a time.
         peers: Whether to measure nnsight.
         log: Called with each stage.
 
@@ -218,7 +218,7 @@ def bench(
             for contestant in islice(cycle(contestants), turn, turn + len(contestants)):
                 log(f"round {turn + 1} of {rounds}: {contestant.name}")
                 few = contestant.name[:3] in ("(a)", "(b)", "(p)")
-                chosen = share[:: ceil(len(share) / slow)] if few else share
+                chosen = share[:: ceil(len(share) / SLOW)] if few else share
                 _measure(contestant, chosen, pipeline)
     log("editing all weights in place")
     edit, image = _dense(pipeline, settings)
@@ -237,21 +237,21 @@ def _zero(modules: str) -> dict[str, Any]:
     return {"zero": {"modules": modules}}
 
 
-_loaded: dict[tuple[str, torch.dtype], Any] = {}
-
-
+@cache
 def plain(model: str, dtype: torch.dtype, device: torch.device) -> Any:
     """A pipeline as diffusers loads it."""
-    if (model, dtype) not in _loaded:
-        if model == RANDOM:
-            pipe = random_pipeline().to(dtype=dtype)
-        else:
-            pipe = diffusers.DiffusionPipeline.from_pretrained(
-                folder_of(model) or model, dtype=dtype
-            )
-        pipe.set_progress_bar_config(disable=True)
-        _loaded[model, dtype] = pipe.to(device)
-    return _loaded[model, dtype]
+    if model == RANDOM:
+        pipe = random_pipeline().to(dtype=dtype)
+    else:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(folder_of(model) or model, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """The arguments of a call of a diffusers pipeline."""
+    names = ("num_inference_steps", "guidance_scale", "width", "height")
+    return {name: getattr(settings, name) for name in names}
 
 
 def script(pipe: Any, settings: Settings, paths: Sequence[str], folder: Path) -> int:
@@ -264,12 +264,7 @@ def script(pipe: Any, settings: Settings, paths: Sequence[str], folder: Path) ->
             for parameter in module.parameters():
                 parameter.zero_()
         image = pipe(
-            PROMPT,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            width=settings.width,
-            height=settings.height,
-            generator=torch.Generator("cpu").manual_seed(0),
+            PROMPT, generator=torch.Generator("cpu").manual_seed(0), **_options(settings)
         ).images[0]
         image.save(folder / f"{path}.png")
         with torch.no_grad():
@@ -307,13 +302,7 @@ def _peers(model: str, pipeline: Pipeline, settings: Settings) -> list[Contestan
     peer.pipeline.to(pipeline.device).set_progress_bar_config(disable=True)
 
     def batch(paths: Sequence[str]) -> int:
-        with peer.generate(
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            width=settings.width,
-            height=settings.height,
-            seed=0,
-        ) as tracer:
+        with peer.generate(**_options(settings), seed=0) as tracer:
             for path in paths:
                 with tracer.invoke(PROMPT):
                     for _ in tracer.iter[:]:
@@ -397,8 +386,9 @@ def _dense(pipeline: Pipeline, settings: Settings) -> tuple[float, float]:
     draws = NoiseCache(2**62)
     request = [Request(PROMPT, 0)]
     edits, images = [], []
+    paths = tuple(m.path for m in pipeline.catalog)
     for amount in (0.1, 0.2, 0.3, 0.4):
-        edit = Edit("mix_noise", tuple(m.path for m in pipeline.catalog), amount)
+        edit = Edit("mix_noise", paths, amount)
         began = time.perf_counter()
         with applied(pipeline.network, Variant("dense", (edit,)), draws):
             pipeline.synchronize()
