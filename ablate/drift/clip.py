@@ -76,6 +76,7 @@ class Reader:
                 f"`{clip}` is no CLIP model: the `model_type` of its config.json is `{kind}`;"
                 " images are read by one such as `openai/clip-vit-large-patch14`"
             )
+        target = find_device(device)
         try:
             network = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(_tokenizer(source, folder))
@@ -83,7 +84,7 @@ class Reader:
             raise ModelError(f"`{clip}` cannot be read: {str(error).splitlines()[0]}") from error
         return cls(
             clip,
-            network.to(find_device(device)),
+            network.to(target),
             tokenizer,
             image_processor(
                 read_config(source, "preprocessor_config.json", None) or {},
