@@ -17,7 +17,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,10 @@ class Run:
     def floor(self) -> tuple[StoredCell, ...]:
         """Further baselines, of other seeds, for the noise floor only."""
         entries = self.manifest().get("floor", [])
-        return tuple(replace(self._cell(entry), axes={}) for entry in entries)
+        return tuple(
+            self._cell(entry | {"variant": "baseline", "axes": {}, "baseline": entry["key"]})
+            for entry in entries
+        )
 
     def _cell(self, entry: Mapping[str, Any]) -> StoredCell:
         return StoredCell(
