@@ -64,27 +64,19 @@ class ModuleAxis(PlanAxis):
     Attributes:
         members: The paths of the modules of every value.
         component: The part of the pipeline that the modules belong to; None for the edited one.
+        units: The head or channel of every value, where it is a single one.
     """
 
     members: Mapping[Any, tuple[str, ...]] = field(default_factory=dict)
     component: str | None = None
+    units: Mapping[Any, Unit] = field(default_factory=dict)
 
     def modules(self, assignment: Assignment) -> tuple[str, ...]:
         return self.members[assignment[self.name]]
 
     def unit(self, assignment: Assignment) -> Unit | None:
         """The unit of the modules that is meant; None for all of them."""
-        return None
-
-
-@dataclass(frozen=True)
-class UnitAxis(ModuleAxis):
-    """Values that name a head or channel of a module each. `units`: the unit of each."""
-
-    units: Mapping[Any, Unit] = field(default_factory=dict)
-
-    def unit(self, assignment: Assignment) -> Unit | None:
-        return self.units[assignment[self.name]]
+        return self.units.get(assignment[self.name])
 
 
 @dataclass(frozen=True)
@@ -237,7 +229,7 @@ def _described(space: Points) -> str:
     return f"random points of seed {space.random.seed}" if space.random else space.form
 
 
-def _of_units(name: str, axis: AxisSpec, modules: Sequence[ModuleInfo]) -> UnitAxis:
+def _of_units(name: str, axis: AxisSpec, modules: Sequence[ModuleInfo]) -> ModuleAxis:
     """An axis over the heads or channels of modules, one at a time."""
     assert axis.chosen is not None
     kind = UNIT_FORMS[axis.form]
@@ -249,7 +241,7 @@ def _of_units(name: str, axis: AxisSpec, modules: Sequence[ModuleInfo]) -> UnitA
     if not units:
         message = f"none of these modules has {kind}, {modules[0].path} for one"
         raise BindingError(("axes", name, axis.form), message)
-    return UnitAxis(
+    return ModuleAxis(
         name,
         tuple(units),
         tuple(units),

@@ -201,6 +201,9 @@ def test_every_command_of_a_table_is_there_and_has_help(group: LazyGroup) -> Non
 
 def test_schema_is_json_schema() -> None:
     assert json.loads(ablate("schema").stdout)["title"] == "ablate recipe"
+    docs = ablate("schema", "--docs").stdout
+    assert docs.startswith("# The recipe format\n")
+    assert "| `guidance_scale` | number | `5.0` |" in docs
 
 
 @pytest.mark.parametrize(
