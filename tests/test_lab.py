@@ -83,10 +83,11 @@ def result(pipe: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) ->
     )
 
 
-def test_a_pipeline_that_is_loaded_runs_as_it_is(
+def test_a_pipeline_that_is_loaded_runs_and_stays_as_it_is(
     pipe: DiffusionPipeline, result: ablate.Result
 ) -> None:
     """The baseline is what the same weights give through a recipe on their folder."""
+    assert pipe.vae.decoder.conv_in.weight.is_contiguous()
     assert len(result) == 2 * 2 * 5
     assert result.summary is not None
     recipe = ablate.Recipe.build(
@@ -95,7 +96,8 @@ def test_a_pipeline_that_is_loaded_runs_as_it_is(
     )  # fmt: skip
     other = ablate.run(recipe, result.store.folder.parent / "other", device="cpu")
     ours = next(cell for cell in result if cell.is_baseline and cell.seed == 0)
-    assert (np.asarray(ours.image()) == np.asarray(other[0].image())).all()
+    difference = np.asarray(ours.image(), int) - np.asarray(other[0].image(), int)
+    assert abs(difference).max() <= 2  # which the memory format of the decoder may cause
     record = ours.record()
     assert record["model"]["id"] == str(bundled.FOLDER)
     assert record["model"]["fingerprint"].startswith("weights:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -33,7 +33,7 @@ from ablate.models import (
     weights_of,
     wrong_side,
 )
-from ablate.network import DENOISERS, Catalog, ScopeError
+from ablate.network import DENOISERS, Catalog, ScopeError, replaced
 from ablate.sampling.call import autoencoder_of, inner_pipelines, sample
 from ablate.sampling.request import Callbacks, Request, Samples, SamplingError
 from ablate.sampling.schedulers import matched_scheduler
@@ -86,13 +86,6 @@ class Pipeline:
         self._default_scheduler = pipe.scheduler
         self._encoded: dict[Any, Any] = {}
         self._catalogs: dict[str, Catalog] = {}
-        for part in (pipe, *inner_pipelines(pipe)):
-            part.set_progress_bar_config(disable=True)
-        # Faster for convolutions of autoencoders everywhere, for those of denoisers on GPUs.
-        decoder = autoencoder_of(pipe)
-        for network in (decoder, self.denoiser if self.device.type == "cuda" else None):
-            if network is not None and all(p.dim() < 5 for p in network.parameters()):
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             self.denoiser.compile()
 
@@ -139,7 +132,7 @@ class Pipeline:
                 f" {', '.join(k for k, v in pipe.components.items() if isinstance(v, nn.Module))}"
             )
         pinned, fingerprint = identify(source)
-        return cls(
+        pipeline = cls(
             pipe,
             model=source.model,
             fingerprint=fingerprint,
@@ -147,12 +140,18 @@ class Pipeline:
             compiled=compile,
             source=pinned,
         )
+        # Faster for convolutions of autoencoders everywhere, for those of denoisers on GPUs.
+        denoiser = pipeline.denoiser if pipeline.device.type == "cuda" else None
+        for network in (autoencoder_of(pipe), denoiser):
+            if network is not None and all(p.dim() < 5 for p in network.parameters()):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return pipeline
 
     @classmethod
     def of(cls, pipe: Any) -> Pipeline:
         """Wrap a loaded pipeline of diffusers; its fingerprint is computed from its weights.
 
-        A `Pipeline` is returned as it is. Raises `ModelError` for anything else.
+        It stays as it is. A `Pipeline` is returned. Raises `ModelError` for anything else.
         """
         if isinstance(pipe, cls):
             return pipe
@@ -333,19 +332,24 @@ class Pipeline:
         if hasattr(self.pipe, "decoder_pipe"):  # which deprecates what the whole passes on to it
             options["callback_steps"] = None
         options = {name: value for name, value in options.items() if name in self._parameters}
-        parts = (self.pipe, *inner_pipelines(self.pipe)[-1:])
+        inner = inner_pipelines(self.pipe)
+        parts = (self.pipe, *inner[-1:])
         try:
             for part in parts:
                 part.scheduler = scheduler
-            return sample(
-                self.pipe,
-                requests,
-                options,
-                self._negative(settings),
-                callbacks,
-                frames,
-                self._encoded,
-            )
+            with ExitStack() as stack:
+                for part in (self.pipe, *inner):
+                    quiet = replaced(part, "_progress_bar_config", {"disable": True})
+                    stack.enter_context(quiet)
+                return sample(
+                    self.pipe,
+                    requests,
+                    options,
+                    self._negative(settings),
+                    callbacks,
+                    frames,
+                    self._encoded,
+                )
         except SamplingError as error:
             raise ModelError(f"`{self.model}`: {error}") from error
         except ScopeError:
