@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,7 +134,7 @@ def edit(
     named = [{op: {"modules": modules, **body}} for one in edits for op, body in one.items()]
     data = {"version": 1, "name": "edit", "perturbation_seed": seed, "edits": named}
     networks = Networks(build_catalog(network), type(network).__name__)
-    variant = plan(Recipe.build(_plain(data)), networks).cells[-1].variant
+    variant = plan(Recipe.build(data), networks).cells[-1].variant
     with applied(network, variant):
         yield
 
@@ -173,7 +173,7 @@ def run(
         ModelError: The model cannot be loaded.
     """
     if isinstance(recipe, str | Path):
-        planned = plan(recipe, overrides=_plain(keys))
+        planned = plan(recipe, overrides=keys)
     elif not isinstance(recipe, Recipe | Plan):
         pipeline = Pipeline.of(recipe)
         planned = _plan_on(pipeline, keys)
@@ -194,7 +194,7 @@ def run(
     # Before anything is computed: a CLIP model that is missing is a problem of the recipe.
     reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
     store = Run(out if out is not None else Path("outputs") / recipe.name)
-    with _bar() if on_progress is None else _nothing(on_progress) as report:
+    with _bar() if on_progress is None else nullcontext(on_progress) as report:
         summary = execute(
             planned,
             pipeline,
@@ -216,7 +216,7 @@ def run(
 def _plan_on(pipeline: Pipeline, keys: Keys) -> Plan:
     """The plan of a recipe that keys make, on the networks of a loaded pipeline."""
     data = {"version": 1, "name": "run", "model": pipeline.model, **keys}
-    recipe = Recipe.build(_plain(data))
+    recipe = Recipe.build(data)
     pipeline = pipeline.editing(recipe.component)
     named = {edit.component for edit in recipe.edits}
     named |= {axis.chosen.component for axis in recipe.axes.values() if axis.chosen}
@@ -224,22 +224,6 @@ def _plan_on(pipeline: Pipeline, keys: Keys) -> Plan:
     others.pop(pipeline.component, None)
     networks = Networks(pipeline.catalog, pipeline.component, others, pipeline.guided_rows)
     return plan(recipe, networks)
-
-
-def _plain(value: Any) -> Any:
-    """What YAML has of a value of Python or numpy: lists, mappings, numbers, texts."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return [_plain(item) for item in value]
-    return value
-
-
-@contextmanager
-def _nothing(report: OnProgress) -> Iterator[OnProgress]:
-    yield report
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from PIL import Image
 
 import ablate
 from ablate import bundled
+from ablate.lab import Keys
 from ablate.messages import RequestError
 
 SETTINGS = {"num_inference_steps": 3}
@@ -159,6 +160,23 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     recipe = ablate.Recipe.build({"version": 1, "name": "x", "edits": [ablate.zero(modules="*")]})
     with pytest.raises(TypeError, match="a recipe is complete"):
         ablate.run(recipe, tmp_path, seeds=[1])
+
+
+def test_the_keys_of_a_run_are_keys_of_recipes() -> None:
+    """All but those of the model, which a loaded pipeline has, and of the file."""
+    of_the_model = {"model", "revision", "variant", "config", "lora", "offload", "dtype", "compile"}
+    known = {field.alias or name for name, field in ablate.Recipe.model_fields.items()}
+    assert set(Keys.__annotations__) == known - of_the_model - {"version", "ops"}
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    axes = {"amount": {"values": [np.float64(0.1), np.float32(0.5)]}, "seed": list(np.arange(2))}
+    data = {"version": 1, "name": "x", "axes": axes,
+            "edits": [ablate.mix_noise(modules="*", amount="$amount")]}  # fmt: skip
+    assert [axis.values for axis in ablate.plan(ablate.Recipe.build(data)).axes][1:] == [
+        (0.1, 0.5),
+        (0, 1),
+    ]
 
 
 def test_the_package_is_typed() -> None:

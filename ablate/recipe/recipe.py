@@ -9,7 +9,7 @@ Reading knows nothing of networks; `ablate.plan` checks a recipe beside its mode
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -349,11 +349,13 @@ def _without_unknown_ops(data: dict[str, Any]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Python objects as YAML has them. Raises `RecipeError` for others."""
+    """Objects of Python and numpy as YAML has them. Raises `RecipeError` for others."""
+    if hasattr(value, "tolist"):  # of numpy, whose float64 is also a float
+        return value.tolist()
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | range):
+    if isinstance(value, Iterable) and not isinstance(value, bytes | Set):
         return [plain(item) for item in value]
     raise RecipeError([Problem(f"`{value!r}` is not text, a number, a list or a mapping")])

@@ -11,11 +11,11 @@ import pytest
 
 import ablate
 from ablate.edits.ops import OPS
-from ablate.recipe import functions
+from ablate.recipe import op_functions
 from ablate.recipe.edits import keys_of
 from ablate.recipe.recipe import Recipe
 
-STUB = Path(functions.__file__).with_suffix(".pyi")
+STUB = Path(op_functions.__file__).with_suffix(".pyi")
 
 
 def test_an_edit_is_what_a_file_contains() -> None:
@@ -79,7 +79,7 @@ def test_axes_are_what_the_format_has(name: str) -> None:
 
 
 def test_the_stub_is_what_the_registry_says() -> None:
-    program = [sys.executable, "-m", "ablate.recipe.functions"]
+    program = [sys.executable, "-m", "ablate.recipe.op_functions"]
     text = subprocess.run(program, capture_output=True, text=True, check=True).stdout
     formatted = subprocess.run(
         [sys.executable, "-m", "ruff", "format", "-", "--stdin-filename", str(STUB)],
