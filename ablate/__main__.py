@@ -1,7 +1,20 @@
-"""`python -m ablate` is the command `ablate`."""
+"""The command `ablate`, also as `python -m ablate`."""
 
 from __future__ import annotations
 
-from ablate.cli.main import main
+from ablate.cli.process import run_command
 
-main(prog_name="ablate")
+
+def main() -> None:
+    """Run the command, with signals and streams in hand before anything is imported."""
+    run_command(_command)
+
+
+def _command() -> None:
+    from ablate.cli.main import main as command  # loads libraries, which takes a while
+
+    command(prog_name="ablate")
+
+
+if __name__ == "__main__":
+    main()

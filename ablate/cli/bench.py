@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from ablate.bench import bench
-from ablate.cli.errors import WRONG, Exit
+from ablate.cli.errors import Exit
 from ablate.cli.options import DEVICE, quiet_libraries
+from ablate.cli.process import WRONG
 
 
 @click.command("bench")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from ablate.cli.errors import FAILED, Exit
+from ablate.cli.errors import Exit
 from ablate.cli.options import DEVICE, quiet_libraries
+from ablate.cli.process import FAILED
 from ablate.edits import load_code
 from ablate.engine import ALIKE, export_variant, replay_cell
 from ablate.store import Run

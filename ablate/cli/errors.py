@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, and an exception that prints a sentence."""
+"""How a command ends: an exception that prints a sentence."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import sys
 from typing import Any
 
 import click
-
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
-GO_ON = "interrupted; run the same command again to go on"
 
 
 class Exit(click.ClickException):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 import click
 
-from ablate.cli.errors import GO_ON, INTERRUPTED, WRONG, Exit
+from ablate.cli.errors import Exit
+from ablate.cli.process import FAILED, GO_ON, INTERRUPTED, WRONG
 from ablate.messages import RequestError
+
+# Of a disk that fails or is full; other errors are about the path that was given.
+FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class LazyGroup(click.Group):
@@ -47,8 +52,6 @@ class LazyGroup(click.Group):
             raise Exit(GO_ON, INTERRUPTED) from None
         except RequestError as error:
             raise Exit(error.report(), WRONG) from None
-        except BrokenPipeError:
-            raise  # click ends quietly
         except OSError as error:
             message = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
-            raise Exit(message, WRONG) from error
+            raise Exit(message, FAILED if error.errno in FAILING else WRONG) from error

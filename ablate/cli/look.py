@@ -9,8 +9,9 @@ from typing import Any
 import click
 import yaml
 
-from ablate.cli.errors import WRONG, Exit
+from ablate.cli.errors import Exit
 from ablate.cli.options import key_values
+from ablate.cli.process import WRONG
 from ablate.drift import compare_runs
 from ablate.store import Run, parameters_text, read_record
 from ablate.view import (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from ablate.cli.errors import WRONG, Exit
+from ablate.cli.errors import Exit
+from ablate.cli.process import WRONG
 from ablate.models import Source, load_catalog
 from ablate.network import SelectorError, select as select_modules
 from ablate.store import Run

@@ -11,13 +11,15 @@ from typing import Any
 import click
 
 from ablate import lab
-from ablate.cli.errors import DONE, GO_ON, INTERRUPTED, Exit
+from ablate.cli.errors import Exit
 from ablate.cli.measure import print_drift
 from ablate.cli.options import DEVICE, DTYPE, quiet_libraries, recipe_options
+from ablate.cli.process import DONE, GO_ON, INTERRUPTED
 from ablate.cli.progress import ProgressPrinter, clock
 from ablate.engine import Batcher, Summary, edits_in_phase
 from ablate.models import Source, denoiser_of, estimate_cost, load_catalog
 from ablate.recipe import Recipe, recipe_docs, recipe_schema
+from ablate.store import Run
 from ablate.sweep import plan
 
 PACKAGE = Path(__file__).parent.parent
@@ -78,6 +80,14 @@ def run_command(
     assert summary is not None  # of a run that was just executed
     if not result.is_main:
         raise Exit("", INTERRUPTED if summary.interrupted else DONE)
+    try:
+        _print_outcome(result.store, summary)
+    finally:  # also where nobody reads it any more: Ctrl-C ends all of `ablate run ... | less`
+        if summary.interrupted:
+            raise Exit(GO_ON, INTERRUPTED)
+
+
+def _print_outcome(store: Run, summary: Summary) -> None:
     _print_application(summary)
     _print_without_effect(summary.without_effect)
     if summary.not_finite:
@@ -86,13 +96,10 @@ def run_command(
         f"{summary.computed} images computed, {summary.reused} reused, of {summary.total},"
         f" in {clock(summary.seconds)}"
     )
-    print_drift(result.store)
-    folder = result.store.folder
-    for page in (*sorted(folder.glob("sheet*.png")), folder / "report.html"):
+    print_drift(store)
+    for page in (*sorted(store.folder.glob("sheet*.png")), store.folder / "report.html"):
         if page.exists():
             click.echo(str(page))
-    if summary.interrupted:
-        raise Exit(GO_ON, INTERRUPTED)
 
 
 def _print_application(summary: Summary) -> None:

@@ -19,9 +19,10 @@ import yaml
 from click.core import ParameterSource
 
 from ablate import drift, engine, network, sampling, store, units, view
-from ablate.cli.errors import GO_ON, INTERRUPTED, WRONG, Exit
+from ablate.cli.errors import Exit
 from ablate.cli.lazy import LazyGroup
 from ablate.cli.options import CLIP, DEVICE, DTYPE, key_values, quiet_libraries
+from ablate.cli.process import GO_ON, INTERRUPTED, WRONG
 from ablate.cli.progress import ProgressPrinter
 from ablate.messages import counted
 

@@ -1,4 +1,4 @@
-"""Stopping by Ctrl-C, and the processes of `accelerate launch`."""
+"""Stopping by Ctrl-C or SIGTERM, and the processes of `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ablate.sampling import Pipeline, Stopped
 def stoppable(pipeline: Pipeline) -> Iterator[Callable[[], None]]:
     """Let Ctrl-C stop work after the step it is in; a second Ctrl-C interrupts at once.
 
+    In the command, SIGTERM is as Ctrl-C.
+
     Sampling then raises `Stopped`, and so does the function that is yielded, for other work.
     """
 
@@ -30,19 +32,27 @@ def stoppable(pipeline: Pipeline) -> Iterator[Callable[[], None]]:
         yield check
         return
     asked = False
-    before, stop = signal.getsignal(signal.SIGINT), pipeline.stop
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    # A program that ignores Ctrl-C, or that SIGTERM ends, still does.
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    stop = pipeline.stop
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
     def ask(_signal: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, ask)
+    for number in handlers:
+        signal.signal(number, ask)
     pipeline.stop = lambda: asked or stop()
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
         pipeline.stop = stop
 
 

@@ -33,6 +33,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
             _replace_folder(temporary, path)
         else:
             temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # as of a disk that is full
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         remove(temporary)
 
