@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from ablate import lab
+from ablate.cli.errors import Exit
 from ablate.cli.options import CLIP, DEVICE
-from ablate.drift import Effect, read_cells, read_effects, read_notes
+from ablate.cli.process import WRONG
+from ablate.cli.tables import print_table
+from ablate.drift import DISTANCES, Effect, read_cells, read_effects, read_notes
+from ablate.messages import did_you_mean
 from ablate.store import Run
 from ablate.view import present_run
 
@@ -30,22 +35,52 @@ def drift_command(
     run: Path, clip: str | None, vocabulary: Path | None, device: str | None, top: int, metric: str
 ) -> None:
     """Measure the drift of a run again, without its network, and write its report again."""
+    if metric not in DISTANCES:
+        hint = did_you_mean(metric, DISTANCES) or f"; there are {', '.join(DISTANCES)}"
+        raise Exit(f"--metric: there is no metric `{metric}`{hint}", WRONG)
     words = vocabulary.read_text(encoding="utf-8").split("\n") if vocabulary else []
     store = Run(run)
     lab.measure(store, clip, [w.strip() for w in words if w.strip()] or None, device)
     page = present_run(store)
-    effects = [effect for effect in read_effects(store) if effect.metric == metric]
-    effects.sort(key=lambda effect: -(effect.drift or 0))
-    for effect in effects[:top]:
-        if effect.drift is not None:
-            click.echo(_line(effect))
+    _print_effects([e for e in read_effects(store) if e.metric == metric], metric, top)
     print_drift(store)
     click.echo(str(page))
 
 
-def _line(effect: Effect) -> str:
-    interval = "" if effect.low is None else f"  {effect.low:5.2f} to {effect.high:5.2f}"
-    return f"{effect.drift:6.2f}{interval}  {effect.verdict:8}  {effect.variant}"
+def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
+    """Print the strongest effects: in noise floors or, where there are none, as measured."""
+    measured = [effect for effect in effects if effect.mean is not None]
+    floored = [effect for effect in measured if effect.drift is not None]
+    strongest = sorted(floored or measured, key=lambda e: -(e.drift or e.mean or 0))[:top]
+    if not strongest:
+        if top:
+            click.echo(f"no edited cell has a drift by `{metric}`")
+        return
+    unit = "1 − ssim" if metric == "ssim" else metric
+    if not floored:
+        click.echo("there is no noise floor: drift is as measured, from each cell's baseline")
+    several = len({effect.prompt for effect in measured}) > 1
+    heads = [
+        f"{unit} / floor" if floored else unit,
+        "95 % interval",
+        "verdict",
+        "variant",
+        "prompt",
+    ]
+    rows = [
+        [
+            f"{e.drift:.2f}" if e.drift is not None else f"{e.mean:.4f}",
+            "" if e.low is None else f"{e.low:.2f} to {e.high:.2f}",
+            e.verdict,
+            e.variant,
+            e.prompt if several else "",
+        ]
+        for e in strongest
+    ]
+    shown = [i for i, head in enumerate(heads) if any(row[i] for row in rows)]
+    print_table(
+        [heads[i] for i in shown], [[row[i] for i in shown] for row in rows], right=heads[:2]
+    )
 
 
 def print_drift(store: Run) -> None:

@@ -11,6 +11,7 @@ import click
 
 from ablate.cli.errors import Exit
 from ablate.cli.process import WRONG
+from ablate.cli.tables import print_table
 from ablate.models import Source, load_catalog
 from ablate.network import SelectorError, select as select_modules
 from ablate.store import Run
@@ -49,11 +50,7 @@ def modules_command(
         (str(m.number), m.path, m.kind, m.stage, m.role, str(m.heads or ""), f"{m.parameters:,}")
         for m in listed
     ]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for row in (heads, *rows):
-        cells = [c.rjust(w) if i in (0, 5, 6) else c.ljust(w)
-                 for i, (c, w) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
-        click.echo("  ".join(cells).rstrip())
+    print_table(heads, rows, right=("#", "heads", "parameters"))
     for field in ("stage", "role"):
         counts = Counter(getattr(m, field) for m in listed)
         click.echo(f"{field:6} {', '.join(f'{name} {n}' for name, n in counts.items())}")

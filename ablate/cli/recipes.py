@@ -16,7 +16,9 @@ from ablate.cli.measure import print_drift
 from ablate.cli.options import DEVICE, DTYPE, quiet_libraries, recipe_options
 from ablate.cli.process import DONE, GO_ON, INTERRUPTED
 from ablate.cli.progress import ProgressPrinter, clock
+from ablate.cli.tables import print_table
 from ablate.engine import Batcher, Summary, edits_in_phase
+from ablate.messages import counted
 from ablate.models import Source, denoiser_of, estimate_cost, load_catalog
 from ablate.recipe import Recipe, recipe_docs, recipe_schema
 from ablate.store import Run
@@ -160,8 +162,12 @@ def plan_command(
         click.echo(f"axis      {axis.name}: {len(axis.values)} ({shown}){note}")
     images = len(planned.distinct())
     click.echo(f"variants  {len(planned.variants)}")
-    floor = f", {len(planned.floor)} of them for the noise floor" if planned.floor else ""
-    click.echo(f"cells     {len(planned.cells)}, {images} different images{floor}")
+    spare = len(planned.floor)
+    floor = f", and {counted(spare, 'baseline')} of other seeds, for the noise floor alone"
+    click.echo(
+        f"cells     {len(planned.cells)}, {counted(images - spare, 'different image')}"
+        f"{floor if spare else ''}"
+    )
     component = loaded.component or denoiser_of(source)
     whole = not loaded.compile and loaded.offload is None
     layout = Batcher(load_catalog(source, None), rows=whole)
@@ -178,9 +184,8 @@ def plan_command(
 @click.command("recipes")
 def recipes_command() -> None:
     """List the recipes of this package; `ablate run NAME` runs one."""
-    for file in sorted(RECIPES.glob("*.yaml")):
-        recipe = Recipe.load(file)
-        click.echo(f"{file.stem:26} {recipe.about}")
+    files = sorted(RECIPES.glob("*.yaml"))
+    print_table(("recipe", "what it shows"), [(f.stem, Recipe.load(f).about) for f in files])
 
 
 @click.command("schema")

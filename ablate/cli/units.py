@@ -24,6 +24,7 @@ from ablate.cli.lazy import LazyGroup
 from ablate.cli.options import CLIP, DEVICE, DTYPE, key_values, quiet_libraries
 from ablate.cli.process import GO_ON, INTERRUPTED, WRONG
 from ablate.cli.progress import ProgressPrinter
+from ablate.cli.tables import print_table
 from ablate.messages import counted
 
 if TYPE_CHECKING:
@@ -173,16 +174,14 @@ def selectivity_command(
 def _print_layers(statistics: Statistics) -> None:
     """Print median and largest index of every layer, beside that by chance."""
     index, chance = statistics.selectivity(), statistics.by_chance()
-    rows: list[tuple[str, ...]] = [("layer", "units", "median", "largest", "by chance")]
+    heads = ("layer", "units", "median", "largest", "by chance")
+    rows: list[tuple[str, ...]] = []
     for layer in statistics.layers:
         part = statistics.slice_of(layer)
         figures = (np.median(index[part]), index[part].max(), np.median(chance[part]))
         printed = (f"{figure:.3f}" if np.isfinite(figure) else "–" for figure in figures)
         rows.append((layer.path, str(layer.units), *printed))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for path, *texts in rows:
-        cells = [text.rjust(width) for text, width in zip(texts, widths[1:], strict=True)]
-        click.echo("  ".join([path.ljust(widths[0]), *cells]))
+    print_table(heads, rows, right=heads[1:])
     click.echo(
         f"{counted(statistics.units, 'unit')} of {counted(len(statistics.layers), 'layer')},"
         f" {statistics.done:,} samples of {len(statistics.concepts)} concepts"
@@ -206,17 +205,25 @@ def search_command(study: Path, what: str | None) -> None:
         unit = units.describe_unit(statistics, *_unit(what))
         active = "never active" if unit["silent"] else f"selectivity {unit['selectivity']:.3f}"
         click.echo(f"{what}: {active}")
-        for concept, contrast in (*unit["concepts"], *unit["against"]):
-            click.echo(f"{contrast:9.2f}  {concept}")
+        print_table(
+            ("contrast", "concept"),
+            [(f"{figure:.2f}", name) for name, figure in (*unit["concepts"], *unit["against"])],
+            right=("contrast",),
+        )
         return
     contrasts = units.Contrasts.of(statistics)
-    for row in units.search_units(statistics, what, contrasts):
+    found = units.search_units(statistics, what, contrasts)
+    rows = [
+        (row["concept"], f"{unit['contrast']:.2f}", f"{unit['module']}#{unit['unit']}")
+        for row in found
+        for unit in row["units"]
+    ]
+    if rows:
+        print_table(("concept", "contrast", "unit"), rows, right=("contrast",))
+    for row in found:
         if not row["units"]:
             least = f"none above {contrasts.least:.2f}"
             click.echo(f"{row['concept']}: no unit is selective for it ({least})")
-        for unit in row["units"]:
-            name = f"{unit['module']}#{unit['unit']}"
-            click.echo(f"{row['concept']:16} {unit['contrast']:9.2f}  {name}")
     if note := units.few_samples_note(statistics):
         click.echo(note)
 
@@ -308,11 +315,13 @@ def visualize_command(
     with _progress() as progress:
         paths = _visualize(objectives, kind, out, numbers, progress, **options)
     visualizations = store.read_visualizations(out)
+    of_dreams = () if options["start"] else ("typically",)
+    heads = ("start", "end", "outcome", *of_dreams, "objective")
+    rows = []
     for one in (visualizations[path] for path in dict.fromkeys(paths)):
-        typical = "" if options["start"] else f", typically {one.typical:<9.4g}"
-        click.echo(
-            f"{one.start:9.4g} → {one.end:<9.4g} {one.outcome:>12}{typical} {one.short_name}"
-        )
+        typical = () if options["start"] else (f"{one.typical:.4g}",)
+        rows.append((f"{one.start:.4g}", f"{one.end:.4g}", one.outcome, *typical, one.short_name))
+    print_table(heads, rows, right=("start", "end", "typically"))
     for path in view.save_visualizations(out):
         click.echo(str(path))
     if studied:
@@ -404,8 +413,12 @@ def atlas_command(
         )  # fmt: skip
     _present(out)
     click.echo(f"{atlas['vectors']:,} vectors in {len(atlas['bins'])} of {rows * columns} bins")
-    for dark in atlas.get("dark", []):
-        click.echo(f"{dark['concept']:16} {dark['before']:6} → {dark['after']:<6} in its bins")
+    if dark := atlas.get("dark"):
+        print_table(
+            ("concept", "in its bins", "with the edit"),
+            [(row["concept"], str(row["before"]), str(row["after"])) for row in dark],
+            right=("in its bins", "with the edit"),
+        )
     for note in atlas["notes"]:
         click.echo(note)
 

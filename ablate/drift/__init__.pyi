@@ -8,6 +8,7 @@ from .compare import (
     compare_runs as compare_runs,
 )
 from .effects import COVERED as COVERED, Effect as Effect, read_effects as read_effects
+from .images import DISTANCES as DISTANCES
 from .measure import (
     MeasuredCell as MeasuredCell,
     read_cells as read_cells,

@@ -33,6 +33,7 @@ from ablate.view.page import (
     draw_pages,
     save_pages,
 )
+from ablate.view.shown import shown_cells
 
 SAMPLING_FACTS = {
     "num_inference_steps": "{} steps", "guidance_scale": "guidance {}", "scheduler": "{}",
@@ -100,8 +101,9 @@ class _Sweep:
 
     Attributes:
         manifest: `run.json`.
+        planned: How many different cells the run has, finished and shown or not.
         axes: The axes by name.
-        places: The cells that have a value on every axis.
+        places: The cells shown that have a value on every axis.
         added: By key, the baselines that no values of the axes lead to.
         sizes: By key, width and height of finished cells.
         broken: Keys of the cells with NaN or infinity.
@@ -112,6 +114,7 @@ class _Sweep:
     """
 
     manifest: Mapping[str, Any]
+    planned: int
     axes: Mapping[str, Axis]
     places: list[_Place]
     added: Mapping[str, StoredCell]
@@ -141,7 +144,8 @@ def _read(run: Run) -> _Sweep:
     added: dict[str, StoredCell] = {}
     sizes: dict[str, tuple[int, int]] = {}
     broken: set[str] = set()
-    for cell in run.cells():
+    shown, planned = shown_cells(run.cells())
+    for cell in shown:
         values = cell.values
         if axes.keys() <= values.keys():
             places.append(_Place(cell, {n: _index(axis, values[n]) for n, axis in axes.items()}))
@@ -160,7 +164,7 @@ def _read(run: Run) -> _Sweep:
     shared = {name: _shared_path(labels[name]) for name in axes}
     short = {name: [label[len(shared[name]) :] for label in labels[name]] for name in axes}
     plain = all(place.cell.is_baseline for place in places)
-    return _Sweep(run.manifest(), axes, places, added, sizes, broken, short, shared, plain)
+    return _Sweep(run.manifest(), planned, axes, places, added, sizes, broken, short, shared, plain)
 
 
 def _index(axis: Axis, value: Any) -> int:
@@ -450,10 +454,9 @@ def _facts(sweep: _Sweep) -> list[str]:
     shown = {"prompt", "seed", "negative_prompt", "width", "height", *SAMPLING_FACTS}
     facts += [_phrase(name, label) for name, label in only.items() if name not in shown]
     facts += [f"{w} × {h} px" for w, h in sorted(set(sweep.sizes.values()))[:3]]
-    keys = {place.cell.key for place in sweep.places} | sweep.added.keys()
-    done = len(sweep.sizes)
-    counted = f"{done} of {len(keys)} cells finished" if done < len(keys) else f"{done} cells"
-    facts += [str(manifest["dtype"]), str(manifest["device"]), counted]
+    done, planned = len(sweep.sizes), sweep.planned
+    finished = f"{done} of {planned} cells finished" if done < planned else f"{done} cells"
+    facts += [str(manifest["dtype"]), str(manifest["device"]), finished]
     if sweep.broken:
         facts.append(f"{len(sweep.broken)} with NaN")
     return [clean(fact) for fact in facts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -77,8 +78,21 @@ def test_drift_is_measured_again_without_generating(run: Path, ablate: Ablate) -
     for name in ("drift.csv", "effects.csv", "drift.json", "report.html"):
         assert (run / name).read_bytes() == before[name], name
     assert cells == {path: path.stat().st_mtime_ns for path in (run / "cells").iterdir()}
-    first, second = done.output.splitlines()[:2]
+    heads, first, second = done.output.splitlines()[:3]
+    assert heads.split("  ")[0] == "rmse / floor"
     assert first.split()[-1].startswith("module=conv") or "amount=1" in first
+    assert float(first.split()[0]) >= float(second.split()[0]) > 0
+
+
+def test_drift_of_one_seed_is_as_measured(run: Path, ablate: Ablate) -> None:
+    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    manifest["cells"] = [cell for cell in manifest["cells"] if cell["seed"] == 0]
+    (run / "run.json").write_text(json.dumps(manifest | {"floor": []}), encoding="utf-8")
+    done = ablate("drift", run, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    note, heads, first, second = done.output.splitlines()[:4]
+    assert note.startswith("there is no noise floor")
+    assert heads.split() == ["rmse", "variant"]
     assert float(first.split()[0]) >= float(second.split()[0]) > 0
 
 
@@ -132,6 +146,8 @@ def test_an_animation(run: Path, ablate: Ablate) -> None:
         (["animate", "RUN", "--over", "amont"], "did you mean `amount`?"),
         (["map", "NONE"], "is not a run: it has no run.json"),
         (["drift", "RUN", "--clip", "nobody/nothing"], "nobody/nothing"),
+        (["drift", "RUN", "--metric", "bogus"], "there are rmse, ssim, latent, embedding"),
+        (["drift", "RUN", "--metric", "rmsee"], "did you mean `rmse`?"),
         (["curves", "RUN", "--metric", "rmsee"], "rmse"),
         (["architecture", "RUN", "--metric", "rmsee"], "rmse"),
         (["architecture", "no-such-model"], "there is no model `no-such-model`"),

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from reported import data_of
 
 from ablate.store.png import key_of
 from ablate.store.run import Run
 from ablate.style import ACCENT, DARK, HATCH, PAGE, VACANT
 from ablate.view import page as paper, sheets
 from ablate.view.errors import PictureError
+from ablate.view.report.run import save_report
 
 Color = tuple[int, int, int]
 SAMPLING = {
@@ -324,6 +326,17 @@ def test_nan_and_unfinished_cells_have_their_own_look(tmp_path: Path) -> None:
         assert np.all(pixels == color, axis=-1).sum() > 1000
     ((left_3, top_3, right_3, bottom_3),) = spots(page, VACANT)
     assert (right_3 - left_3, bottom_3 - top_3) == (right - left, bottom - top)
+
+
+def test_a_sheet_costs_what_there_is_and_counts_what_was_planned(tmp_path: Path) -> None:
+    axes: dict[str, list[Any]] = {"a": list(range(60)), "b": list(range(60))}
+    run = make_run(tmp_path, axes, skip=lambda v: "a" in v and (v["a"] > 1 or v["b"] > 2))
+    (page,) = sheets.contact_sheet(run)
+    assert max(page.size) < 2000
+    assert not spots(page, VACANT)
+    assert len([c for c in run.cells() if c.done and spots(page, color_of(c.key))]) == 7
+    data = data_of(save_report(run))
+    assert (len(data["cells"]), data["planned"]) == (7, 3601)
 
 
 # ------------------------------------------------------------ pages and files

@@ -20,6 +20,7 @@ from ablate.drift import read_cells, read_effects, read_notes
 from ablate.store import REPORT, Run, StoredCell, spans
 from ablate.view.report.page import format_value, parse_drawing, settings_of, write_page
 from ablate.view.sheets import sampling_facts
+from ablate.view.shown import shown_cells
 
 SCRIPTS = (  # in the order in which they build on each other
     "elements", "sweep", "figures", "filters", "pictures", "rows", "card", "enlargement",
@@ -59,7 +60,7 @@ def _data(run: Run) -> dict[str, Any]:
     """All that the page shows, as JSON: names and words are listed once, then numbered."""
     manifest = run.manifest()
     axes = run.axes()
-    cells = list(run.cells())
+    cells, planned = shown_cells(run.cells())
     measured = {(cell.key, cell.baseline): cell for cell in read_cells(run)}
     modules, variants = _variants(run, cells)
     numbered = {name: i for i, name in enumerate(variants)}
@@ -119,6 +120,7 @@ def _data(run: Run) -> dict[str, Any]:
         "metrics": list(metrics),
         "classes": list(classes),
         "words": list(words),
+        "planned": planned,
         "cells": [row(cell) for cell in cells],
         "floor": [
             {"key": cell.key, "prompt": prompts[cell.prompt], "seed": cell.seed}

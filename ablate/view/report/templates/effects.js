@@ -1,4 +1,5 @@
-// Effects: the drift of each variant over seeds, in noise floors, with its interval.
+// Effects: the drift of each variant over seeds, in noise floors, with its interval; where there is
+// no noise floor, as with one seed, the drift as it was measured.
 
 const EFFECT_HEIGHT = 34; // of a row, pixels
 const DECADES = [0.001, 0.01, 0.1, 1, 10, 100, 1000, 10000];
@@ -53,23 +54,24 @@ class Effects {
 
   show() {
     const known = sweep.effects.filter((effect) => effect.metric === this.metric);
+    this.floored = known.some((effect) => effect.drift != null);
     this.shown = known
       .filter((effect) => filters.passesEffect(effect))
-      .sort((a, b) => (b.drift ?? -1) - (a.drift ?? -1));
+      .sort((a, b) => (this.#value(b) ?? -1) - (this.#value(a) ?? -1));
     const values = known
-      .flatMap(({ drift, low, high }) => [drift, low, high])
+      .flatMap((effect) => [this.#value(effect), effect.low, effect.high])
       .filter((value) => value > 0);
-    const least = Math.max(0.01, Math.min(0.5, ...values));
+    const least = Math.max(this.floored ? 0.01 : 0.001, Math.min(0.5, ...values));
     this.low = Math.log10(least) - 0.05;
-    this.high = Math.log10(Math.max(2, ...values)) + 0.05;
+    this.high = Math.log10(Math.max(this.floored ? 2 : 3 * least, ...values)) + 0.05;
     const marks = DECADES.filter((value) => value >= least && Math.log10(value) <= this.high);
-    this.list.style.setProperty("--one", `${100 * this.#across(1)}%`);
+    this.list.style.setProperty("--one", this.floored ? `${100 * this.#across(1)}%` : "-99px");
     this.scale.replaceChildren(
       ...marks.map((value) => {
         const mark = make(
           "span",
-          { class: value === 1 ? "one" : "" },
-          value === 1 ? "noise floor" : `${value}×`,
+          { class: this.floored && value === 1 ? "one" : "" },
+          !this.floored ? `${value}` : value === 1 ? "noise floor" : `${value}×`,
         );
         mark.style.left = `${100 * this.#across(value)}%`;
         return mark;
@@ -85,8 +87,14 @@ class Effects {
       ...verdicts
         .filter(([number]) => number)
         .map(([number, verdict]) => `${count(number)} ${words[verdict]}`),
+      ...(this.floored ? [] : ["no noise floor: drift as measured"]),
     ].join(" · ");
     this.rows.lay(this.shown.length, EFFECT_HEIGHT);
+  }
+
+  /** The drift of an effect, in noise floors or as measured. */
+  #value(effect) {
+    return this.floored ? effect.drift : effect.mean;
   }
 
   /** The position of a drift on the logarithmic scale, 0 to 1. */
@@ -137,9 +145,10 @@ class Effects {
       span.style.left = `${100 * this.#across(low)}%`;
       span.style.width = `${100 * (this.#across(high) - this.#across(low))}%`;
     }
-    dot.hidden = effect.drift == null;
-    dot.style.left = `${100 * this.#across(effect.drift ?? 0)}%`;
-    drift.textContent = effect.drift == null ? "" : inFloors(effect.drift);
+    const value = this.#value(effect);
+    dot.hidden = value == null;
+    dot.style.left = `${100 * this.#across(value ?? 0)}%`;
+    drift.textContent = value == null ? "" : this.floored ? inFloors(value) : written(value);
     range.textContent = known ? `${floorsText(low)} – ${floorsText(high)}` : "";
     seeds.textContent = effect.seeds;
     verdict.textContent = effect.verdict;

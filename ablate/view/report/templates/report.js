@@ -14,11 +14,13 @@ const KEYS = [
 function head() {
   const prompts = sweep.prompts.slice(0, 3).map((prompt) => make("q", {}, prompt));
   const more = sweep.prompts.length - prompts.length;
-  const nan = sweep.cells.filter((cell) => cell.state === "nan").length;
-  const finished = sweep.cells.filter((cell) => cell.state !== "vacant").length;
+  // A cell may be in several places.
+  const number = (fits) => new Set(sweep.cells.filter(fits).map((cell) => cell.key)).size;
+  const nan = number((cell) => cell.state === "nan");
+  const finished = number((cell) => cell.state !== "vacant");
   const cells =
-    finished < sweep.cells.length
-      ? `${count(finished)} of ${count(sweep.cells.length)} cells finished`
+    finished < sweep.planned
+      ? `${count(finished)} of ${count(sweep.planned)} cells finished`
       : `${count(finished)} cells`;
   const facts = [...sweep.facts, cells, ...(nan ? [`${count(nan)} with NaN`] : [])];
   return make(
