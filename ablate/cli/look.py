@@ -73,7 +73,11 @@ def curves_command(run: Path, metric: str | None) -> None:
     """Draw drift over strength, with confidence bands, as SVG and PNG."""
     drawing = draw_curves(_run(run), metric)
     if drawing is None:
-        raise Exit(f"{run}: no axis of at least three strengths varies its edits", WRONG)
+        raise Exit(
+            f"{run}: no axis of at least three numbers varies its edits by itself; axes"
+            " of one `zip` vary together and have no curve",
+            WRONG,
+        )
     _print_paths(save_drawing(drawing, run / "curves"))
 
 

@@ -102,6 +102,10 @@ def test_cards_of_units_that_are_named(study: Path) -> None:
         f"{NORM}-3.svg", f"{NORM}-3.png",
     }  # fmt: skip
     assert f"#unit-{NORM}-3" in (study / "report.html").read_text(encoding="utf-8")
+    assert units("cards", study, f"{NORM}#5", "--seeds", "0-1", "--device", "cpu").exit_code == 0
+    both = json.loads((study / "cards.json").read_text(encoding="utf-8"))["cards"]
+    assert [card["unit"] for card in both] == [5, 3]
+    assert {path.stem for path in (study / "cards").iterdir()} == {f"{NORM}-3", f"{NORM}-5"}
     (study / "cards-of-mine.txt").touch()
     Study.open(study, device="cpu").begin("selectivity", fresh=True)
     assert {path.name for path in study.iterdir()} == {"study.json", "cards-of-mine.txt"}

@@ -22,7 +22,7 @@ import numpy as np
 
 from ablate.engine import describe_run, with_keys
 from ablate.models import ModelError
-from ablate.store import Layer, Run, Statistics, finished_file
+from ablate.store import Layer, Run, Statistics, StoreError, finished_file, read_cards
 from ablate.units.concepts import ablation, search
 from ablate.units.concepts.ablation import Effects, Trial
 from ablate.units.concepts.multimodal import find_multimodal
@@ -96,13 +96,23 @@ def write_cards(
         "concepts": list(statistics.concepts),
         "threshold": contrasts.least,
         "rough": search.few_samples_note(statistics) or None,
-        "cards": list(deck.cards(effects, pictures)),
+        "cards": _with_earlier(study, list(deck.cards(effects, pictures))),
         "search": [row for row in table if row["units"]],
         "none": [row["concept"] for row in table if not row["units"]],
         "multimodal": multimodal.rows,
         "notes": [note for note in notes if note],
     }
     return Run(study.folder).write_text(FILE, json.dumps(content, indent=1) + "\n")
+
+
+def _with_earlier(study: Study, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return cards, and after them those of other units that the study has already."""
+    fresh = {(card["module"], card["unit"]) for card in cards}
+    try:
+        earlier = read_cards(study.folder).get("cards", [])
+    except StoreError:  # `cards.json` is written anew
+        earlier = []
+    return cards + [card for card in earlier if (card["module"], card["unit"]) not in fresh]
 
 
 def _statistics(study: Study) -> Statistics:
