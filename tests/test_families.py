@@ -25,7 +25,7 @@ from torch import nn
 from ablate import lab
 from ablate.drift.measure import MeasuredCell
 from ablate.engine.export import export_variant
-from ablate.models.files import ModelError, SizeError
+from ablate.models.errors import ModelError, SizeError
 from ablate.models.sizes import default_side, outline as outline_with, outline_of, wrong_side
 from ablate.models.source import Source
 from ablate.network.components import phase_of

@@ -1,5 +1,5 @@
 from .classes import classify as classify
-from .clip import Reader as Reader, vocabulary_of as vocabulary_of
+from .clip import Reader as Reader, check_reader as check_reader, vocabulary_of as vocabulary_of
 from .compare import (
     COMPARED as COMPARED,
     Comparison as Comparison,

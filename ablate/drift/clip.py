@@ -16,8 +16,19 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from ablate.models import ModelError, find_device, fingerprint_of, folder_of, read_config
+from ablate.models import (
+    ModelError,
+    cause,
+    check_component,
+    check_loaded,
+    find_device,
+    fingerprint_of,
+    folder_of,
+    is_regular,
+    read_config,
+)
 
+MAX_WORDS = 2**22  # bytes of a vocabulary
 BATCH = 32  # images or texts in one forward pass
 
 
@@ -67,29 +78,26 @@ class Reader:
         Raises:
             ModelError: There is no such model, or it is no CLIP model that can be used.
         """
-        folder = _folder(clip)
+        folder = check_clip(clip)
         source = clip if folder is None else str(folder)
-        config = read_config(source, "config.json", None)
-        kind = (config or {}).get("model_type", "none")
-        if kind != "clip":
-            raise ModelError(
-                f"`{clip}` is no CLIP model: the `model_type` of its config.json is `{kind}`;"
-                " images are read by one such as `openai/clip-vit-large-patch14`"
-            )
+        if folder is None:
+            _check_kind(clip, read_config(source, "config.json", None))
         target = find_device(device)
+        words = _tokenizer(source, folder)
+        preprocessing = read_config(source, "preprocessor_config.json", None) or {}
         try:
             network = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(_tokenizer(source, folder))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"`{clip}` cannot be read: {str(error).splitlines()[0]}") from error
+            processor = image_processor(preprocessing, network.config.vision_config.image_size)
+            tokenizer = AutoTokenizer.from_pretrained(words, trust_remote_code=False)
+            tokenizer("a picture")  # one that is damaged fails only when it reads
+        except Exception as error:  # the library raises anything for files that it does not expect
+            raise ModelError(f"the CLIP model `{clip}` cannot be read: {cause(error)}") from error
+        check_loaded(network, f"the CLIP model `{clip}`")
         return cls(
             clip,
             network.to(target),
             tokenizer,
-            image_processor(
-                read_config(source, "preprocessor_config.json", None) or {},
-                network.config.vision_config.image_size,
-            ),
+            processor,
             _vocabulary(folder),
             f"commit:{network.config._commit_hash}" if folder is None else fingerprint_of(folder),
         )
@@ -128,6 +136,39 @@ class Reader:
     def _concatenated(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(
             [np.zeros((0, self.network.config.projection_dim), np.float32), *parts]
+        )
+
+
+def check_reader(model: str, clip: str | None) -> None:
+    """Raise `ModelError` if the CLIP model that `Reader.of` would load is damaged, as far as its
+    files show."""
+    name = _clip_of(model, clip)
+    if name is not None and name != "bundled":
+        check_clip(name)
+
+
+def check_clip(clip: str) -> Path | None:
+    """The local folder of a CLIP model whose files fit each other; None for a hub id.
+
+    Raises `ModelError`, without loading weights.
+    """
+    folder = _folder(clip)
+    if folder is not None:
+        config = read_config(str(folder), "config.json", None)
+        _check_kind(clip, config)
+        check_component(folder, "transformers", "CLIPModel")
+        _tokenizer(str(folder), folder)
+        _vocabulary(folder)
+    return folder
+
+
+def _check_kind(clip: str, config: Mapping[str, Any] | None) -> None:
+    kind = (config or {}).get("model_type", "none")
+    if kind != "clip":
+        raise ModelError(
+            f"`{clip}` is no CLIP model: the `model_type`"
+            f" of its config.json is `{str(kind)[:100]}`; images are read by one such as"
+            " `openai/clip-vit-large-patch14`"
         )
 
 
@@ -183,4 +224,9 @@ def _vocabulary(folder: Path | None) -> list[str]:
     file = Path(__file__).parent / "words.txt"
     if folder is not None and (folder / "vocabulary.txt").exists():
         file = folder / "vocabulary.txt"
-    return file.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        if is_regular(file) and file.stat().st_size > MAX_WORDS:
+            raise ModelError(f"{file} has more than {MAX_WORDS:,} bytes")
+        return file.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {cause(error)}") from error

@@ -22,7 +22,7 @@ from ablate.edits.noise import NoiseCache
 from ablate.edits.ops import OPS
 from ablate.edits.outputs import edited_outputs, output_edits
 from ablate.edits.variants import Edit, Variant
-from ablate.network import Unit, heads_of, weight_entries
+from ablate.network import ScopeError, Unit, heads_of, weight_entries
 
 ACTIVE = "_ablate_active_edits"  # attribute of a network: how many `applied` are open on it
 
@@ -71,9 +71,22 @@ def edited_parameters(
             applying = tuple(e for e in edits if e.params in (None, name))
             if applying and id(parameter) not in seen:
                 seen.add(id(parameter))
+                _check_plain(parameter, f"{path}.{name}")
                 by_head = any(e.unit is not None and e.unit.kind == "heads" for e in applying)
                 heads = heads_of(modules, path) if by_head else 0
                 yield EditedParameter(path, name, parameter, applying, owner, heads)
+
+
+def _check_plain(parameter: nn.Parameter, name: str) -> None:
+    """Raise `ScopeError` for a parameter whose entries are not the weights themselves."""
+    kind = type(parameter.data)
+    if parameter.is_floating_point() and kind is Tensor and type(parameter) is nn.Parameter:
+        return
+    packed = parameter.dtype if kind is Tensor else kind.__name__
+    raise ScopeError(
+        f"`{name}` holds packed or quantized numbers ({packed}), which would be edited as if they"
+        " were weights; load the network in float32, float16 or bfloat16"
+    )
 
 
 @torch.no_grad()

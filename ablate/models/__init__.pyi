@@ -14,10 +14,9 @@ from .devices import (
     spare_memory as spare_memory,
     versions as versions,
 )
+from .errors import ModelError as ModelError, SizeError as SizeError, cause as cause
 from .files import (
     RANDOM as RANDOM,
-    ModelError as ModelError,
-    SizeError as SizeError,
     config_of as config_of,
     fingerprint_of as fingerprint_of,
     folder_of as folder_of,
@@ -27,7 +26,17 @@ from .files import (
     read_config as read_config,
     source_like as source_like,
 )
-from .loading import load_pipeline as load_pipeline, random_pipeline as random_pipeline
+from .folders import (
+    check_component as check_component,
+    check_lora as check_lora,
+    check_model as check_model,
+)
+from .formats import is_regular as is_regular
+from .loading import (
+    check_loaded as check_loaded,
+    load_pipeline as load_pipeline,
+    random_pipeline as random_pipeline,
+)
 from .sizes import (
     default_side as default_side,
     outline_of as outline_of,

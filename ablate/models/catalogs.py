@@ -5,8 +5,11 @@ Networks are built on the meta device, with all shapes and no weights. No remote
 
 from __future__ import annotations
 
+import itertools
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -15,11 +18,14 @@ import diffusers
 import torch
 import transformers
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.messages import articled, did_you_mean
 from ablate.models.devices import find_device, find_dtype
-from ablate.models.files import ModelError, configuration
+from ablate.models.errors import ModelError, cause
+from ablate.models.files import configuration, described_by
+from ablate.models.formats import MOST_MODULES, check_bounds
 from ablate.models.inputs import inputs_of
 from ablate.models.source import Source, as_source
 from ablate.network import DENOISERS, Catalog, build_catalog
@@ -38,7 +44,7 @@ def load_catalog(model: str | Source, component: str | None = None) -> Catalog:
 
 @lru_cache(maxsize=16)
 def _load_catalog(source: Source, component: str | None) -> Catalog:
-    return catalog_from_config(_component_config(source, component), source.model)
+    return catalog_from_config(component_config(source, component), source.model)
 
 
 def catalog_from_config(config: Mapping[str, Any], model: str) -> Catalog:
@@ -62,20 +68,64 @@ def skeleton(config: Mapping[str, Any], model: str) -> nn.Module:
 
     It is on the meta device. Raises `ModelError` if neither library has its class.
     """
-    name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
-    with torch.device("meta"):
-        kind: Any = getattr(diffusers, str(name), None)
-        if isinstance(kind, type):
-            return cast(nn.Module, kind.from_config(dict(config)))  # type: ignore[attr-defined]
-        kind = getattr(transformers, str(name), None)
-        if isinstance(kind, type):
+    return _skeleton(json.dumps(dict(config), default=str), model)
+
+
+@lru_cache(maxsize=8)
+def _skeleton(text: str, model: str) -> nn.Module:
+    config = json.loads(text)
+    name = _class_name(config)
+    kind = class_of("diffusers", name) or class_of("transformers", name)
+    if kind is None or not issubclass(kind, nn.Module):
+        raise ModelError(
+            f"`{model}`: its configuration names the class `{name}`, which neither diffusers nor"
+            " transformers has as a network"
+        )
+    try:
+        with torch.device("meta"), _limited_modules():
+            if hasattr(kind, "from_config"):
+                return cast(nn.Module, kind.from_config(config))
             plain = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
             settings = transformers.AutoConfig.for_model(config["model_type"], **plain)
             return cast(nn.Module, kind(settings))
-    raise ModelError(
-        f"`{model}`: its configuration names the class `{name}`, which neither diffusers nor"
-        " transformers has"
-    )
+    except ModelError as error:
+        raise ModelError(f"`{model}`: its `{name}` {error}") from error
+    except Exception as error:  # a class raises anything for values that it does not expect
+        raise ModelError(
+            f"`{model}`: no {name} can be built from its configuration: {cause(error)}"
+        ) from error
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    """The class of the network that a configuration describes."""
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    return str(config.get("_class_name") or first)
+
+
+def class_of(library: str, name: object) -> Any | None:
+    """A class of diffusers or transformers by name; None where the library has none."""
+    try:
+        kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], str(name))
+    except Exception:  # modules are imported on demand, and may lack a package
+        return None
+    return kind if isinstance(kind, type) else None
+
+
+@contextmanager
+def _limited_modules() -> Iterator[None]:
+    """Raise `ModelError` when a network of more modules than any has is built."""
+    numbers = itertools.count(1)
+
+    def count(*_: object) -> None:
+        if next(numbers) > MOST_MODULES:
+            raise ModelError(f"has more than {MOST_MODULES:,} modules")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def denoiser_of(model: str | Source) -> str:
@@ -83,21 +133,30 @@ def denoiser_of(model: str | Source) -> str:
     index = configuration(as_source(model), "model_index.json")
     if index is None:  # a folder that is itself a component
         return DENOISERS[0]
-    return next((name for name in DENOISERS if index.get(name, [None])[0]), DENOISERS[0])
+    return next((name for name in DENOISERS if is_listed(index, name)), DENOISERS[0])
 
 
-def _component_config(source: Source, component: str | None) -> dict[str, Any]:
+def is_listed(index: Mapping[str, Any], name: str) -> bool:
+    """Whether a model_index.json has a component, which is not null."""
+    entry = index.get(name)
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)
+
+
+def component_config(source: Source, component: str | None) -> dict[str, Any]:
+    """The configuration of a model's denoiser, or of another component. Raises `ModelError`."""
     index = configuration(source, "model_index.json")
-    present = [k for k, v in (index or {}).items() if isinstance(v, list) and v[0]]
+    present = [name for name in index or {} if is_listed(index or {}, name)]
     for name in (component,) if component else DENOISERS:
         # The index of a hub model is asked first: other components may not be cached.
         if index is None or name in present:
             config = configuration(source, f"{name}/config.json")
             if config is not None:
+                check_bounds(config, f"{described_by(source)[0]}/{name}/config.json")
                 return config
     if component is None and index is None:  # a folder that is itself a component
         config = configuration(source, "config.json")
         if config is not None:
+            check_bounds(config, f"{source.model}/config.json")
             return config
     what = f"no component `{component}`" if component else "no denoiser (`unet`, `transformer`)"
     other = ("scheduler", "tokenizer", "processor", "feature_extractor", "safety_checker")
@@ -110,7 +169,7 @@ def _component_config(source: Source, component: str | None) -> dict[str, Any]:
 def guided_rows(source: Source) -> int:
     """The rows of the denoiser's batch for each cell with guidance, by a model's configuration."""
     index = configuration(source, "model_index.json") or {}
-    return guided_rows_of(_component_config(source, None), index)
+    return guided_rows_of(component_config(source, None), index)
 
 
 def guided_rows_of(denoiser: Mapping[str, Any], index: Mapping[str, Any]) -> int:
@@ -141,7 +200,7 @@ def estimate_cost(model: str | Source) -> Cost:
     """The cost of one row of the denoiser at the model's default size, and the speed of this
     machine: a fifth of that of a matrix product, as sampling typically reaches."""
     source = as_source(model)
-    flops = flops_of(_component_config(source, None), source.model)
+    flops = flops_of(component_config(source, None), source.model)
     device = find_device()
     dtype = find_dtype("auto", device)
     side = 1024 if device.type == "cpu" else 8192

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from ablate import __version__
-from ablate.models.files import ModelError
+from ablate.models.errors import ModelError
 
 
 def spare_memory(device: torch.device) -> int:

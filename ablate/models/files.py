@@ -26,11 +26,12 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ablate import bundled
-from ablate.messages import RequestError, did_you_mean
+from ablate.messages import did_you_mean
+from ablate.models.errors import ModelError, cause
+from ablate.models.formats import check_inside, is_regular, read_headers, read_json
 from ablate.models.source import Lora, Source
 
 RANDOM = "sd15-random"
@@ -43,14 +44,6 @@ diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
 
-class ModelError(RequestError):
-    """A model that does not exist or cannot be read or used; the message says why."""
-
-
-class SizeError(ModelError):
-    """A size of pictures at which sampling a model fails."""
-
-
 def is_file(model: str) -> bool:
     """Whether a model is one safetensors file. Raises `ModelError` for one of another format, and
     where there is no such file."""
@@ -60,7 +53,7 @@ def is_file(model: str) -> bool:
     if suffix != ".safetensors":
         why = ", which may run code when it is read" if suffix in PICKLED else ""
         raise ModelError(f"`{model}` is a {suffix} file{why}; give its weights as .safetensors")
-    if not Path(model).exists():
+    if not is_regular(Path(model)):
         raise ModelError(f"there is no file `{model}`")
     return True
 
@@ -75,14 +68,32 @@ def folder_of(model: str) -> Path | None:
         return Path(model)
     if is_file(model):
         return None
-    if model.startswith((".", "/", "~")) or model.count("/") != 1 or Path(model).exists():
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith("/"):
+        raise ModelError(f"there is no folder `{model}`{_near_folder(model)}")
+    if model.count("/") != 1 or Path(model).exists():
         raise ModelError(
             f"there is no model `{model}`: it is neither `bundled`, nor a folder in diffusers'"
             f" format, nor a safetensors file, nor a hub id such as"
             f" `stable-diffusion-v1-5/stable-diffusion-v1-5`"
-            f"{did_you_mean(model, ['bundled', RANDOM])}"
+            f"{did_you_mean(model, ['bundled', RANDOM, *_folders(Path())])}"
         )
     return None
+
+
+def _near_folder(model: str) -> str:
+    """`, did you mean ...?` with a folder beside where one is missing, or an empty string."""
+    path = Path(model)
+    beside = {str(path.parent / name): name for name in _folders(path.parent)}
+    near = did_you_mean(path.name, beside.values())
+    return near.replace("`", f"`{path.parent}/", 1) if near else ""
+
+
+def _folders(place: Path) -> list[str]:
+    """The names of the folders in a folder, as far as they can be read."""
+    try:
+        return [inner.name for inner in place.iterdir() if inner.is_dir()]
+    except (OSError, ValueError):
+        return []
 
 
 def described_by(source: Source) -> tuple[str, str | None]:
@@ -111,12 +122,8 @@ def source_like(source: Source, model: str) -> Source:
 @lru_cache(maxsize=16)
 def _usual_config(file: str) -> str:
     """The hub id of the pipeline that has a file's tensors, by their names and shapes."""
-    try:
-        with safe_open(file, framework="pt") as content:
-            shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"`{file}` cannot be read: {error}") from error
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    headers = read_headers(Path(file))
+    tensors = {name: torch.empty(tensor.shape, device="meta") for name, tensor in headers.items()}
     unknown = f"diffusers does not know `{file}` by its tensors; `config: FOLDER` says what it is"
     try:
         kind = single_file_utils.infer_diffusers_model_type(tensors)
@@ -148,17 +155,14 @@ def read_config(model: str, name: str, revision: str | None) -> dict[str, Any] |
     file: Path | None
     if folder is not None:
         file = folder / name
+        if not is_regular(file):
+            return None
+        check_inside(file, folder)
     elif is_file(model):
         raise ModelError(f"`{model}` is a file; what describes a model is a folder or a hub id")
     else:
         file = download(model, name, revision, f"`{model}`")
-    if file is None or not file.exists():
-        return None
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file} is not JSON: {error}") from error
-    return config
+    return None if file is None else read_json(file)
 
 
 def download(model: str, name: str, revision: str | None, what: str) -> Path | None:
@@ -170,12 +174,21 @@ def download(model: str, name: str, revision: str | None, what: str) -> Path | N
         return Path(hf_hub_download(model, name, revision=revision))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelError(
-            f"{what} is not in the hub cache and the hub cannot be reached: {error}"
+            f"{what} is not in the hub cache and the hub cannot be reached: {cause(error)}"
+            f"{_local(model)}"
         ) from error
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, HFValidationError) as error:
-        raise ModelError(f"the hub does not provide {what}: {error}") from error
+        message = f"the hub does not provide {what}: {cause(error)}{_local(model)}"
+        raise ModelError(message) from error
+
+
+def _local(model: str) -> str:
+    """What is said of a hub id that may be meant as a folder, for one in its place is there."""
+    if not Path(model).parent.is_dir():
+        return ""
+    return f". There is no folder `{model}` either{_near_folder(model)}"
 
 
 def config_of(network: nn.Module) -> dict[str, Any]:

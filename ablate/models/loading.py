@@ -5,7 +5,8 @@ Weights are read from safetensors alone, and no code beside them is run.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ import torch
 import transformers
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from ablate import bundled
-from ablate.messages import articled
+from ablate.messages import articled, counted
 from ablate.models.catalogs import denoiser_of
+from ablate.models.errors import ModelError, cause
 from ablate.models.files import (
     RANDOM,
-    ModelError,
     configuration,
     described_by,
     folder_of,
@@ -30,6 +31,7 @@ from ablate.models.files import (
     lora_file,
     read_config,
 )
+from ablate.models.folders import check_lora, check_model
 from ablate.models.source import OFFLOADS, Lora, Source
 from ablate.network import AUTOENCODERS
 
@@ -38,10 +40,6 @@ ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoders.")
 DECODERS = ("first_stage_model.", "vae.")
 # The files of a pipeline without its weights.
 DESCRIBING = ("*.json", "*.txt", "*.model")
-# Errors of the libraries for a model that does not fit its configuration.
-UNFIT = (
-    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError,
-)  # fmt: skip
 
 
 def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> Any:
@@ -55,6 +53,7 @@ def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> A
     if index is None:
         model, _ = described_by(source)
         raise ModelError(f"`{model}` has no model_index.json; it is no diffusers pipeline")
+    check_model(source)
     try:
         pipe = _loaded(source, index, dtype)
     except (NotImplementedError, SingleFileComponentError) as error:
@@ -66,15 +65,13 @@ def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> A
             f"`{source.model}` lacks weights that its configuration, `{model}`, asks for"
             f"{f': {text[0]}' if text else ''}"
         ) from error
-    except UNFIT as error:
-        raise ModelError(f"`{source.model}` cannot be loaded: {error}") from error
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries raise anything for files that they do not expect
+        raise ModelError(f"`{source.model}` cannot be loaded: {cause(error)}") from error
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module):
-            missing = next((n for n, p in part.named_parameters() if p.is_meta), None)
-            if missing is not None:
-                raise ModelError(
-                    f"`{source.model}` cannot be loaded: it lacks `{missing}` of its `{name}`"
-                )
+            check_loaded(part, f"the `{name}` of `{source.model}`")
     for lora in source.lora:
         _fuse(pipe, lora)
     for part in pipe.components.values():
@@ -83,12 +80,26 @@ def load_pipeline(source: Source, device: torch.device, dtype: torch.dtype) -> A
     return _placed(pipe, device, source.offload)
 
 
+def check_loaded(network: nn.Module, what: str) -> None:
+    """Whether all parameters of a network were loaded, as numbers that can be computed with."""
+    for name, parameter in network.named_parameters():
+        if parameter.is_meta:
+            raise ModelError(f"{what} cannot be loaded: it lacks `{name}`")
+        if not parameter.is_floating_point():
+            raise ModelError(f"{what} has packed numbers in `{name}` ({parameter.dtype})")
+        # The largest magnitude needs no second copy, as a mask of all entries would.
+        if parameter.numel() and not torch.linalg.vector_norm(parameter, math.inf).isfinite():
+            raise ModelError(f"{what} has NaN or infinity in `{name}`")
+
+
 def _loaded(source: Source, index: dict[str, Any], dtype: torch.dtype) -> Any:
     if source.model == RANDOM:
         return random_pipeline().to(dtype=dtype)
     options: dict[str, Any] = {"dtype": dtype}
     if "safety_checker" in index:  # it would replace edited images by black ones
         options |= {"safety_checker": None, "requires_safety_checker": False}
+    # Diffusers refuses a model whose parts are null unless they are passed as such.
+    options |= {name: None for name, entry in index.items() if entry == [None, None]}
     if is_file(source.model):
         return _from_file(source, index, options)
     return _from_folder(source.model, source.revision, options, source.variant)
@@ -138,8 +149,11 @@ def network_of(source: Source, component: str) -> nn.Module:
         raise ModelError(f"`{source.model}` has no component `{component}`")
     try:
         return _network(source, component, index, None)
-    except UNFIT as error:
-        raise ModelError(f"`{component}` of `{source.model}` cannot be read: {error}") from error
+    except ModelError:
+        raise
+    except Exception as error:  # as above
+        message = f"`{component}` of `{source.model}` cannot be read: {cause(error)}"
+        raise ModelError(message) from error
 
 
 def _network(
@@ -169,19 +183,57 @@ def _fuse(pipe: Any, lora: Lora) -> None:
     kind = type(pipe).__name__
     if not hasattr(pipe, "load_lora_weights"):
         raise ModelError(f"`lora`: diffusers adds none to {articled(kind)}")
-    if find_spec("peft") is None:
-        raise ModelError('`lora` needs the package peft: pip install "ablate[lora]"')
+    check_lora(lora)
     file, _ = lora_file(lora)
     try:
+        given = pipe.lora_state_dict(str(file.parent), weight_name=file.name, use_safetensors=True)
         pipe.load_lora_weights(
             str(file.parent), weight_name=file.name, adapter_name="lora", use_safetensors=True
         )
-        if not pipe.get_list_adapters():
-            raise ModelError(f"the LoRA `{lora.model}` fits no module of this {kind}")
-        pipe.fuse_lora(lora_scale=lora.scale, adapter_names=["lora"])
+    except Exception as error:  # a file of any names and shapes
+        raise ModelError(f"the LoRA `{lora.model}` cannot be added: {cause(error)}") from error
+    if not pipe.get_list_adapters():
+        raise ModelError(f"the LoRA `{lora.model}` fits no module of this {kind}")
+    parts = {
+        name: {path for path, layer in pipe.components[name].named_modules() if _has_lora(layer)}
+        for name in pipe._lora_loadable_modules
+        if isinstance(pipe.components.get(name), nn.Module)
+    }
+    loaded = {f"{name}.{path}" for name, paths in parts.items() for path in paths}
+    tensors = given[0] if isinstance(given, tuple) else given
+    unfit = [path for path in _paths(tensors) if not any(_same(path, other) for other in loaded)]
+    if unfit:
+        raise ModelError(
+            f"the LoRA `{lora.model}` does not fit: this {kind} has no"
+            f" {counted(len(unfit), 'module')} of those it changes, `{unfit[0]}` first"
+        )
+    try:
+        pipe.fuse_lora(
+            components=[name for name, paths in parts.items() if paths],
+            lora_scale=lora.scale,
+            adapter_names=["lora"],
+        )
         pipe.unload_lora_weights()
-    except UNFIT as error:
-        raise ModelError(f"the LoRA `{lora.model}` cannot be added: {error}") from error
+    except Exception as error:  # as above
+        raise ModelError(f"the LoRA `{lora.model}` cannot be added: {cause(error)}") from error
+
+
+def _has_lora(layer: nn.Module) -> bool:
+    """Whether a layer has the matrices of the LoRA that is being added."""
+    return any("lora" in getattr(layer, kind, ()) for kind in ("lora_A", "lora_embedding_A"))
+
+
+def _paths(tensors: Mapping[str, Any]) -> Iterator[str]:
+    """The modules that a LoRA in the names of diffusers changes, with their components."""
+    for name in tensors:
+        path, found, _ = name.partition(".lora")
+        if found and name.endswith(("lora_A.weight", "lora.down.weight", "lora_embedding_A")):
+            yield path
+
+
+def _same(path: str, other: str) -> bool:
+    """Whether two paths name one module: releases differ in names around text encoders."""
+    return path == other or path.replace(".text_model.", ".") == other.replace(".text_model.", ".")
 
 
 def _placed(pipe: Any, device: torch.device, offload: str | None) -> Any:

@@ -19,7 +19,8 @@ import diffusers
 from diffusers.configuration_utils import FrozenDict
 
 from ablate.messages import articled
-from ablate.models.files import ModelError, configuration
+from ablate.models.errors import ModelError
+from ablate.models.files import configuration
 from ablate.models.source import Source
 from ablate.network import AUTOENCODERS, DENOISERS
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ablate.models.files import ModelError, download, folder_of, is_file
+from ablate.models.errors import ModelError, cause
+from ablate.models.files import folder_of, is_file
+from ablate.models.folders import weight_files
 from ablate.models.loading import network_of
 from ablate.models.source import Source, as_source
-
-# As diffusers and transformers name them.
-NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 class Weights:
@@ -35,8 +35,11 @@ class Weights:
         place = self._places[name]
         if isinstance(place, Tensor):
             return place
-        with safe_open(place, framework="pt") as content:
-            tensor: Tensor = content.get_tensor(name)
+        try:
+            with safe_open(place, framework="pt") as content:
+                tensor: Tensor = content.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{place}: `{name}` cannot be read: {cause(error)}") from error
         return tensor
 
 
@@ -50,37 +53,25 @@ def weights_of(model: str | Source, component: str) -> Weights:
     label = f"`{component}` of `{source.model}`"
     if is_file(source.model):
         return Weights(network_of(source, component).state_dict(), label)
-    try:
-        for name in NAMES:
-            file = _file(source, f"{component}/{name}")
-            if file is not None:
-                with safe_open(file, framework="pt") as content:
-                    return Weights(dict.fromkeys(content.keys(), file), label)
-            index = _file(source, f"{component}/{name}.index.json")
-            if index is not None:
-                shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                files = {
-                    shard: _file(source, f"{component}/{shard}") for shard in {*shards.values()}
-                }
-                missing = sorted(shard for shard, file in files.items() if file is None)
-                if missing:
-                    raise ModelError(f"{label} lacks {missing[0]}")
-                return Weights({n: f for n, s in shards.items() if (f := files[s])}, label)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{label} cannot be read: {error}") from error
-    raise ModelError(f"{label} has no weights in safetensors")
+    folder = folder_of(source.model) or _downloaded(source, component, label)
+    files = weight_files(folder / component, source.variant)
+    if not files:
+        raise ModelError(f"{label} has no weights in safetensors")
+    return Weights(files, label)
 
 
-def _file(source: Source, name: str) -> Path | None:
-    """A file of a model, None when it has none of that name."""
-    folder = folder_of(source.model)
-    if folder is not None:
-        file = folder / name
-        return file if file.exists() else None
+def _downloaded(source: Source, component: str, label: str) -> Path:
+    """The folder of a hub model in the cache, with the weights of a component."""
     try:
-        return download(source.model, name, source.revision, f"`{source.model}`")
-    except (ModelError, OSError):
-        return None
+        return Path(
+            snapshot_download(
+                source.model,
+                revision=source.revision,
+                allow_patterns=[f"{component}/*.safetensors", f"{component}/*.json"],
+            )
+        )
+    except Exception as error:  # of the hub, of the network, of the disk
+        raise ModelError(f"{label} cannot be read: {cause(error)}") from error
 
 
 def fingerprint_of_weights(pipe: Any) -> str:

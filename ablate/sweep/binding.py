@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ablate.edits import Edit, Variant
-from ablate.models import ModelError, Source, denoiser_of, guided_rows, load_catalog
+from ablate.models import (
+    ModelError,
+    Source,
+    check_model,
+    denoiser_of,
+    guided_rows,
+    load_catalog,
+)
 from ablate.network import ModuleInfo, Networks
 from ablate.recipe import (
     INVALID,
@@ -37,6 +44,7 @@ from ablate.sweep.axes import (
 from ablate.sweep.cells import BASELINE, Cell, Condition, Plan
 from ablate.sweep.check import (
     check_checkpoint,
+    check_clip,
     check_loras,
     check_sampling,
     check_sizes,
@@ -106,6 +114,7 @@ class _Binding:
         sizes = []
         if self.source is not None:
             check_loras(self.recipe, self.report)
+            check_clip(self.recipe, self.report)
             sizes = check_sizes(self.recipe, self.source, self.report)
         check_texts(edits, sizes, self.report)
         if self.source is not None and self.networks is not None:
@@ -124,6 +133,12 @@ class _Binding:
         if self.source is None:
             return None
         component = self.recipe.component
+        try:
+            check_model(self.source)
+        except ModelError as error:
+            self.report(("model",), str(error))
+            self.source = None  # nothing more is asked of it
+            return None
         try:
             name = component or denoiser_of(self.source)
             catalog = load_catalog(self.source, component)

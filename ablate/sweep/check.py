@@ -6,15 +6,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ablate.drift import check_reader
 from ablate.edits import wrong_length, wrong_letters
 from ablate.models import (
     ModelError,
     Source,
+    check_lora,
     default_side,
-    folder_of,
-    is_file,
     load_catalog,
-    lora_file,
     outline_of,
     source_like,
     wrong_side,
@@ -80,13 +79,23 @@ def _settings(recipe: Recipe, name: str) -> Iterator[tuple[Any, KeyPath]]:
 
 
 def check_loras(recipe: Recipe, report: Report) -> None:
-    """Whether LoRAs are where they should be; those of a hub are looked for when needed."""
+    """Whether LoRAs can be read, as far as their files show; those of a hub are looked for when
+    needed."""
     for i, lora in enumerate(recipe.lora):
         try:
-            if lora and lora.model and (is_file(lora.model) or folder_of(lora.model) is not None):
-                lora_file(lora)
+            if lora and lora.model:
+                check_lora(lora)
         except ModelError as error:
             report(("lora", i), str(error))
+
+
+def check_clip(recipe: Recipe, report: Report) -> None:
+    """Whether the CLIP model that reads the images can be loaded, as far as its files show."""
+    try:
+        if recipe.clip is not INVALID:
+            check_reader(recipe.model, recipe.clip)
+    except ModelError as error:
+        report(("clip",) if recipe.clip else ("model",), str(error))
 
 
 def check_checkpoint(edit: BoundEdit, source: Source, name: str, report: Report) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ablate.engine import run as engine
 from ablate.engine.export import Export, ExportError, export_variant, safe_name
-from ablate.models.files import ModelError
+from ablate.models.errors import ModelError
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.activations import Layer, Statistics
@@ -245,7 +245,7 @@ def test_no_safety_checker_is_asked_for(
     with pytest.raises(ExportError, match=r"is not what it was when the cells of `mix_noise` were"):
         export_variant(store, "mix_noise", tmp_path / "other", device="cpu")
     shutil.rmtree(folder)
-    with pytest.raises(ModelError, match="there is no model"):
+    with pytest.raises(ModelError, match="there is no folder"):
         export_variant(store, "mix_noise", tmp_path / "other", device="cpu")
 
 

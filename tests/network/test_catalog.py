@@ -18,7 +18,7 @@ from torch import nn
 
 from ablate.cli.main import main
 from ablate.models.catalogs import estimate_cost, flops_of, load_catalog, skeleton
-from ablate.models.files import ModelError
+from ablate.models.errors import ModelError
 from ablate.models.inputs import inputs_of
 from ablate.network.catalog import build_catalog, heads_of
 from ablate.network.modules import Catalog, ModuleInfo

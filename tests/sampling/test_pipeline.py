@@ -19,7 +19,7 @@ from ablate import lab
 from ablate.edits import step_number
 from ablate.models.catalogs import load_catalog
 from ablate.models.devices import find_device, find_dtype
-from ablate.models.files import ModelError, SizeError
+from ablate.models.errors import ModelError, SizeError
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Callbacks, Request

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ablate.drift.clip import Reader, image_processor
 from ablate.engine.progress import Progress
-from ablate.models.files import ModelError
+from ablate.models.errors import ModelError
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request, Stopped
 from ablate.store.files import StoreError
