@@ -18,6 +18,8 @@ from ablate.sampling import Pipeline, Point, Sampling
 from ablate.store import StoreError, read_record
 from ablate.sweep import Cell, Condition
 
+# The most that a record may ask for: it may come from anyone.
+MOST_STEPS, MOST_EDITS, MOST_PIXELS = 10_000, 10_000, 2**14
 ALIKE = 2  # of 255: what another batch size, or another machine in float32, may change
 
 
@@ -44,6 +46,7 @@ class Replay:
 
 def cell_of(record: dict[str, Any]) -> Cell:
     """The cell that a record describes. Raises `StoreError` if it describes none."""
+    check_bounds(record)
     try:
         given = record["condition"]
         point = given.get("point")
@@ -61,6 +64,20 @@ def cell_of(record: dict[str, Any]) -> Cell:
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"this record describes no cell: {error!r}") from error
     return Cell(variant, condition, record.get("axes", {}), condition)
+
+
+def check_bounds(record: dict[str, Any]) -> None:
+    """Raise `StoreError` for a record that asks for more than any cell needs."""
+    try:
+        sampling = record["condition"]["sampling"]
+        steps, sides = sampling["num_inference_steps"], (sampling["width"], sampling["height"])
+        counts = [(steps, MOST_STEPS, "steps"), (len(record["edits"]), MOST_EDITS, "edits")]
+        counts += [(side, MOST_PIXELS, "pixels along a side") for side in sides]
+        for count, most, what in counts:
+            if not 0 <= count <= most:
+                raise StoreError(f"this record asks for {count:,} {what}; {most:,} is the most")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"this record describes no cell: {error!r}") from error
 
 
 def _point(given: dict[str, Any]) -> Point:

@@ -46,6 +46,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
     Raises `StoreError` if the file is no image or has no record.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise StoreError(f"{path}: no regular file")
     try:
         with Image.open(path) as image:
             # The chunk precedes the pixels, so that they need not be decoded.

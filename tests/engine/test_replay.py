@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,25 @@ def test_a_record_that_makes_no_sense_is_refused(cell: Path, tmp_path: Path) -> 
     code, said = ablate("replay", rewritten(cell, tmp_path / "odd", unknown), "--device", "cpu")
     assert code == 2
     assert "this record describes no cell" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "what"), [("num_inference_steps", "steps"), ("width", "pixels along a side")]
+)
+def test_a_record_that_asks_for_too_much_is_refused(
+    cell: Path, tmp_path: Path, key: str, what: str
+) -> None:
+    def more(record: dict[str, Any]) -> None:
+        record["condition"]["sampling"][key] = 10**9
+
+    code, said = ablate("replay", rewritten(cell, tmp_path / "more", more), "--device", "cpu")
+    assert code == 2
+    assert f"asks for 1,000,000,000 {what}" in said
+
+
+@pytest.mark.parametrize("command", ["show", "replay"])
+def test_a_pipe_is_refused(command: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    code, said = ablate(command, tmp_path / "a.png")
+    assert code == 2
+    assert "no regular file" in said
