@@ -113,7 +113,7 @@ def test_a_folder_with_one_component(tiny_folder: Path, tmp_path: Path) -> None:
     ("model", "message"),
     [
         ("bundeld", "did you mean `bundled`"),
-        ("/no/such/folder", "there is no model"),
+        ("/no/such/folder", "there is no folder"),
         (str(Path(__file__).parent.parent), "has no denoiser"),
     ],
 )
