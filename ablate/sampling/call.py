@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set as AbstractSet
 from contextlib import ExitStack, nullcontext
 from typing import Any
@@ -35,7 +34,7 @@ from ablate.sampling.request import (
     SamplingError,
     Stopped,
 )
-from ablate.sampling.schedulers import estimated_latents, levels_of_steps
+from ablate.sampling.schedulers import estimated_latents
 
 # Pixels decoded at once: more is no faster, and the autoencoder's memory grows with them.
 DECODED = {"cuda": 8 * 512 * 512, "mps": 2 * 512 * 512, "cpu": 16 * 64 * 64}
@@ -92,7 +91,7 @@ class _Call:
     Attributes:
         generators: One for each request; schedulers that add noise at every step go on with it.
         calls: The number of calls of the scheduler; some take several a step.
-        levels: The noise level at which the step of each of them begins.
+        levels: The noise level of each of them.
         estimates: Estimated finished latents, by number of steps.
         finite: Whether the latents of each request were finite after all steps.
         finite_images: Whether each decoded image is finite.
@@ -138,8 +137,6 @@ class _Call:
         if unpack is not None:
             yield self.pipe, "_unpack_latents_with_ids", _with_frames(unpack)
         scheduler = parts[-1].scheduler
-        if hasattr(scheduler, "noise_sampler_seed"):  # it takes no generators
-            yield scheduler, "noise_sampler_seed", [r.seed for r in self.requests]
         yield scheduler, "set_timesteps", self._set_timesteps(scheduler)
         yield scheduler, "step", self._step(scheduler)
         decoder = autoencoder_of(self.pipe)
@@ -152,7 +149,8 @@ class _Call:
         @functools.wraps(method)
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
-            self.levels = levels_of_steps(scheduler)
+            highest = scheduler.config.get("num_train_timesteps", 1000)
+            self.levels = [float(t) / highest for t in scheduler.timesteps]
             self.callbacks.on_start(self.levels)
             self.callbacks.on_step(0)
             return result
@@ -167,10 +165,7 @@ class _Call:
             done = self._steps_done()
             is_frame = done in self.frames
             keywords = kw | {"return_dict": True} if is_frame else kw
-            with warnings.catch_warnings():
-                # Ends of the Brownian motion that differ by rounding alone.
-                warnings.filterwarnings("ignore", "Should have t[ab]", UserWarning)
-                result = method(model_output, timestep, sample, *args, **keywords)
+            result = method(model_output, timestep, sample, *args, **keywords)
             latents: Tensor = result[0]
             finite = torch.isfinite(latents).flatten(1).all(1)
             self.finite = finite if self.finite is None else self.finite & finite

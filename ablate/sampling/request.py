@@ -69,8 +69,7 @@ class Callbacks:
     """Functions that are called during sampling.
 
     Attributes:
-        on_start: Gets, for every call of the scheduler, the noise level at which its step begins,
-            from 1, noise alone, to 0.
+        on_start: Gets the noise level of every step, from 1, noise alone, to 0.
         on_step: Gets the number of the step that comes next, and in the end the number of steps.
         should_stop: Called after every step; if it returns True, `Stopped` is raised.
     """

@@ -60,24 +60,6 @@ def _is_flow(kind: type) -> bool:
     return kind.__name__.startswith("FlowMatch")
 
 
-def levels_of_steps(scheduler: Any) -> list[float]:
-    """For each call of a scheduler, the noise level at which the step it belongs to begins.
-
-    Solvers of second order call the network between the levels of steps too; all calls of a step
-    get the level of its first, so that they are one step to edits, windows and frames.
-    """
-    highest = scheduler.config.get("num_train_timesteps", 1000)
-    levels = [float(t) / highest for t in scheduler.timesteps]
-    steps = scheduler.num_inference_steps
-    runge_kutta = getattr(scheduler, "prk_timesteps", None)
-    if runge_kutta is not None and len(runge_kutta):  # PNDM: four calls for each of its first steps
-        warm = len(runge_kutta)
-        return [levels[i - i % 4] if i < warm else level for i, level in enumerate(levels)]
-    if steps and len(levels) == 2 * steps - 1 and len(set(levels)) > steps:
-        return [levels[i - i % 2] for i in range(len(levels))]
-    return levels
-
-
 def estimated_latents(
     scheduler: Any, number: int, model_output: Tensor, timestep: Any, sample: Tensor, result: Any
 ) -> Tensor:

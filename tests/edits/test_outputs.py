@@ -390,20 +390,6 @@ def test_steps_are_those_of_the_sampling_where_a_scheduler_takes_two_calls(
     assert not np.array_equal(early, late)
 
 
-@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of diffusers with NumPy 2
-@pytest.mark.parametrize("scheduler", ["k_dpm2_discrete", "dpm_solver_sde", "pndm"])
-def test_a_window_over_all_steps_is_no_window(scheduler: str, run: RunIt, build: Build) -> None:
-    windows = [{"steps": [0, 4]}, {"fraction": [0, 1]}, {"steps": [1, 4]}]
-    recipe = build(
-        sampling={"num_inference_steps": 5, "scheduler": scheduler},
-        axes={"w": {"windows": windows}},
-        edits=[{"zero": {"modules": BLOCK, "where": "output", "when": "$w"}}],
-    )
-    _, every, all_of_it, but_the_first = map(shown, run(recipe))
-    assert np.array_equal(every, all_of_it)
-    assert not np.array_equal(every, but_the_first)
-
-
 def test_a_neutral_edit_of_outputs_leaves_what_is_not_finite(tiny: Pipeline) -> None:
     network = nn.Sequential(nn.Identity())
     edit = Edit("mix_noise", ("0",), 0.0, where="output")

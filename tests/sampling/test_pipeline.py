@@ -16,13 +16,12 @@ from byhand import hooked
 from torch import Tensor, nn
 
 from ablate import lab
-from ablate.edits import step_number
 from ablate.models.catalogs import load_catalog
 from ablate.models.devices import find_device, find_dtype
 from ablate.models.errors import ModelError, SizeError
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
-from ablate.sampling.request import Callbacks, Request
+from ablate.sampling.request import Request
 from ablate.sampling.schedulers import scheduler_class
 from ablate.sampling.settings import Sampling
 
@@ -138,37 +137,13 @@ def test_schedulers_by_name(name: str, expected: str) -> None:
     assert scheduler_class(name).__name__ == expected
 
 
-SECOND_ORDER = ("k_dpm2_discrete", "k_dpm2_ancestral_discrete", "heun", "dpm_solver_sde", "pndm")
-SAME_TWICE = (
-    "cm_stochastic_iterative", "ddim", "ddim_parallel", "ddpm", "ddpm_parallel", "deis_multistep",
-    "dpm_solver_multistep", "dpm_solver_singlestep", "dpm_solver_sde", "edm_dpm_solver_multistep",
-    "edm_euler", "euler", "euler_ancestral", "heun", "ipndm", "k_dpm2_discrete",
-    "k_dpm2_ancestral_discrete", "lcm", "lms", "pndm", "sa_solver", "tcd", "uni_p_c_multistep",
-)  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of diffusers with NumPy 2
-@pytest.mark.parametrize("scheduler", SAME_TWICE)
-def test_schedulers_sample_the_same_twice_alone_and_in_a_batch(
-    scheduler: str, tiny: Pipeline
-) -> None:
-    settings = tiny.settings(Sampling(num_inference_steps=4, scheduler=scheduler))
+@pytest.mark.parametrize("scheduler", ["euler_ancestral", "dpmsolver_multistep", "ddpm"])
+def test_other_schedulers_sample_alike_alone_and_in_a_batch(scheduler: str, tiny: Pipeline) -> None:
+    settings = tiny.settings(Sampling(num_inference_steps=3, scheduler=scheduler))
     alone = tiny.sample([Request("a cat", 1)], settings).images
-    again = tiny.sample([Request("a cat", 1)], settings).images
     among = tiny.sample([Request("a dog", 0), Request("a cat", 1)], settings).images
-    np.testing.assert_array_equal(alone, again)
     np.testing.assert_allclose(alone[0], among[1], atol=2 / 255)
     assert np.isfinite(alone).all()
-
-
-@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of diffusers with NumPy 2
-@pytest.mark.parametrize("scheduler", SECOND_ORDER)
-def test_calls_of_one_step_of_a_solver_have_one_level(scheduler: str, tiny: Pipeline) -> None:
-    tiny_settings = tiny.settings(Sampling(num_inference_steps=6, scheduler=scheduler))
-    levels: list[float] = []
-    tiny.sample([Request("a cat", 1)], tiny_settings, Callbacks(on_start=levels.extend))
-    assert len(levels) > 6
-    assert step_number(len(levels) - 1, levels) + 1 == 6
 
 
 def test_guidance_negative_prompt_steps_and_size_matter(tiny: Pipeline) -> None:
