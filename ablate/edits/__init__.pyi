@@ -23,5 +23,4 @@ from .variants import (
     UnknownOpError as UnknownOpError,
     Variant as Variant,
     When as When,
-    step_number as step_number,
 )

@@ -28,20 +28,16 @@ class UnknownOpError(RequestError, ValueError):
         )
 
 
-def step_number(call: int, levels: Sequence[float]) -> int:
-    """The step that a call of the scheduler belongs to: some take several at one noise level."""
-    return sum(levels[i] != levels[i - 1] for i in range(1, call + 1))
-
-
 @dataclass(frozen=True)
 class When:
     """A window of the sampling.
 
     Attributes:
-        by: What its ends count: `steps`, by number from 0, both ends included (calls of the network
-            at one noise level are one step); `fraction`, the part of the sampling done before a
-            step, from 0 to 1; `t`, the noise level, the timestep over the number of timesteps in
-            training: 1 is noise alone, 0 none. Adjacent windows of the last two share no step.
+        by: What its ends count: `steps`, by number from 0, both ends included (some schedulers call
+            the network several times a step); `fraction`, the part of the sampling done before a
+            step, from 0 to 1; `t`, the noise level before a step, the timestep over the number of
+            timesteps in training: 1 is noise alone, 0 none. Adjacent windows of the last two share
+            no step.
         first: Where it begins.
         last: Where it ends.
     """
@@ -53,7 +49,7 @@ class When:
     def is_active(self, step: int, levels: Sequence[float]) -> bool:
         """Whether it contains a step of a sampling with these noise levels."""
         if self.by == "steps":
-            return self.first <= step_number(step, levels) <= self.last
+            return self.first <= step <= self.last
         if self.by == "fraction":
             done = step / len(levels)
             return self.first <= done < self.last or (self.last >= 1 and done >= self.first)

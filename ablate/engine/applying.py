@@ -20,7 +20,6 @@ from ablate.edits import (
     apply,
     by_rows,
     label,
-    step_number,
 )
 from ablate.engine.batches import Batch
 from ablate.network import ScopeError, watched
@@ -124,9 +123,8 @@ def denoiser_edits(
 def check_opens(when: When, levels: Sequence[float]) -> None:
     """Raise `ScopeError` if a window is open at no step of a sampling with these noise levels."""
     if not when.is_ever_active(levels):
-        steps = step_number(len(levels) - 1, levels) + 1
         raise ScopeError(
-            f"when {when}: it never opens; this sampling has {steps} steps, of noise level"
+            f"when {when}: it never opens; this sampling has {len(levels)} steps, of noise level"
             f" {levels[0]:.3g} to {levels[-1]:.3g}"
         )
 

@@ -12,7 +12,7 @@ from ablate.edits import Variant
 from ablate.engine.batches import KeyedCell
 from ablate.models import versions
 from ablate.network import ModuleInfo
-from ablate.sampling import Pipeline
+from ablate.sampling import Pipeline, revision_of
 from ablate.store import Run, key_of, spans
 from ablate.sweep import Cell, Condition, Plan
 
@@ -37,6 +37,12 @@ def with_keys(cells: Sequence[Cell], pipeline: Pipeline) -> list[KeyedCell]:
         if cell.condition.point is not None:  # the prompt only describes it
             del identity["prompt"]
         identity |= _checkpoints(cell.variant, pipeline) | {"sampling": asdict(resolved)}
+        windows = any(edit.when is not None for edit in cell.variant.edits)
+        revision = revision_of(
+            resolved.scheduler, counts_steps=windows or cell.condition.steps is not None
+        )
+        if revision > 1:
+            identity["revision"] = revision
         keyed.append(KeyedCell(cell, resolved, key_of(identity)))
     return keyed
 

@@ -17,5 +17,5 @@ from .request import (
     Stopped as Stopped,
     UnevenError as UnevenError,
 )
-from .schedulers import scheduler_class as scheduler_class
+from .schedulers import revision_of as revision_of, scheduler_class as scheduler_class
 from .settings import SAMPLING as SAMPLING, Sampling as Sampling, Settings as Settings

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.edits import step_number
 from ablate.messages import articled
 from ablate.network import AUTOENCODERS, rebuilt, replaced, tensors
 from ablate.sampling.prompts import PromptEncoder, RequestedPrompt, joined
@@ -34,7 +33,7 @@ from ablate.sampling.request import (
     SamplingError,
     Stopped,
 )
-from ablate.sampling.schedulers import estimated_latents
+from ablate.sampling.schedulers import estimated_latents, seed_noise, steps_of_calls
 
 # Pixels decoded at once: more is no faster, and the autoencoder's memory grows with them.
 DECODED = {"cuda": 8 * 512 * 512, "mps": 2 * 512 * 512, "cpu": 16 * 64 * 64}
@@ -91,7 +90,7 @@ class _Call:
     Attributes:
         generators: One for each request; schedulers that add noise at every step go on with it.
         calls: The number of calls of the scheduler; some take several a step.
-        levels: The noise level of each of them.
+        steps: The step that each of them belongs to.
         estimates: Estimated finished latents, by number of steps.
         finite: Whether the latents of each request were finite after all steps.
         finite_images: Whether each decoded image is finite.
@@ -113,7 +112,7 @@ class _Call:
         self.frames = frames
         self.generators = [torch.Generator().manual_seed(r.seed) for r in requests]
         self.calls = 0
-        self.levels: list[float] = []
+        self.steps: list[int] = []
         self.estimates: dict[int, Tensor] = {}
         self.finite: Tensor | None = None
         self.finite_images: Tensor | None = None
@@ -150,8 +149,9 @@ class _Call:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
             highest = scheduler.config.get("num_train_timesteps", 1000)
-            self.levels = [float(t) / highest for t in scheduler.timesteps]
-            self.callbacks.on_start(self.levels)
+            self.steps = steps_of_calls(scheduler)
+            firsts = (self.steps.index(step) for step in range(self.steps[-1] + 1))
+            self.callbacks.on_start([float(scheduler.timesteps[i]) / highest for i in firsts])
             self.callbacks.on_step(0)
             return result
 
@@ -159,9 +159,18 @@ class _Call:
 
     def _step(self, scheduler: Any) -> Callable[..., Any]:
         method = scheduler.step
+        # Not all pipelines pass generators on, and without them noise is the global generator's.
+        generators = (
+            {"generator": self.generators}
+            if "generator" in inspect.signature(method).parameters
+            else {}
+        )
 
         @functools.wraps(method)
         def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kw: Any) -> Any:
+            if self.calls == 0:
+                seed_noise(scheduler, sample, [request.seed for request in self.requests])
+            kw = generators | kw
             done = self._steps_done()
             is_frame = done in self.frames
             keywords = kw | {"return_dict": True} if is_frame else kw
@@ -177,8 +186,9 @@ class _Call:
                 )
                 self.estimates[done] = estimate.to(latents.dtype)
             self.calls += 1
-            self.callbacks.on_step(self.calls)
-            if self.calls == len(self.levels) and self.estimates:
+            if done is not None:
+                self.callbacks.on_step(done)
+            if self.calls == len(self.steps) and self.estimates:
                 # For the rest of the pipeline, which only decodes, the batch is larger.
                 latents = torch.cat([latents, *self.estimates.values()])
             if kw.get("return_dict", True):
@@ -190,10 +200,8 @@ class _Call:
 
     def _steps_done(self) -> int | None:
         """The number of steps that the current call of the scheduler completes; None within one."""
-        i, levels = self.calls, self.levels
-        if i + 1 < len(levels) and levels[i + 1] == levels[i]:
-            return None
-        return step_number(i, levels) + 1 if i < len(levels) else None
+        step, following = self.steps[self.calls], self.steps[self.calls + 1 :]
+        return None if step in following[:1] else step + 1
 
     def _decode(self, method: Any) -> Callable[..., Any]:
         @functools.wraps(method)
@@ -231,10 +239,10 @@ class _Call:
         """The result of the call: finished images, and those of frames."""
         count = len(self.requests)
         kind = articled(type(self.pipe).__name__)
-        if not self.calls or self.calls != len(self.levels):
+        if not self.calls or self.calls != len(self.steps):
             raise SamplingError(
-                f"how {kind} samples cannot be followed: it took {self.calls} steps of"
-                f" {len(self.levels)}"
+                f"how {kind} samples cannot be followed: it called its scheduler {self.calls} times"
+                f" of {len(self.steps)}"
             )
         if self.frames - self.estimates.keys() or len(images) != count * (1 + len(self.estimates)):
             raise SamplingError(f"the image of {kind} cannot be shown step by step")

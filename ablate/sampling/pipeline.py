@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablate.messages import articled, did_you_mean
+from ablate.messages import articled, did_you_mean, first_line
 from ablate.models import (
     Lora,
     ModelError,
@@ -269,11 +269,10 @@ class Pipeline:
             is_other = is_out_of_memory(cause) or settings == default
             if is_other or self._can_sample(settings) or not self._can_sample(default):
                 raise
-            first = str(cause).strip().splitlines() or [type(cause).__name__]
             raise SizeError(
                 f"`{self.model}` cannot make pictures of {settings.width} × {settings.height}"
                 f" pixels, while it can of {default.width} × {default.height}, its default size:"
-                f" {first[0]}"
+                f" {first_line(cause)}"
             ) from error
 
     def _can_sample(self, settings: Settings) -> bool:
@@ -357,10 +356,9 @@ class Pipeline:
         except (TypeError, ValueError) as error:
             if scheduler is self._default_scheduler:
                 raise
-            first = str(error).splitlines()[0]
             raise ModelError(
                 f"`{self.model}` cannot be sampled with {settings.scheduler} in"
-                f" {settings.num_inference_steps} steps: {first}"
+                f" {settings.num_inference_steps} steps: {first_line(error)}"
             ) from error
         finally:
             for part in parts:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import diffusers
 from torch import Tensor
 
-from ablate.messages import did_you_mean
+from ablate.messages import did_you_mean, first_line
 from ablate.models import ModelError
+
+# The arguments of a scheduler's step.
+STEP = ("self", "model_output", "timestep", "sample", "args", "kwargs")
+BROWNIAN = "DPMSolverSDEScheduler"  # takes its noise from a Brownian tree
 
 
 def scheduler_class(name: str) -> type:
@@ -25,7 +30,28 @@ def scheduler_class(name: str) -> type:
         listed = ", ".join(sorted(k for k in known if k))
         raise ModelError(f"diffusers has no scheduler `{name}`{near or f'; it has {listed}'}")
     scheduler: type = getattr(diffusers, full_name)
+    # What diffusers offers in place of a scheduler whose libraries are missing.
+    missing = [name for name in vars(scheduler).get("_backends", ()) if name != "torch"]
+    if missing:
+        raise ModelError(
+            f"the scheduler `{name}` needs {' and '.join(missing)}; `pip install"
+            f" {' '.join(missing)}`"
+        )
+    more = [
+        parameter.name
+        for parameter in inspect.signature(getattr(scheduler, "step", _no_step)).parameters.values()
+        if parameter.default is parameter.empty and parameter.name not in STEP
+    ]
+    if more:
+        raise ModelError(
+            f"the scheduler `{name}` does not sample images from prompts: a step of it needs more"
+            f" than an estimate, a timestep and latents ({', '.join(more)})"
+        )
     return scheduler
+
+
+def _no_step(step: Any) -> None:
+    """In place of a method that some schedulers do not have."""
 
 
 def _plain(name: str) -> str:
@@ -52,12 +78,68 @@ def matched_scheduler(name: str, default: Any, model: str) -> Any:
         raise ModelError(
             f"`{model}` was not trained by flow matching, which is all that {kind.__name__} solves"
         )
-    return kind.from_config(default.config, **flow)
+    try:
+        scheduler = kind.from_config(default.config, **flow)
+        _rehearse(scheduler, default)
+    except Exception as error:  # schedulers check their configurations in many ways
+        raise ModelError(
+            f"{kind.__name__} cannot be configured for `{model}`, whose scheduler is"
+            f" {type(default).__name__}: {first_line(error)}"
+        ) from error
+    return scheduler
+
+
+def _rehearse(scheduler: Any, default: Any) -> None:
+    """Raise an error if a scheduler cannot be used as the default one is."""
+    for name in ("init_noise_sigma", "scale_model_input", "order"):
+        if hasattr(default, name) and not hasattr(scheduler, name):
+            raise AttributeError(f"it has no `{name}`")
 
 
 def _is_flow(kind: type) -> bool:
     """Whether a scheduler is one of flow matching alone."""
     return kind.__name__.startswith("FlowMatch")
+
+
+def revision_of(name: str, counts_steps: bool) -> int:
+    """The revision of what sampling with a scheduler, by the name of its class, gives.
+
+    It is part of the keys of cells where it is not 1: 2 where a scheduler of a random Brownian tree
+    has one from the seed now, and where edits or images at a certain step counted the calls of a
+    scheduler that takes some steps in several.
+
+    Args:
+        counts_steps: Whether the number of a step matters.
+    """
+    kind: Any = scheduler_class(name)
+    several = kind is diffusers.PNDMScheduler or kind.order > 1
+    return 2 if name == BROWNIAN or (counts_steps and several) else 1
+
+
+def steps_of_calls(scheduler: Any) -> list[int]:
+    """The step that each call of a scheduler belongs to, from 0, once its timesteps are set."""
+    calls = range(len(scheduler.timesteps))
+    if isinstance(scheduler, diffusers.PNDMScheduler):
+        if scheduler.config.skip_prk_steps:  # the first step is computed and then corrected
+            return [max(0, call - 1) for call in calls]
+        # Four calls for each step by Runge and Kutta, then one for each linear multistep.
+        first = len(scheduler.prk_timesteps)
+        return [call // 4 if call < first else call - first + first // 4 for call in calls]
+    return [call // scheduler.order for call in calls]
+
+
+def seed_noise(scheduler: Any, sample: Tensor, seeds: Sequence[int]) -> None:
+    """Give a scheduler that draws its noise from a Brownian tree one tree a row of `sample`.
+
+    Left to itself it draws the seed of one tree for all rows from the global generator.
+    """
+    if type(scheduler).__name__ == BROWNIAN:
+        from diffusers.schedulers import scheduling_dpmsolver_sde as sde  # which needs torchsde
+
+        positive = scheduler.sigmas[scheduler.sigmas > 0]
+        scheduler.noise_sampler = sde.BrownianTreeNoiseSampler(
+            sample, positive.min().item(), positive.max().item(), list(seeds)
+        )
 
 
 def estimated_latents(
