@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set as AbstractSet
 from contextlib import ExitStack, nullcontext
 from typing import Any
@@ -33,7 +34,7 @@ from ablate.sampling.request import (
     SamplingError,
     Stopped,
 )
-from ablate.sampling.schedulers import estimated_latents, seed_noise, steps_of_calls
+from ablate.sampling.schedulers import estimated_latents, steps_of_calls
 
 # Pixels decoded at once: more is no faster, and the autoencoder's memory grows with them.
 DECODED = {"cuda": 8 * 512 * 512, "mps": 2 * 512 * 512, "cpu": 16 * 64 * 64}
@@ -136,6 +137,8 @@ class _Call:
         if unpack is not None:
             yield self.pipe, "_unpack_latents_with_ids", _with_frames(unpack)
         scheduler = parts[-1].scheduler
+        if hasattr(scheduler, "noise_sampler_seed"):  # of Brownian trees, which take no generator
+            yield scheduler, "noise_sampler_seed", [request.seed for request in self.requests]
         yield scheduler, "set_timesteps", self._set_timesteps(scheduler)
         yield scheduler, "step", self._step(scheduler)
         decoder = autoencoder_of(self.pipe)
@@ -168,13 +171,14 @@ class _Call:
 
         @functools.wraps(method)
         def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kw: Any) -> Any:
-            if self.calls == 0:
-                seed_noise(scheduler, sample, [request.seed for request in self.requests])
             kw = generators | kw
             done = self._steps_done()
             is_frame = done in self.frames
             keywords = kw | {"return_dict": True} if is_frame else kw
-            result = method(model_output, timestep, sample, *args, **keywords)
+            with warnings.catch_warnings():
+                # Ends of the Brownian motion that differ by rounding alone.
+                warnings.filterwarnings("ignore", "Should have t[ab]", UserWarning)
+                result = method(model_output, timestep, sample, *args, **keywords)
             latents: Tensor = result[0]
             finite = torch.isfinite(latents).flatten(1).all(1)
             self.finite = finite if self.finite is None else self.finite & finite

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import diffusers
@@ -126,20 +125,6 @@ def steps_of_calls(scheduler: Any) -> list[int]:
         first = len(scheduler.prk_timesteps)
         return [call // 4 if call < first else call - first + first // 4 for call in calls]
     return [call // scheduler.order for call in calls]
-
-
-def seed_noise(scheduler: Any, sample: Tensor, seeds: Sequence[int]) -> None:
-    """Give a scheduler that draws its noise from a Brownian tree one tree a row of `sample`.
-
-    Left to itself it draws the seed of one tree for all rows from the global generator.
-    """
-    if type(scheduler).__name__ == BROWNIAN:
-        from diffusers.schedulers import scheduling_dpmsolver_sde as sde  # which needs torchsde
-
-        positive = scheduler.sigmas[scheduler.sigmas > 0]
-        scheduler.noise_sampler = sde.BrownianTreeNoiseSampler(
-            sample, positive.min().item(), positive.max().item(), list(seeds)
-        )
 
 
 def estimated_latents(

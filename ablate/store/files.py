@@ -34,7 +34,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         else:
             temporary.replace(path)
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # as of a disk that is full
+        if error.errno is not None and error.filename in (
+            None,
+            str(temporary),
+        ):  # as of a disk that is full
             error.filename, error.filename2 = str(path), None
         raise
     finally:
