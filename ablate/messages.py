@@ -1,10 +1,14 @@
-"""Wording of messages: articles, counts, nearest names; and the base of errors that users read."""
+"""Wording of messages: what is printable, articles, counts, nearest names; the base of errors."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
+from typing import Any
+
+LONGEST = 2000  # characters of a message
 
 
 class RequestError(Exception):
@@ -16,6 +20,42 @@ class RequestError(Exception):
     def report(self) -> str:
         """The text that a command prints."""
         return str(self)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text from outside as it can be shown: what controls a terminal or hides is escaped.
+
+    Args:
+        keep: Control characters that are left as they are, such as a line feed.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if _is_shown(c) or c in keep else _escaped(c) for c in text)
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value in a message: printable, and shortened in its middle."""
+    return _shortened(printable(str(value)), most)
+
+
+def message_of(text: str) -> str:
+    """A message as a command prints it: printable, and of at most `LONGEST` characters."""
+    return _shortened(printable(text[: 4 * LONGEST], keep="\n"), LONGEST)
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    half = (most - 3) // 2
+    return f"{text[: most - 3 - half]}...{text[-half:]}"
 
 
 # Capitals before a capitalized word, a digit or no letter are spelled out: IF|Pipeline, SD|3.

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from ablate.messages import articled, counted, did_you_mean, phrase
+from ablate.messages import (
+    LONGEST,
+    articled,
+    counted,
+    did_you_mean,
+    message_of,
+    phrase,
+    printable,
+    shown,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +60,22 @@ def test_near_misses_have_a_suggestion_and_others_none() -> None:
 
 def test_single_words_are_read_with_an_article() -> None:
     assert [phrase(word) for word in ("owl", "palm tree")] == ["an owl", "palm tree"]
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("a cat, 猫 é e\u0301 \U0001f600\xa0", "a cat, 猫 é e\u0301 \U0001f600\xa0"),
+        ("\x1b[31m\x07\x00", r"\x1b[31m\x07\x00"),
+        ("\u202eabc\u200b\u2028", r"\u202eabc\u200b\u2028"),
+        ("\ud800\n\t", r"\ud800\n\t"),
+    ],
+)
+def test_what_controls_a_terminal_is_shown_escaped(text: str, safe: str) -> None:
+    assert printable(text) == safe
+
+
+def test_messages_are_of_bounded_length() -> None:
+    assert len(message_of("a\nb" * 10**6)) == LONGEST
+    assert message_of("a\n\x1b") == "a\n\\x1b"
+    assert shown("x" * 1000) == "x" * 39 + "..." + "x" * 38

@@ -11,7 +11,7 @@ import click
 
 from ablate.cli.errors import Exit
 from ablate.cli.process import FAILED, GO_ON, INTERRUPTED, WRONG
-from ablate.messages import RequestError
+from ablate.messages import RequestError, message_of
 
 # Of a disk that fails or is full; other errors are about the path that was given.
 FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -45,7 +45,18 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, about) for name, (_, about) in self.table.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command: a wrong request ends with 2 and Ctrl-C with 130, wherever they arise."""
+        """Run a command: a wrong request ends with 2 and Ctrl-C with 130, wherever they arise.
+
+        All messages of errors pass here, and are printable and of bounded length.
+        """
+        try:
+            return self._invoked(ctx)
+        except click.ClickException as error:
+            # In place, so that click prints the usage of the command with it.
+            error.message = message_of(error.message)  # type: ignore[misc]
+            raise
+
+    def _invoked(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

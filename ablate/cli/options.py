@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+
+from ablate.messages import shown
+from ablate.recipe import MAX_CELLS, Document
 
 
 def key_values(
@@ -19,11 +21,12 @@ def key_values(
     for item in given:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise click.BadParameter(f"`{item}` is not key=value, as in sampling.width=256")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise click.BadParameter(f"`{value}` is not valid YAML") from error
+            raise click.BadParameter(f"`{shown(item)}` is not key=value, as in sampling.width=256")
+        document = Document.parse(value)
+        if document.problems:
+            problem = document.problems[0].message.removeprefix("not valid YAML: ")
+            raise click.BadParameter(f"`{shown(value)}` is not valid YAML: {problem}")
+        values[key] = document.value
     return values
 
 
@@ -44,6 +47,10 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--allow-code", is_flag=True, help="Execute the file of ops that the recipe names."
     )(command)
+    command = click.option(
+        "--max-cells", type=click.IntRange(min=1), default=MAX_CELLS, show_default=True,
+        help="Refuse a plan of more cells before it is expanded.",
+    )(command)  # fmt: skip
     return click.argument("recipe", type=click.Path(path_type=Path))(command)
 
 

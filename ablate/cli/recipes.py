@@ -54,6 +54,7 @@ def run_command(
     overrides: dict[str, Any],
     model: str | None,
     allow_code: bool,
+    max_cells: int,
     device: str | None,
     dtype: str | None,
     batch_size: int | None,
@@ -67,7 +68,7 @@ def run_command(
     """
     quiet_libraries()
     changes = _with(overrides, model=model, dtype=dtype)
-    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code)
+    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
     with closing(ProgressPrinter()) as printer:
         result = lab.run(
             planned,
@@ -133,22 +134,22 @@ def _some(paths: Collection[str]) -> str:
 @click.command("check")
 @recipe_options
 def check_command(
-    recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool
+    recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool, max_cells: int
 ) -> None:
     """Check a recipe without running it: print OK, or every problem with its file, line and key."""
     changes = _with(overrides, model=model)
-    plan(_file_of(recipe), overrides=changes, allow_code=allow_code)
+    plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
     click.echo(f"{recipe}: OK")
 
 
 @click.command("plan")
 @recipe_options
 def plan_command(
-    recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool
+    recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool, max_cells: int
 ) -> None:
     """Print the plan of a recipe: axes, variants, cells, and an estimate of the time."""
     changes = _with(overrides, model=model)
-    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code)
+    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
     loaded = planned.recipe
     source = Source.of(loaded)
     cost = estimate_cost(source)

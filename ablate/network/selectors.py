@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ablate.messages import RequestError, did_you_mean
+import regex
+
+from ablate.messages import RequestError, did_you_mean, shown
 from ablate.network.modules import Catalog, ModuleInfo
 
 Selector = str | Mapping[str, Any] | Sequence[Any]
 FIELDS = ("kind", "role", "stage", "block")
+LONGEST = 1000  # characters of one string of a selector
+PATIENCE = 1.0  # seconds that a regular expression may search one path
 
 
 class SelectorError(RequestError, ValueError):
@@ -73,7 +77,7 @@ class _Selection:
             case Mapping():
                 raise SelectorError(
                     f"a selector mapping is {{not: S}} or {{sample: {{of: S, count: n, seed: s}}}},"
-                    f" not {_brief(selector)}"
+                    f" not {shown(selector)}"
                 )
             case Sequence():
                 chosen: set[ModuleInfo] = set()
@@ -84,7 +88,7 @@ class _Selection:
                     else:
                         chosen |= self.nonempty(item, out=out)
                 return chosen
-        raise SelectorError(f"a selector is a string, a list or a mapping, not {selector!r}")
+        raise SelectorError(f"a selector is a string, a list or a mapping, not {shown(selector)}")
 
     def named(self, text: str, out: bool) -> set[ModuleInfo]:
         matches = matcher(text)
@@ -101,12 +105,10 @@ class _Selection:
 
 def matcher(text: str) -> Callable[[ModuleInfo], bool]:
     """The test of a row for one selector string. Raises `SelectorError` for a malformed string."""
+    if len(text) > LONGEST:
+        raise SelectorError(f"a selector of {len(text):,} characters; {LONGEST:,} is the most")
     if text.startswith("re:"):
-        try:
-            pattern = re.compile(text[3:])
-        except re.error as error:
-            raise SelectorError(f"`{text}` is no regular expression: {error}") from error
-        return lambda m: pattern.search(m.path) is not None
+        return _searcher(text)
     if text.startswith("#"):
         span = re.fullmatch(r"#(\d+)(?:-#?(\d+))?", text)
         if span is None:
@@ -124,9 +126,27 @@ def matcher(text: str) -> Callable[[ModuleInfo], bool]:
     return lambda m: fnmatchcase(m.path, text)
 
 
+def _searcher(text: str) -> Callable[[ModuleInfo], bool]:
+    """The test of a row for a regular expression, which ends where it backtracks for ever."""
+    try:
+        re.compile(text[3:])  # the syntax is Python's
+        pattern = regex.compile(text[3:])
+    except (re.error, regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise SelectorError(f"`{shown(text)}` is no regular expression: {error}") from error
+
+    def matches(m: ModuleInfo) -> bool:
+        try:
+            return pattern.search(m.path, timeout=PATIENCE) is not None
+        except TimeoutError:
+            message = f"`{shown(text)}` does not end on `{m.path}`: it repeats what repeats"
+            raise SelectorError(message) from None
+
+    return matches
+
+
 def _nothing(selector: Selector, modules: Sequence[ModuleInfo]) -> str:
     if not isinstance(selector, str):
-        return f"`{_brief(selector)}` matches no module"
+        return f"`{shown(selector)}` matches no module"
     text = selector
     if text.startswith("#"):
         return f"`{text}` matches no module; they are numbered #0 to #{len(modules) - 1}"
@@ -139,14 +159,9 @@ def _nothing(selector: Selector, modules: Sequence[ModuleInfo]) -> str:
     plain = text.removeprefix("re:").strip("*.")
     paths = {m.path for m in modules}
     near = difflib.get_close_matches(plain, paths | {m.block for m in modules}, n=3, cutoff=0.6)
-    shown = ", ".join(name if name in paths else f"{name}.*" for name in near)
-    nearest = f"; the nearest {'is' if len(near) == 1 else 'are'} {shown}" if near else ""
+    names = ", ".join(name if name in paths else f"{name}.*" for name in near)
+    nearest = f"; the nearest {'is' if len(near) == 1 else 'are'} {names}" if near else ""
     return f"`{text}` matches no module{nearest}"
-
-
-def _brief(selector: object) -> str:
-    text = str(selector)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def groups(modules: Sequence[ModuleInfo], by: str) -> Iterator[tuple[str, tuple[str, ...]]]:

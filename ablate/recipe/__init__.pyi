@@ -1,6 +1,12 @@
 from .axes import UNIT_FORMS as UNIT_FORMS, AxisSpec as AxisSpec
 from .conditions import CONDITION_AXES as CONDITION_AXES, asked as asked
-from .document import KeyPath as KeyPath, Problem as Problem, RecipeError as RecipeError
+from .document import (
+    MAX_CELLS as MAX_CELLS,
+    Document as Document,
+    KeyPath as KeyPath,
+    Problem as Problem,
+    RecipeError as RecipeError,
+)
 from .edits import (
     EditSpec as EditSpec,
     UnitSpec as UnitSpec,

@@ -7,16 +7,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ablate.recipe.strict import Strict, optional
-from ablate.recipe.types import Count, Into, Text, Whole
+from ablate.recipe.types import Into, Rule, Text, Whole
 from ablate.sampling import SAMPLING, Sampling as Settings
 
-Side = Annotated[int, Field(strict=True, ge=8, multiple_of=8)]
+Side = Annotated[int, Field(strict=True, ge=8, le=65_536, multiple_of=8)]
+Steps = Annotated[int, Field(strict=True, ge=1, le=10_000), Rule()]
 
 
 class SamplingSpec(Strict):
     """How images are sampled."""
 
-    num_inference_steps: Count = optional("How many steps a sampling has.", 20)
+    num_inference_steps: Steps = optional("How many steps a sampling has.", 20)
     guidance_scale: Annotated[float, Field(strict=True, allow_inf_nan=False)] = optional(
         "Classifier-free guidance; at most 1 is none, and takes half the time.", 5.0
     )
@@ -39,7 +40,7 @@ class Asked(SamplingSpec):
 
     prompt: Text = ""
     seed: Whole = 0
-    steps: Count = 1
+    steps: Steps = 1
     perturbation_seed: Whole = 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ablate.messages import RequestError, counted
+from ablate.messages import LONGEST, RequestError, counted, shown
 
 KeyPath = tuple[str | int, ...]
 
@@ -17,6 +17,13 @@ KeyPath = tuple[str | int, ...]
 TEXT = 500_000  # characters
 NODES = 50_000  # values, those that an alias repeats counted every time
 DEPTH = 50  # lists and mappings inside each other
+SCALAR = 10_000  # characters of one text
+KEY = 200  # characters of a key
+DIGITS = 40  # characters of a number
+MAX_CELLS = 100_000  # cells of a plan, unless the user allows more
+TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "timestamp")}
+TEXTS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "value")}
+COLLECTIONS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq")}
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,16 @@ class RecipeError(RequestError, ValueError):
         super().__init__("\n".join(map(str, self.problems)))
 
     def report(self) -> str:
-        return f"{self}\n{counted(len(self.problems), 'problem')}"
+        lines, room = [], LONGEST - 100
+        for problem in map(str, self.problems):
+            line = shown(problem, LONGEST // 2)
+            room -= len(line) + 1
+            if room < 0:
+                break
+            lines.append(line)
+        left = len(self.problems) - len(lines)
+        lines += [f"and {counted(left, 'more problem')}"] if left else []
+        return "\n".join([*lines, counted(len(self.problems), "problem")])
 
 
 class Document:
@@ -59,6 +75,7 @@ class Document:
         text: The text that they are read from.
         file: The name of the file; None for data from Python.
         problems: What is wrong with the text as YAML.
+        value: The same data; None where the text is empty.
     """
 
     def __init__(self, data: Any, text: str = "", file: str | None = None) -> None:
@@ -66,6 +83,7 @@ class Document:
         self.text = text
         self.file = file
         self.problems: list[Problem] = []
+        self.value = data
         self._root: yaml.Node | None = None
         self._overridden: list[KeyPath] = []
 
@@ -118,6 +136,7 @@ class Document:
             data = None if self._root is None else self._plain(loader, self._root, (), known)
         finally:
             loader.dispose()
+        self.value = data
         self.data = {} if data is None else data
 
     def _plain(self, loader: _Loader, node: yaml.Node, path: KeyPath, known: dict[int, Any]) -> Any:
@@ -125,11 +144,15 @@ class Document:
         if id(node) in known:
             return known[id(node)]
         data: Any
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in COLLECTIONS:
+            raise _wrong(node, f"the tag {shown(node.tag)!r} is not part of a recipe")
         if isinstance(node, yaml.MappingNode):
             data = {}
             for key_node, value_node in node.value:
                 key = _key(key_node)
                 line = key_node.start_mark.line + 1
+                if len(key) > KEY:
+                    raise _large(key_node, f"a key of {len(key):,} characters; {KEY} is the most")
                 if key in data:
                     first = _entry(node, key)[0].start_mark.line + 1
                     message = f"is given twice; it is on line {first} already"
@@ -217,7 +240,7 @@ _Loader.add_implicit_resolver(
 
 def _key(node: yaml.Node) -> str:
     """A key as it is written: `on` is not a truth value, and `1` not a number."""
-    return str(node.value) if isinstance(node, yaml.ScalarNode) else "[...]"
+    return _text(node) if isinstance(node, yaml.ScalarNode) else "[...]"
 
 
 def _entry(node: yaml.MappingNode, key: object) -> tuple[Any, Any]:
@@ -226,11 +249,41 @@ def _entry(node: yaml.MappingNode, key: object) -> tuple[Any, Any]:
 
 
 def _scalar(loader: _Loader, node: yaml.Node) -> Any:
+    size = len(node.value)
+    if size > SCALAR:
+        raise _large(node, f"a text of {size:,} characters; {SCALAR:,} is the most")
+    if node.tag in TEXTS:
+        return _text(node)
+    if node.tag in TAGS and size > DIGITS:
+        raise _large(node, f"a number of {size:,} characters; {DIGITS} is the most")
     try:
         return loader.construct_object(node, deep=True)
-    except ValueError as error:  # a date that no calendar has, an endless number
-        problem = str(error).partition(";")[0]
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+    except yaml.MarkedYAMLError:
+        raise
+    except ValueError as error:  # a date that no calendar has
+        raise _wrong(node, shown(str(error).partition(";")[0])) from error
+    except Exception as error:  # constructors of yaml raise anything for a wrong explicit tag
+        kind = node.tag.rpartition(":")[2]
+        raise _wrong(node, f"{shown(node.value)!r} is no {kind}") from error
+
+
+def _text(node: yaml.Node) -> str:
+    """The text of a node; surrogates that JSON writes in pairs become one character."""
+    text = str(node.value)
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise _wrong(node, "a text contains half of a surrogate pair") from None
+
+
+def _wrong(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def _large(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return _TooLargeError(problem=problem, problem_mark=node.start_mark)
 
 
 # ---------------------------------------------------------------- places in plain data
@@ -295,5 +348,4 @@ def kind_of(value: Any) -> str:
             return "a list"
         case dict():
             return "a mapping"
-    text = str(value)
-    return f"`{text if len(text) <= 80 else text[:77] + '...'}`"
+    return f"`{shown(value)}`"

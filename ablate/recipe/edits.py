@@ -61,7 +61,7 @@ def _unit_numbers(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
     for i, item in enumerate(items):
         low, dash, high = item.partition("-") if isinstance(item, str) else ("", "", "")
         spanned = dash and low.isdecimal() and high.isdecimal()
-        if spanned and int(low) <= int(high) < MOST:
+        if spanned and int(low) <= int(high) < MOST and len(numbers) < MOST:
             numbers += range(int(low), int(high) + 1)
         elif type(item) is int and item >= 0:
             numbers.append(item)

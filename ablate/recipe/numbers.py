@@ -46,7 +46,7 @@ class Series(Strict):
             return tuple(self.values)
         ends = self._ends
         count = self._count
-        if ends is None or not 1 <= count <= MOST:
+        if ends is None or not 1 <= count < MOST + 1:
             return ()
         first, last = ends
         if self.step:
@@ -80,7 +80,11 @@ class Series(Strict):
             return 0
         first, last = self._ends
         if self.range and self.step:
-            return abs(last - first) / abs(self.step) + 1e-9 + 1
+            return (
+                math.inf
+                if math.isinf(last - first)
+                else abs(last - first) / abs(self.step) + 1e-9 + 1
+            )
         return (self.linspace or self.geomspace or (0, 0, 0))[2]
 
     def mistakes(self) -> Iterator[Mistake]:
@@ -94,8 +98,11 @@ class Series(Strict):
         if self.geomspace and INVALID not in self.geomspace and self._ends is None:
             message = "must be from and to numbers of one sign, neither of them 0"
             yield Mistake(message, ("geomspace",))
-        if self._count > MOST:
-            yield Mistake(f"gives {self._count:.0f} values; {MOST} is the most", (self.form,))
+        if self._count >= MOST + 1:
+            count = "endless" if math.isinf(self._count) else f"{self._count:.0f}"
+            yield Mistake(f"gives {count} values; {MOST} is the most", (self.form,))
+        elif not all(map(math.isfinite, self.numbers if self._ends else ())):
+            yield Mistake("goes beyond the largest number", (self.form,))
         elif self._ends is not None:
             for mistake in repeated(self.numbers):
                 yield Mistake(mistake.message, (self.form,))

@@ -21,6 +21,7 @@ from ablate.models import Lora
 from ablate.recipe.axes import AxisOrList
 from ablate.recipe.conditions import Sampling
 from ablate.recipe.document import (
+    TEXT,
     Document,
     KeyPath,
     Problem,
@@ -264,6 +265,14 @@ def read_recipe(
     Raises:
         OSError: The file cannot be read.
     """
+    if path.exists() and not path.is_file():
+        return None, [Problem("is no regular file", file=str(path))]
+    if path.is_file() and path.stat().st_size > 4 * TEXT:
+        return None, [
+            Problem(
+                f"is too large for a recipe, which has at most {TEXT:,} characters", file=str(path)
+            )
+        ]
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ablate.models import (
 from ablate.network import ModuleInfo, Networks
 from ablate.recipe import (
     INVALID,
+    MAX_CELLS,
     AxisSpec,
     KeyPath,
     Problem,
@@ -59,6 +61,7 @@ def plan(
     *,
     overrides: Mapping[str, Any] | None = None,
     allow_code: bool = False,
+    max_cells: int = MAX_CELLS,
 ) -> Plan:
     """Expand a recipe over the modules of its model, from configuration alone.
 
@@ -67,6 +70,7 @@ def plan(
         networks: What modules are chosen from; by default the networks of the recipe's model.
         overrides: Values by the dotted keys of the file that they replace.
         allow_code: Execute the file of ops that a recipe's file names.
+        max_cells: A plan of more cells is refused before it is expanded.
 
     Raises:
         RecipeError: With all mistakes, each once.
@@ -78,15 +82,20 @@ def plan(
         if read is None:
             raise RecipeError(problems)
         recipe = read
-    return _Binding(recipe, problems, networks).plan()
+    return _Binding(recipe, problems, networks, max_cells).plan()
 
 
 class _Binding:
     """One pass over a recipe. `problems`: those of reading it."""
 
     def __init__(
-        self, recipe: Recipe, problems: Sequence[Problem], networks: Networks | None
+        self,
+        recipe: Recipe,
+        problems: Sequence[Problem],
+        networks: Networks | None,
+        max_cells: int,
     ) -> None:
+        self.max_cells = max_cells
         self.recipe = recipe
         self.problems = list(problems)
         self.source = None if networks is not None else _source_of(recipe)
@@ -121,6 +130,8 @@ class _Binding:
             for edit in edits:
                 check_checkpoint(edit, self.source, self.networks.name, self.report)
         groups = list(self._zipped()) if not self.problems else []
+        if not self.problems:
+            self._check_size(groups)
         if self.problems or self.networks is None:
             raise RecipeError(self.problems)
         return self._expanded(edits, groups, self.networks)
@@ -223,6 +234,23 @@ class _Binding:
                 if len(set(lengths.values())) > 1:
                     self.report(("zip",), unequal(lengths))
                 yield axes if len(axes) > 1 else (axis,)
+
+    def _check_size(self, groups: Sequence[tuple[PlanAxis, ...]]) -> None:
+        """Whether the plan has at most `max_cells` cells, from the sizes of its axes alone."""
+        cells = math.prod(len(group[0].values) for group in groups)
+        # At most: every setting of the sampling and prompt has a noise floor of its own.
+        others = [g for g in groups if any(a.of_condition and a.name != "seed" for a in g)]
+        floor = (self.recipe.noise_floor or 0) * math.prod(len(g[0].values) for g in others)
+        if max(cells, floor) <= self.max_cells:
+            return
+        sizes = " × ".join(
+            f"{'+'.join(axis.name for axis in group)} {len(group[0].values):,}" for group in groups
+        )
+        self.report(
+            ("axes",) if cells >= floor else ("noise_floor",),
+            f"the plan has {max(cells, floor):,} cells ({sizes}), more than {self.max_cells:,};"
+            " `--max-cells`, or `max_cells=` in Python, allows more",
+        )
 
     def _expanded(
         self, edits: Sequence[BoundEdit], groups: Sequence[tuple[PlanAxis, ...]], networks: Networks

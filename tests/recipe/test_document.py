@@ -124,7 +124,27 @@ def test_what_is_out_of_bounds_is_refused_at_once(text: str, problem: str) -> No
 
 def test_a_number_of_endless_digits_is_a_problem() -> None:
     _, (problem,) = load("a: " + "1" * 5000)
-    assert problem.startswith("r.yaml:1: not valid YAML: Exceeds the limit")
+    assert problem == "r.yaml:1: contains a number of 5,000 characters; 40 is the most"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("!!int abc", "not valid YAML: invalid literal for int() with base 10: 'abc'"),
+        ('!!bool ""', "not valid YAML: '' is no bool"),
+        ("!!timestamp x", "not valid YAML: 'x' is no timestamp"),
+        ("!!set {a}", "not valid YAML: the tag 'tag:yaml.org,2002:set' is not part of a recipe"),
+        ('"\\ud800"', "not valid YAML: a text contains half of a surrogate pair"),
+        ("x" * 20_000, "contains a text of 20,000 characters; 10,000 is the most"),
+        ("{%s: 1}" % ("k" * 300), "contains a key of 300 characters; 200 is the most"),
+    ],
+)
+def test_hostile_values_are_refused(text: str, problem: str) -> None:
+    assert load(f"a: {text}") == (None, [f"r.yaml:1: {problem}"])
+
+
+def test_surrogates_in_pairs_are_one_character() -> None:
+    assert load('a: "\\ud83d\\ude00"') == ({"a": "\U0001f600"}, [])
 
 
 @pytest.mark.parametrize(
