@@ -171,6 +171,7 @@ def run(
     Raises:
         RecipeError: The recipe is wrong, with all problems; nothing is written.
         ModelError: The model cannot be loaded.
+        StoreError: The folder cannot be that of this run, or is at work on another recipe.
     """
     if isinstance(recipe, str | Path):
         planned = plan(recipe, overrides=keys)
@@ -182,6 +183,8 @@ def run(
     else:
         planned = recipe if isinstance(recipe, Plan) else plan(recipe)
     recipe = planned.recipe
+    store = Run(out if out is not None else Path("outputs") / recipe.name)
+    store.claim(recipe.name)
     if pipeline is None:
         pipeline = Pipeline.load(
             Source.of(recipe),
@@ -193,23 +196,23 @@ def run(
     pipeline = Pipeline.of(pipeline).editing(recipe.component)
     # Before anything is computed: a CLIP model that is missing is a problem of the recipe.
     reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
-    store = Run(out if out is not None else Path("outputs") / recipe.name)
-    with _bar() if on_progress is None else nullcontext(on_progress) as report:
-        summary = execute(
-            planned,
-            pipeline,
-            store,
-            batch_size=batch_size,
-            limit=limit,
-            fresh=fresh,
-            progress=Progress(report),
-        )
     is_main = Processes(pipeline.device.type).is_main
-    if is_main:
-        write_drift(store, reader, recipe.vocabulary, classify)
-        if summary.computed or summary.reused:
-            save_sheet(store)
-            present_run(store)
+    with store.working() if is_main else nullcontext():
+        with _bar() if on_progress is None else nullcontext(on_progress) as report:
+            summary = execute(
+                planned,
+                pipeline,
+                store,
+                batch_size=batch_size,
+                limit=limit,
+                fresh=fresh,
+                progress=Progress(report),
+            )
+        if is_main:
+            write_drift(store, reader, recipe.vocabulary, classify)
+            if summary.computed or summary.reused:
+                save_sheet(store)
+                present_run(store)
     return Result(store, summary, is_main)
 
 

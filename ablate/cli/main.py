@@ -15,6 +15,7 @@ COMMANDS = {
     "schema": ("ablate.cli.recipes", "Print the JSON Schema of recipes, for editors."),
     "modules": ("ablate.cli.networks", "List the modules of a network."),
     "architecture": ("ablate.cli.networks", "Draw a network with the drift of each module."),
+    "clean": ("ablate.cli.clean", "Remove cells that a run's recipe has no more."),
     "sheet": ("ablate.cli.look", "Draw the contact sheet of a run again."),
     "drift": ("ablate.cli.measure", "Measure the drift of a run again."),
     "report": ("ablate.cli.look", "Write the HTML report of a run again."),

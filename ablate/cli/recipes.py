@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -28,13 +29,21 @@ PACKAGE = Path(__file__).parent.parent
 # In a wheel the recipes are inside the package, in a checkout beside it.
 RECIPES = next(p for p in (PACKAGE / "recipes", PACKAGE.parent / "recipes") if p.is_dir())
 
+SAVED = "recipe.yaml"  # in a run's folder
+
 
 def _file_of(recipe: Path) -> Path:
-    """The recipe file, or the one of that name among the recipes of this package."""
+    """The recipe file: that of a run, or the one of that name among the recipes of this package."""
+    if _is_run(recipe):
+        return recipe / SAVED
     named = RECIPES / f"{recipe.name.removesuffix('.yaml')}.yaml"
     if recipe.is_file() or recipe.parent != Path() or not named.exists():
         return recipe
     return named
+
+
+def _is_run(recipe: Path) -> bool:
+    return (recipe / SAVED).is_file()
 
 
 def _with(overrides: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -64,9 +73,12 @@ def run_command(
 ) -> None:
     """Run a recipe: its images, its tables, its contact sheet and its report.
 
-    Run it again to resume: finished cells are never computed twice.
+    Run it again to resume: finished cells are never computed twice. RECIPE may also be the folder
+    of a run, which goes on there.
     """
     quiet_libraries()
+    if out is None and _is_run(recipe):
+        out = recipe
     changes = _with(overrides, model=model, dtype=dtype)
     planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
     with closing(ProgressPrinter()) as printer:
@@ -87,7 +99,7 @@ def run_command(
         _print_outcome(result.store, summary)
     finally:  # also where nobody reads it any more: Ctrl-C ends all of `ablate run ... | less`
         if summary.interrupted:
-            raise Exit(GO_ON, INTERRUPTED)
+            raise Exit(f"{GO_ON}, or: ablate run {quote(str(result.store.folder))}", INTERRUPTED)
 
 
 def _print_outcome(store: Run, summary: Summary) -> None:
@@ -99,6 +111,11 @@ def _print_outcome(store: Run, summary: Summary) -> None:
         f"{summary.computed} images computed, {summary.reused} reused, of {summary.total},"
         f" in {clock(summary.seconds)}"
     )
+    if orphans := len(store.orphans()):
+        click.echo(
+            f"{counted(orphans, 'finished cell')} not part of this recipe any more;"
+            f" `ablate clean {quote(str(store.folder))}` removes them"
+        )
     print_drift(store)
     for page in (*sorted(store.folder.glob("sheet*.png")), store.folder / "report.html"):
         if page.exists():

@@ -9,7 +9,6 @@ diffusers' format, or as one safetensors file of the tensors that change.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import re
@@ -31,7 +30,7 @@ from ablate.engine.replay import cell_of, pipeline_of
 from ablate.messages import RequestError, counted, did_you_mean
 from ablate.models import folder_of
 from ablate.sampling import Pipeline
-from ablate.store import Run, StoredCell, atomic_write, read_record, remove
+from ablate.store import Run, StoredCell, atomic_write, read_record, sweep_temporaries
 
 ABOUT = "ablate.json"  # in an exported folder: what it is, and which files the export wrote
 NAMED = 5  # modules or variants that a sentence names before it says that there are more
@@ -121,8 +120,7 @@ def export_variant(
                 " write for --changed"
             )
         final = target.resolve()  # where a link points to, so that both are on one disk
-        for leftover in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
-            remove(leftover)  # of an export that was killed
+        sweep_temporaries(final.parent)  # of an export that was killed
         if changed and final.is_dir():  # an empty folder is free
             final.rmdir()
         try:

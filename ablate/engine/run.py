@@ -36,7 +36,7 @@ from ablate.engine.records import cell_record, describe_run, with_keys
 from ablate.models import is_out_of_memory, spare_memory
 from ablate.network import ScopeError, watched
 from ablate.sampling import Callbacks, Pipeline, Request, Samples, Stopped, UnevenError
-from ablate.store import Run
+from ablate.store import Run, StoreError
 from ablate.sweep import Cell, Plan
 
 # A cell with its image, float32 (height, width, 3) in [0, 1], and its final latents, float32.
@@ -133,10 +133,7 @@ def execute(
     processes = Processes(pipeline.device.type)
     cells = with_keys((*plan.cells, *plan.floor), pipeline)
     if processes.is_main:
-        if fresh:
-            store.forget_cells()
-        store.sweep_temporaries()
-        describe_run(plan, pipeline, store, cells)
+        _prepare(plan, pipeline, store, cells, fresh)
     processes.wait()  # until the folder is ready
     batcher = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
     jobs = in_order(jobs_of({cell.key: cell for cell in cells}.values(), pipeline.component))
@@ -168,6 +165,20 @@ def execute(
         summary.merge(each)
     summary.seconds = time.monotonic() - began
     return summary
+
+
+def _prepare(
+    plan: Plan, pipeline: Pipeline, store: Run, cells: Sequence[KeyedCell], fresh: bool
+) -> None:
+    """Write what the run is, unless another process is at work on the same."""
+    if store.alone:
+        if fresh:
+            store.forget_cells()
+        store.sweep_temporaries()
+        describe_run(plan, pipeline, store, cells)
+    elif fresh:
+        raise StoreError(f"{store.folder}: another process is at work there; wait for it")
+    store.share({cell.key for cell in cells})
 
 
 def _compute_and_write(

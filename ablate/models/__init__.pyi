@@ -42,5 +42,5 @@ from .sizes import (
     outline_of as outline_of,
     wrong_side as wrong_side,
 )
-from .source import OFFLOADS as OFFLOADS, Lora as Lora, Source as Source
+from .source import OFFLOADS as OFFLOADS, Lora as Lora, Source as Source, located as located
 from .weights import fingerprint_of_weights as fingerprint_of_weights, weights_of as weights_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 OFFLOADS = ("model",)
@@ -68,6 +69,12 @@ class Source:
             lora=tuple(Lora(**lora) for lora in data.get("lora", ())),
             **{name: data[name] for name in names if name in data},
         )
+
+
+def located(model: str) -> str:
+    """The name of a model as it is understood from every folder: a file's or folder's full path."""
+    path = Path(model)
+    return str(path.absolute()) if model != "bundled" and path.exists() else model
 
 
 def as_source(model: str | Source) -> Source:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ablate.messages import LONGEST, RequestError, counted, shown
+from ablate.recipe.effective import dump, rewrite
 
 KeyPath = tuple[str | int, ...]
 
@@ -115,6 +116,19 @@ class Document:
             return
         self.data = replaced(self.data, path, value)
         self._overridden.append(path)
+
+    def written(self, changes: Mapping[str, Any]) -> str:
+        """The text that says what the data are, with other values of some top-level keys."""
+        data = self.data | changes
+        keys = {str(path[0]) for path in self._overridden} | set(changes)
+        if not keys:
+            return self.text
+        starts = {}
+        if isinstance(self._root, yaml.MappingNode) and not self._root.flow_style:
+            starts = {_key(key): key.start_mark.line for key, _ in self._root.value}
+        text = rewrite(self.text, data, starts, keys) if starts else ""
+        # An anchor may have been among what is replaced, or a comment inside of a text.
+        return text if Document.parse(text).data == data else dump(data)
 
     def problem(self, path: KeyPath, message: str) -> Problem:
         """A problem at a key, with the line of it or of the nearest key above it."""

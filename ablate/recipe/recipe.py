@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 
 from ablate.edits import OPS, CodeError, load_code
-from ablate.models import Lora
+from ablate.models import Lora, located
 from ablate.recipe.axes import AxisOrList
 from ablate.recipe.conditions import Sampling
 from ablate.recipe.document import (
@@ -204,8 +204,19 @@ class Recipe(Strict):
 
     @property
     def source(self) -> str:
-        """Its text as it was given."""
-        return self._document.text
+        """Its text with all values that replaced others; files and folders by their full paths, so
+        that it is the same recipe wherever it is read."""
+        changes: dict[str, Any] = {}
+        data = self._document.data
+        for key in ("model", "config", "clip"):
+            value = data.get(key)
+            if isinstance(value, str):
+                changes[key] = located(value)
+        if isinstance(ops := data.get("ops"), str):
+            changes["ops"] = str((Path(self._document.file or "").parent / ops).absolute())
+        return self._document.written(
+            {key: value for key, value in changes.items() if value != data[key]}
+        )
 
     def revised(self, source: str, **changes: Any) -> Recipe:
         """The recipe with another text, and with other values of some keys, which are valid."""

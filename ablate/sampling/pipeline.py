@@ -29,6 +29,7 @@ from ablate.models import (
     identify,
     is_out_of_memory,
     load_pipeline,
+    located,
     source_like,
     weights_of,
     wrong_side,
@@ -172,7 +173,8 @@ class Pipeline:
     @property
     def identity(self) -> dict[str, Any]:
         """Its model in plain objects, which are enough to load the same again."""
-        return self.source.as_json() | {"fingerprint": self.fingerprint}
+        source = replace(self.source, model=located(self.source.model))
+        return source.as_json() | {"fingerprint": self.fingerprint}
 
     @property
     def device(self) -> torch.device:

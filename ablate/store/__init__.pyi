@@ -9,6 +9,7 @@ from .files import (
     atomic_write as atomic_write,
     read_table as read_table,
     remove as remove,
+    sweep_temporaries as sweep_temporaries,
     write_table as write_table,
 )
 from .images import MAX_PIXELS as MAX_PIXELS, MAX_SIDE as MAX_SIDE, open_image as open_image

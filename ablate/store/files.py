@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ablate.messages import RequestError
+
+HOST = re.sub(r"[^\w]", "", socket.gethostname(), flags=re.ASCII)[:30] or "host"
+# Those of older versions name no host.
+TEMPORARY = re.compile(r"\..+\.(?:(?P<host>\w+)-)?(?P<process>\d{1,9})\.tmp", re.ASCII)
+LONG = 86_400  # seconds after which a temporary of another host is taken to be abandoned
 
 
 class StoreError(RequestError):
@@ -25,8 +35,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _restore(path)
-    # The process number separates processes that write into one run.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Host and process separate those that write into one run.
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
     try:
         yield temporary
         if temporary.is_dir() and path.exists():
@@ -34,11 +44,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         else:
             temporary.replace(path)
     except OSError as error:
-        if error.errno is not None and error.filename in (
-            None,
-            str(temporary),
-        ):  # as of a disk that is full
-            error.filename, error.filename2 = str(path), None
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None  # as of a disk that is full
         raise
     finally:
         remove(temporary)
@@ -65,6 +72,33 @@ def _restore(path: Path) -> None:
 
 def _backup_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove the temporaries in a folder whose processes are gone."""
+    for path in folder.glob(".*.tmp"):
+        if _is_abandoned(path):
+            remove(path)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a path is a temporary that no process writes to any more."""
+    match = TEMPORARY.fullmatch(path.name)
+    try:
+        written = path.lstat().st_mtime
+    except FileNotFoundError:  # moved to its place just now
+        return False
+    if match is None:
+        return False
+    if match["host"] not in (None, HOST):
+        return time.time() - written > LONG
+    try:
+        # A later process may have got the number.
+        return bool(psutil.Process(int(match["process"])).create_time() > written + 2)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
 
 
 def remove(path: Path) -> None:

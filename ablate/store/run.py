@@ -1,7 +1,7 @@
 """A run on disk, with one PNG per cell that describes itself (`ablate.store.png`).
 
     outputs/<name>/
-      recipe.yaml      as given
+      recipe.yaml      as given, with all values that replaced others
       run.json         what was resolved: versions, model, device, axes, and the cells in plan order
       cells/<key>.png  key: digest of everything that determines the image
       drift.csv, sheet.png ...
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,10 @@ import numpy as np
 from PIL import Image
 
 from ablate.network import ModuleInfo
-from ablate.store.files import StoreError, atomic_write, remove
+from ablate.store.files import StoreError, atomic_write, sweep_temporaries
 from ablate.store.notebook import run_html
 from ablate.store.png import read_record, write_png
+from ablate.store.work import Work, at_work, check_folder, own_cells
 
 FORMAT = 1  # of the run folder; raised when an older reader would misread it
 
@@ -106,6 +106,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._work: Work | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -138,13 +139,86 @@ class Run:
                 write_png(temporary, image, record, latents)
 
     def forget_cells(self) -> None:
-        """Remove all finished cells."""
-        shutil.rmtree(self.folder / "cells", ignore_errors=True)
+        """Remove all finished cells, and no other file."""
+        try:
+            listed = self._planned()
+        except StoreError:
+            listed = set()
+        for path in own_cells(self.folder):
+            if path.stem in listed or _is_ours(path):
+                path.unlink()
+
+    def orphans(self) -> list[Path]:
+        """Finished cells that are not part of its plan any more."""
+        listed = self._planned()
+        return sorted(p for p in own_cells(self.folder) if p.stem not in listed and _is_ours(p))
+
+    def clean(self) -> list[int]:
+        """Remove orphans, and incomplete files of killed processes; return the orphans' sizes.
+
+        Raises:
+            StoreError: The folder is no run, or a process is at work there.
+        """
+        self.manifest()
+        with self.working():
+            if not self.alone:
+                raise StoreError(f"{self.folder}: a process is at work there; wait for it")
+            self.sweep_temporaries()
+            sizes = []
+            for path in self.orphans():
+                sizes.append(path.stat().st_size)
+                path.unlink()
+        return sizes
+
+    def _planned(self) -> set[str]:
+        manifest = self.manifest()
+        return {entry["key"] for entry in (*manifest["cells"], *manifest.get("floor", []))}
+
+    # ------------------------------------------------------------ work
+
+    def claim(self, name: str) -> None:
+        """Raise `StoreError` unless the run of a recipe of this name can be written here."""
+        check_folder(self.folder)
+        try:
+            other = self.manifest().get("name", name)
+        except StoreError:
+            return
+        if other != name:
+            raise StoreError(
+                f"{self.folder} has the run of `{other}`, and this recipe is `{name}`; `--out`"
+                " names another folder"
+            )
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Be at work in the folder while inside; processes on the same cells share it."""
+        with at_work(self.folder) as work:
+            self._work = work
+            try:
+                yield
+            finally:
+                self._work = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process is known to be at work in the folder."""
+        return self._work is None or self._work.alone
+
+    def share(self, keys: Collection[str]) -> None:
+        """Let others work on the same cells. Raises `StoreError` if one is at work on others."""
+        if self._work is None:
+            return
+        self._work.share()
+        if self._planned() != set(keys):
+            raise StoreError(
+                f"{self.folder}: another process is at work there on another recipe; wait for it,"
+                " or name another folder by `--out`"
+            )
 
     def sweep_temporaries(self) -> None:
         """Remove incomplete files of killed processes."""
-        for leftover in self.folder.glob("**/*.tmp"):
-            remove(leftover)
+        for folder in (self.folder, self.folder / "cells"):
+            sweep_temporaries(folder)
 
     # ------------------------------------------------------------ files beside the cells
 
@@ -222,3 +296,12 @@ class Run:
                 numbers += range(int(first), min(int(last or first), most) + 1)
             modules[variant] = tuple(numbers)
         return modules
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a picture has a cell's record."""
+    try:
+        read_record(path)
+    except StoreError:
+        return False
+    return True

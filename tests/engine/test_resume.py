@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ablate import lab
+from ablate.cli.main import main
 from ablate.sampling.pipeline import Pipeline
 
 RECIPE = """
@@ -96,3 +98,72 @@ def test_ctrl_c_ends_with_a_sheet_and_exit_code_130(recipe: Path, tmp_path: Path
     assert (out / "sheet.png").exists()
     assert len((out / "drift.csv").read_text().splitlines()) == done + 1
     assert str(out / "sheet.png") in printed
+
+
+COMMENTED = """\
+# What is run.
+version: 1
+name: saved
+model: tiny  # beside this file
+dtype: float32
+sampling: {num_inference_steps: 2}
+
+# Two of them.
+seeds:
+  - 0
+  - 1
+
+axes: {factor: [0.5, 0.9]}  # how much is left
+edits: [{scale: {modules: "mid_block.*", factor: $factor}}]
+"""
+
+
+def ablate(*arguments: object) -> str:
+    done = CliRunner().invoke(main, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_a_folder_resumes_with_what_was_overridden(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").symlink_to(tiny_folder)
+    (tmp_path / "saved.yaml").write_text(COMMENTED)
+    monkeypatch.chdir(tmp_path)
+    options = ["--set", "seeds=[3]", "--set", "axes.factor=[0.7]", "--set", "vocabulary=[cat]"]
+    assert "2 images computed" in ablate("run", "saved.yaml", "--out", "out", *options)
+    saved = (tmp_path / "out" / "recipe.yaml").read_text()
+    model = tmp_path / "tiny"
+    expected = COMMENTED.replace("tiny  # beside this file", str(model))
+    expected = expected.replace("seeds:\n  - 0\n  - 1\n", "seeds: [3]\n")
+    expected = expected.replace(
+        "axes: {factor: [0.5, 0.9]}  # how much is left\n", "axes:\n  factor: [0.7]\n"
+    )
+    assert saved == expected + "vocabulary: [cat]\n"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    out = tmp_path / "out"
+    for recipe in (out, out / "recipe.yaml"):
+        assert "0 images computed, 2 reused, of 2" in ablate("run", recipe, "--out", out)
+    assert "0 images computed, 2 reused, of 2" in ablate("run", out)
+    assert (out / "recipe.yaml").read_text() == saved
+    cell = next(out.glob("cells/*.png"))
+    assert "the same" in ablate("replay", cell, "--device", "cpu")
+
+
+def test_cells_that_a_recipe_has_no_more_are_named_and_cleaned(
+    recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    short = ["--set", "sampling.num_inference_steps=2", "--limit", 2, "--out", out]
+    ablate("run", recipe, *short)
+    before = finished(out)
+    (out / "cells" / "mine.png").write_text("mine")
+    printed = ablate("run", recipe, *short, "--set", "seeds=[5]")
+    assert "2 finished cells not part of this recipe any more" in printed
+    size = sum(path.stat().st_size for path in before)
+    assert ablate("clean", out) == f"{out}: 2 cells removed, {size:,} bytes\n"
+    assert len(finished(out)) == 3
+    assert not before & finished(out)
+    assert ablate("clean", out) == f"{out}: 0 cells removed, 0 bytes\n"

@@ -1,0 +1,169 @@
+"""Folders that are no run's, that hold other files, or in which another process is at work."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ablate.cli.main import main
+from ablate.store.files import HOST, StoreError
+from ablate.store.run import Run
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPE = """
+version: 1
+name: {name}
+model: {model}
+dtype: float32
+sampling: {{num_inference_steps: 2}}
+axes: {{factor: [0.5, 0.9]}}
+edits: [{{scale: {{modules: "mid_block.*", factor: $factor}}}}]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
+    file = tmp_path / "shared.yaml"
+    file.write_text(RECIPE.format(name="shared", model=tiny_folder))
+    return file
+
+
+def ablate(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+def refused(done: Result) -> str:
+    assert done.exit_code == 2, done.output
+    assert isinstance(done.exception, SystemExit)
+    return done.stderr
+
+
+def file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def long(path: Path) -> Path:
+    return path.with_name("x" * 300)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (file, "is a file; a run needs a folder"),
+        (lambda out: out.symlink_to("nowhere"), "is a link to what does not exist"),
+        (lambda out: (out.mkdir(), file(out / "holiday.jpg")), "has files that no run wrote"),
+        (lambda out: (out.mkdir(), (out / "cells").symlink_to("/")), "cells is a link"),
+    ],
+)
+def test_an_output_that_is_no_folder_of_a_run_is_refused(
+    prepare: Callable[[Path], object], message: str, recipe: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ablate.sampling.Pipeline.load", None)  # nothing is loaded before
+    out = tmp_path / "out"
+    prepare(out)
+    assert message in refused(ablate("run", recipe, "--out", out))
+    if out.is_file():
+        assert "is a file" in refused(ablate("run", recipe, "--out", out / "below"))
+
+
+def test_a_name_that_is_too_long_is_refused(recipe: Path, tmp_path: Path) -> None:
+    assert "File name too long" in refused(ablate("run", recipe, "--out", tmp_path / ("x" * 300)))
+
+
+def test_another_recipe_is_refused_and_other_files_survive_fresh(
+    recipe: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    target, out = tmp_path / "target", tmp_path / "out"
+    target.mkdir()
+    out.symlink_to(target)  # a link to a folder is a folder
+    assert ablate("run", recipe, "--out", out).exit_code == 0
+    cells = Run(out).finished()
+    for name in ("notes.txt", "cells/cat.png", f"cells/{'0' * 32}.png"):
+        file(out / name)
+    assert ablate("run", recipe, "--out", out, "--fresh").exit_code == 0
+    assert Run(out).finished() == cells | {"cat", "0" * 32}
+    assert (out / "notes.txt").read_text() == "mine"
+    other = tmp_path / "other.yaml"
+    other.write_text(RECIPE.format(name="other", model=tiny_folder))
+    message = refused(ablate("run", other, "--out", out))
+    assert "has the run of `shared`, and this recipe is `other`" in message
+
+
+def test_temporaries_of_processes_that_are_gone_are_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    cells = tmp_path / "cells"
+    cells.mkdir()
+    kept = [f".a.png.{HOST}-{os.getpid()}.tmp", f".b.png.elsewhere-{gone.pid}.tmp", "mine.tmp"]
+    removed = [f".a.png.{HOST}-{gone.pid}.tmp", f".a.png.{gone.pid}.tmp", ".c.elsewhere-1.tmp"]
+    for name in (*kept, *removed):
+        file(cells / name)
+    os.utime(cells / ".c.elsewhere-1.tmp", (0, time.time() - 90_000))
+    Run(tmp_path).sweep_temporaries()
+    assert {path.name for path in cells.iterdir()} == set(kept)
+
+
+def test_processes_share_a_folder_for_the_same_cells_alone(tmp_path: Path) -> None:
+    first, second, third = (Run(tmp_path) for _ in range(3))
+    with first.working():
+        assert first.alone
+        first.write_manifest({"cells": [{"key": "a"}]})
+        first.share({"a"})
+        with second.working(), third.working():
+            assert not second.alone
+            second.share({"a"})
+            with pytest.raises(StoreError, match="another process is at work there"):
+                third.share({"b"})
+    with third.working():
+        assert third.alone
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk that is full: Python ignores SIGXFSZ, so that writing fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_later(
+    recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert ablate("run", recipe, "--out", out, "--limit", 1).exit_code == 0
+    before = {path: path.read_bytes() for path in out.glob("cells/*")}
+    size = len((out / "run.json").read_bytes())
+    with files_of_at_most(min(size + 10, min(map(len, before.values())) - 1)):
+        done = ablate("run", recipe, "--out", out)
+    assert done.exit_code == 1
+    assert str(out) in done.stderr
+    assert "File too large" in done.stderr
+    assert {path: path.read_bytes() for path in out.glob("cells/*")} == before
+    assert list(out.rglob("*.tmp")) == []
+    assert ablate("run", recipe, "--out", out).exit_code == 0
+    assert len(Run(out).finished()) == 3
+
+
+def test_two_processes_run_the_same_recipe_in_one_folder(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "ablate", "run", str(recipe), "--out", str(out)]
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert len(Run(out).finished()) == 3
+    assert list(out.rglob("*.tmp")) == []
