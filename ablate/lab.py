@@ -28,7 +28,7 @@ from ablate.models import Source
 from ablate.network import Networks, Selector, build_catalog
 from ablate.recipe import Recipe
 from ablate.sampling import Pipeline
-from ablate.store import Run
+from ablate.store import Run, StoreError, Verification, verify_run
 from ablate.sweep import Plan, plan
 from ablate.view import contact_sheet, present_run, save_sheet
 
@@ -266,3 +266,51 @@ def measure(
     manifest = store.manifest()
     reader = Reader.of(manifest["model"]["id"], clip or manifest.get("clip"), device)
     return write_drift(store, reader, vocabulary or manifest.get("vocabulary"), classify)
+
+
+def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -> Verification:
+    """Compute the damaged cells of a run again from its recipe, and write what else is damaged.
+
+    On the machine that computed it, and with the same libraries, each file is then byte for byte as
+    it was; other hardware may round differently.
+
+    Args:
+        store: The run.
+        device: Where to compute. Default: where the run was computed.
+        allow_code: Whether to execute the file of ops that the recipe names.
+
+    Returns:
+        What is whole now.
+
+    Raises:
+        RecipeError: The recipe of the run is damaged.
+        ModelError: Its model cannot be loaded.
+        StoreError: The folder is no run, or its model has changed since.
+    """
+    before = verify_run(store)
+    if before.is_whole:
+        return before
+    if before.cells or before.files.keys() & {"run.json", "recipe.yaml"}:
+        manifest = {} if "run.json" in before.files else store.manifest()
+        planned = plan(store.folder / "recipe.yaml", allow_code=allow_code)
+        recipe = planned.recipe
+        pipeline = Pipeline.load(
+            Source.of(recipe),
+            component=recipe.component,
+            device=device or manifest.get("device"),
+            dtype=manifest.get("dtype", recipe.dtype),
+            compile=recipe.compile,
+        )
+        known = manifest.get("model", {}).get("fingerprint", pipeline.fingerprint)
+        if known != pipeline.fingerprint:
+            raise StoreError(
+                f"{store.folder} was computed with weights {known}, and {recipe.model} has"
+                f" {pipeline.fingerprint} now; its cells cannot be computed again"
+            )
+        execute(planned, pipeline, store, only=before.cells)
+        if verify_run(store).is_whole:
+            return verify_run(store)
+    measure(store, device=device)
+    save_sheet(store)
+    present_run(store)
+    return verify_run(store)

@@ -10,10 +10,10 @@ import click
 import yaml
 
 from ablate.cli.errors import Exit
-from ablate.cli.options import key_values
+from ablate.cli.options import key_values, stored_run
 from ablate.cli.process import WRONG
 from ablate.drift import compare_runs
-from ablate.store import Run, parameters_text, read_record
+from ablate.store import parameters_text, read_record
 from ablate.view import (
     draw_curves,
     draw_map,
@@ -35,24 +35,17 @@ def sheet_command(
 ) -> None:
     """Draw the contact sheet of a run again, with other rows and columns or with concepts."""
     pages = save_sheet(
-        _run(run), rows=list(rows) or None, columns=list(columns) or None, concepts=concepts
+        stored_run(run), rows=list(rows) or None, columns=list(columns) or None, concepts=concepts
     )
     for page in pages:
         click.echo(str(page))
-
-
-def _run(folder: Path) -> Run:
-    """The run of a folder. Raises `StoreError` where there is none."""
-    store = Run(folder)
-    store.manifest()
-    return store
 
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
 def report_command(run: Path) -> None:
     """Write the HTML report of a run again, one file."""
-    click.echo(str(present_run(_run(run))))
+    click.echo(str(present_run(stored_run(run))))
 
 
 @click.command("map")
@@ -60,7 +53,7 @@ def report_command(run: Path) -> None:
 @click.option("--method", type=click.Choice(["pca", "umap"]), default="pca", show_default=True)
 def map_command(run: Path, method: str) -> None:
     """Draw all cells of a run on a plane of concept space, as SVG and PNG."""
-    drawing = draw_map(_run(run), method)
+    drawing = draw_map(stored_run(run), method)
     if drawing is None:
         raise Exit(f"{run}: no CLIP model has read its images; see `ablate drift`", WRONG)
     _print_paths(save_drawing(drawing, run / "map"))
@@ -71,7 +64,7 @@ def map_command(run: Path, method: str) -> None:
 @click.option("--metric", help="`rmse`, `ssim`, `latent`, `embedding`. Default: the last known.")
 def curves_command(run: Path, metric: str | None) -> None:
     """Draw drift over strength, with confidence bands, as SVG and PNG."""
-    drawing = draw_curves(_run(run), metric)
+    drawing = draw_curves(stored_run(run), metric)
     if drawing is None:
         raise Exit(
             f"{run}: no axis of at least three numbers varies its edits by itself; axes"
@@ -97,7 +90,7 @@ def animate_command(
     run: Path, over: str, fixed: dict[str, Any], out: Path | None, fps: float
 ) -> None:
     """Write an animation over an axis of a run."""
-    click.echo(str(save_animation(_run(run), over, out, where=fixed, fps=fps)))
+    click.echo(str(save_animation(stored_run(run), over, out, where=fixed, fps=fps)))
 
 
 @click.command("show")
@@ -141,7 +134,7 @@ def _as_yaml(value: Any) -> str:
               help="The order of pairs: the first run's, or the largest drift first.")  # fmt: skip
 def compare_command(run: Path, other: Path, out: Path | None, top: int | None, sort: str) -> None:
     """Compare the cells that two runs share: are they the same, and where not?"""
-    comparison = compare_runs(_run(run), _run(other))
+    comparison = compare_runs(stored_run(run), stored_run(other))
     paths = save_comparison(comparison, out or comparison.folder, top, sort)
     for line in (*comparison.sentences(), *map(str, paths)):
         click.echo(line)

@@ -24,6 +24,7 @@ COMMANDS = {
     "animate": ("ablate.cli.look", "Write an animation over an axis of a run."),
     "compare": ("ablate.cli.look", "Compare the cells that two runs share."),
     "show": ("ablate.cli.look", "Print what a cell is, from its PNG alone."),
+    "verify": ("ablate.cli.verify", "Check that all files of a run are whole; repair them."),
     "replay": ("ablate.cli.cells", "Compute a cell again from its PNG alone, and compare."),
     "export": ("ablate.cli.cells", "Write a variant as a model that diffusers loads."),
     "units": ("ablate.cli.units", "Study channels, neurons and attention heads."),

@@ -10,7 +10,7 @@ import click
 
 from ablate import lab
 from ablate.cli.errors import Exit
-from ablate.cli.options import CLIP, DEVICE
+from ablate.cli.options import CLIP, DEVICE, stored_run
 from ablate.cli.process import WRONG
 from ablate.cli.tables import print_table
 from ablate.drift import DISTANCES, Effect, read_cells, read_effects, read_notes
@@ -39,7 +39,7 @@ def drift_command(
         hint = did_you_mean(metric, DISTANCES) or f"; there are {', '.join(DISTANCES)}"
         raise Exit(f"--metric: there is no metric `{metric}`{hint}", WRONG)
     words = vocabulary.read_text(encoding="utf-8").split("\n") if vocabulary else []
-    store = Run(run)
+    store = stored_run(run)
     lab.measure(store, clip, [w.strip() for w in words if w.strip()] or None, device)
     page = present_run(store)
     _print_effects([e for e in read_effects(store) if e.metric == metric], metric, top)

@@ -11,6 +11,7 @@ import click
 
 from ablate.messages import shown
 from ablate.recipe import MAX_CELLS, Document
+from ablate.store import Run
 
 
 def key_values(
@@ -52,6 +53,18 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Refuse a plan of more cells before it is expanded.",
     )(command)  # fmt: skip
     return click.argument("recipe", type=click.Path(path_type=Path))(command)
+
+
+def stored_run(folder: Path) -> Run:
+    """The run of a folder, for commands that read it; its damaged cells are named.
+
+    Raises `StoreError` where there is none.
+    """
+    run = Run(folder)
+    run.manifest()
+    if note := run.damage_note():
+        click.echo(note, err=True)
+    return run
 
 
 def quiet_libraries() -> None:

@@ -22,7 +22,7 @@ from ablate.engine import Batcher, Summary, edits_in_phase
 from ablate.messages import counted
 from ablate.models import Source, denoiser_of, estimate_cost, load_catalog
 from ablate.recipe import Recipe, recipe_docs, recipe_schema
-from ablate.store import Run
+from ablate.store import Run, listed
 from ablate.sweep import plan
 
 PACKAGE = Path(__file__).parent.parent
@@ -103,6 +103,12 @@ def run_command(
 
 
 def _print_outcome(store: Run, summary: Summary) -> None:
+    if summary.damaged:
+        one = len(summary.damaged) == 1
+        click.echo(
+            f"{counted(len(summary.damaged), 'cell')} {'was' if one else 'were'} damaged and"
+            f" {'is' if one else 'are'} computed again: {listed(summary.damaged)}"
+        )
     _print_application(summary)
     _print_without_effect(summary.without_effect)
     if summary.not_finite:

@@ -11,14 +11,16 @@ and 92 times in 100.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from ablate.store import Run, read_table, write_table
+from ablate.store import Run, StoreError, read_table, write_table
 
 FILE = "effects.csv"
 MATTERS = 1.0  # an effect whose whole interval is above moves pictures more than a seed does
@@ -188,8 +190,36 @@ def read_effects(run: Run) -> list[Effect]:
     if not path.exists():
         return []
     axes = _axes(run)
-    header, rows = read_table(path)
-    return [_effect(row, axes) for row in rows] if header == _header(axes) else []
+    with explained(run, FILE):
+        header, rows = read_table(path)
+        if not header:
+            raise StoreError("it is empty")
+        if header != _header(axes):  # of an older version
+            return []
+        return [_effect(row, axes) for row in rows]
+
+
+@contextmanager
+def explained(run: Run, name: str) -> Iterator[None]:
+    """Read a file that measuring writes; where it is damaged, say what writes it again.
+
+    Raises `StoreError` in place of the errors of readers of numbers, JSON and tables.
+    """
+    try:
+        yield
+    except (StoreError, ValueError, LookupError, TypeError, RecursionError, OSError) as error:
+        problem = str(error).removeprefix(f"{run.folder / name}").lstrip(": ")
+        raise StoreError(
+            f"{run.folder / name}: {problem}; `ablate drift {run.folder}` writes it again"
+        ) from error
+
+
+def figure(text: str) -> float:
+    """A finite number in a table. Raises `ValueError` for any other text."""
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"`{text}` is no finite number")
+    return number
 
 
 def _effect(row: Sequence[str], axes: Mapping[str, Mapping[str, Any]]) -> Effect:
@@ -201,7 +231,7 @@ def _effect(row: Sequence[str], axes: Mapping[str, Mapping[str, Any]]) -> Effect
         for (name, known), text in zip(axes.items(), written, strict=True)
         if text
     }
-    mean, floor, drift, low, high = (float(f) if f else None for f in figures)
+    mean, floor, drift, low, high = (figure(f) if f else None for f in figures)
     return Effect(
         variant, prompt, values, metric, int(seeds), mean, floor, drift, low, high, verdict
     )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ablate.drift import effects
-from ablate.drift.effects import Floor, Sample
+from ablate.drift.effects import Floor, Sample, explained, figure
 from ablate.drift.images import (
     DISTANCES,
     NAMED,
@@ -30,12 +30,13 @@ from ablate.drift.images import (
     pairwise_distances,
 )
 from ablate.drift.metrics import score
-from ablate.store import Run, StoredCell, atomic_write, read_table, write_table
+from ablate.store import Run, StoredCell, StoreError, atomic_write, read_table, write_table
 
 METRICS = (*DISTANCES, "score")
 NAMES = ("concept", "probability", "concept_2", "probability_2", "concept_3", "probability_3")
 MEASURED = ("state", *METRICS, *(f"{metric}_floors" for metric in DISTANCES), "class", *NAMES)
 TABLE = "drift.csv"
+SUMMARY = "drift.json"
 EMBEDDINGS = "embeddings.npz"
 FLOOR_SEEDS = 32  # their pairs, nearly 500, are enough; more would only cost time
 
@@ -100,7 +101,7 @@ def write_drift(
     }
     _write_embeddings(run, measured)
     effects.write_effects(run, effects.estimate(list(measured.samples())))
-    run.write_text("drift.json", json.dumps(summary, indent=1) + "\n")
+    run.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
     _write_table(run, measured.cells)
     return measured.cells
 
@@ -261,24 +262,31 @@ def read_cells(run: Run) -> list[MeasuredCell]:
     """
     cells = [cell for cell in run.cells() if cell.done]
     heads = _heads(run)
-    try:
-        header, rows = read_table(run.folder / TABLE)
-    except FileNotFoundError:
+    path = run.folder / TABLE
+    if not path.exists():
         return _Measurement(run).cells
+    with explained(run, TABLE):
+        header, rows = read_table(path)
+        if not header:
+            raise StoreError("it is empty")
     if header != heads or [row[0] for row in rows] != [cell.path.name for cell in cells]:
         return _Measurement(run).cells
     # By position: an axis may have the name of a column.
     start = len(heads) - len(MEASURED)
-    return [_cell(cell, row[start:]) for cell, row in zip(cells, rows, strict=True)]
+    with explained(run, TABLE):
+        return [_cell(cell, row[start:]) for cell, row in zip(cells, rows, strict=True)]
 
 
 def read_notes(run: Run) -> list[str]:
     """The sentences to the user about what could not be measured."""
-    try:
-        text = (run.folder / "drift.json").read_text(encoding="utf-8")
-    except FileNotFoundError:
+    path = run.folder / SUMMARY
+    if not path.exists():
         return []
-    return list(json.loads(text)["notes"])
+    with explained(run, SUMMARY):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(summary, dict) or not isinstance(summary.get("notes"), list):
+            raise StoreError("it has no list of `notes`")
+        return [str(note) for note in summary["notes"]]
 
 
 def read_embeddings(run: Run) -> Embeddings | None:
@@ -286,9 +294,17 @@ def read_embeddings(run: Run) -> Embeddings | None:
     path = run.folder / EMBEDDINGS
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        keys, words = tuple(arrays["keys"].tolist()), tuple(arrays["words"].tolist())
-        return Embeddings(keys, arrays["images"], words, arrays["texts"])
+    with explained(run, EMBEDDINGS):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                keys, words = tuple(arrays["keys"].tolist()), tuple(arrays["words"].tolist())
+                known = Embeddings(keys, arrays["images"], words, arrays["texts"])
+        except Exception as error:  # numpy and zipfile raise anything about damaged files
+            raise StoreError(f"it cannot be read as arrays: {error}") from error
+        shapes = known.images.shape, known.texts.shape
+        if [s[0] for s in shapes] != [len(keys), len(words)] or shapes[0][1:] != shapes[1][1:]:
+            raise StoreError("its arrays do not fit together")
+        return known
 
 
 def _heads(run: Run) -> list[str]:
@@ -326,11 +342,11 @@ def _cell(cell: StoredCell, row: Sequence[str]) -> MeasuredCell:
     return MeasuredCell(
         **vars(cell),
         state=state,
-        drift={metric: float(figure) for metric, figure in drift if figure},
-        floors={metric: float(figure) for metric, figure in floors if figure},
+        drift={metric: figure(text) for metric, text in drift if text},
+        floors={metric: figure(text) for metric, text in floors if text},
         class_name=class_name,
         concepts=tuple(
-            (word, float(odds)) for word, odds in zip(named[::2], named[1::2], strict=True) if word
+            (word, figure(odds)) for word, odds in zip(named[::2], named[1::2], strict=True) if word
         ),
     )
 

@@ -90,8 +90,8 @@ def cell_record(cell: KeyedCell, image: np.ndarray, pipeline: Pipeline) -> dict[
 
 def describe_run(plan: Plan, pipeline: Pipeline, store: Run, cells: Sequence[KeyedCell]) -> None:
     """Write `recipe.yaml` and `run.json`. `cells`: those of the plan, then of its noise floor."""
-    store.write_text("recipe.yaml", plan.recipe.source)
     store.write_manifest(_manifest(plan, pipeline, cells))
+    store.write_text("recipe.yaml", plan.recipe.source)
 
 
 def _manifest(plan: Plan, pipeline: Pipeline, cells: Sequence[KeyedCell]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ablate.engine.run import compute_cell
 from ablate.models import Source
 from ablate.network import ScopeError
 from ablate.sampling import Pipeline, Point, Sampling
-from ablate.store import StoreError, read_record
+from ablate.store import StoreError, open_image, read_record
 from ablate.sweep import Cell, Condition
 
 # The most that a record may ask for: it may come from anyone.
@@ -119,7 +119,7 @@ def replay_cell(path: Path, pipeline: Pipeline | None = None, device: str | None
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: its cell cannot be computed: {error!r}") from error
-    with Image.open(path) as image:
+    with open_image(path) as image:
         before = np.asarray(image.convert("RGB"), dtype=int)
     same_size = before.shape == pixels.shape
     difference = int(np.abs(before - pixels).max()) if same_size else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -52,6 +52,7 @@ class Summary:
     Attributes:
         total: Images of the plan, or of the part that `limit` allows.
         reused: Images that were on disk before.
+        damaged: What was wrong with images that are computed again, by key.
         by_rows: Images computed with their variants applied by rows.
         in_place: Images computed with their variants applied in place.
         batch_size: Samplings in the largest batch.
@@ -66,6 +67,7 @@ class Summary:
 
     total: int
     reused: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
     by_rows: int = 0
     in_place: int = 0
     batch_size: int = 0
@@ -117,6 +119,7 @@ def execute(
     batch_size: int | None = None,
     limit: int | None = None,
     fresh: bool = False,
+    only: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Compute and write all cells of a plan that the store does not contain yet.
@@ -128,6 +131,7 @@ def execute(
         batch_size: Images computed at once; by default measured while running.
         limit: Compute only the first so many cells of the plan.
         fresh: Remove finished cells first.
+        only: Compute only cells of these keys.
     """
     began = time.monotonic()
     processes = Processes(pipeline.device.type)
@@ -138,15 +142,19 @@ def execute(
     batcher = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
     jobs = in_order(jobs_of({cell.key: cell for cell in cells}.values(), pipeline.component))
     chosen = [cell for job in jobs for cell in job.cells][:limit]
+    if only is not None:
+        chosen = [cell for cell in chosen if cell.key in only]
     jobs = jobs_of(chosen, pipeline.component)
     size = BatchSize(batch_size, pipeline, jobs)
-    finished = store.finished()
+    known, damaged = store.keys(), store.damaged()
+    finished = known - damaged.keys()
     batches = unfinished(
         batcher.batches(jobs, size.unit),
         lambda cell: cell.key in finished,
         lambda rest: batcher.batches(rest, size.unit),
     )
     summary = Summary(len(chosen), reused=sum(cell.key in finished for cell in chosen))
+    summary.damaged = {c.key: damaged[c.key] for c in chosen if c.key in damaged}
     processes.wait()  # until every process knows what is finished, before more is
     progress = progress or Progress()
     if batches and processes.is_main:
@@ -157,7 +165,7 @@ def execute(
         if not processes.is_main:
             return
         if not processes.alone:  # the folder has the cells of all processes
-            computed = max(computed, len(store.finished() - finished))
+            computed = max(computed, len(store.keys() - known))
         progress.update(summary.reused + computed)
 
     part = _compute_and_write(processes.share(batches), pipeline, store, batcher, size, report)

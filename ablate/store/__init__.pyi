@@ -4,6 +4,7 @@ from .activations import (
     StatisticsError as StatisticsError,
     read_statistics as read_statistics,
 )
+from .cells import listed as listed
 from .files import (
     StoreError as StoreError,
     atomic_write as atomic_write,
@@ -39,6 +40,7 @@ from .study import (
     slug_of as slug_of,
     study_pictures as study_pictures,
 )
+from .verify import Verification as Verification, verify_run as verify_run
 from .visualizations import (
     Visualization as Visualization,
     as_image as as_image,

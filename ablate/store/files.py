@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -27,10 +29,14 @@ class StoreError(RequestError):
     """A run folder or a file in it that cannot be read or used; the message says why."""
 
 
+LEDGER = "files.json"  # of a run: a digest of each file beside its cells
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write a file or a folder to, then move it to `path`.
 
+    Beside a `run.json` the digest of the file is recorded, so that it can be verified.
     On an error `path` stays as it is and the temporary is removed. Parent folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +49,40 @@ def atomic_write(path: Path) -> Iterator[Path]:
             _replace_folder(temporary, path)
         else:
             temporary.replace(path)
+        if path.name != LEDGER and path.is_file() and (path.parent / "run.json").is_file():
+            _record(path)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None  # as of a disk that is full
         raise
     finally:
         remove(temporary)
+
+
+def _record(path: Path) -> None:
+    """Record the digest of a file in its folder's ledger; files that are gone leave it."""
+    known = {n: d for n, d in read_ledger(path.parent).items() if (path.parent / n).exists()}
+    known[path.name] = digest_of_file(path)
+    with atomic_write(path.parent / LEDGER) as temporary:
+        temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_ledger(folder: Path) -> dict[str, str]:
+    """Digests of the files of a run by their names; empty where none can be read."""
+    try:
+        known = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {n: d for n, d in known.items() if Path(n).name == n} if isinstance(known, dict) else {}
+
+
+def digest_of_file(path: Path) -> str:
+    """A digest of the bytes of a file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _replace_folder(new: Path, path: Path) -> None:

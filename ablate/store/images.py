@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -24,8 +25,12 @@ BROKEN = (
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path, data: io.BytesIO | None = None) -> Iterator[Image.Image]:
     """Open an image file that may come from anywhere; decode it within the context.
+
+    Args:
+        path: The file.
+        data: Its content, where it has been read.
 
     Raises:
         StoreError: The file is no image or a broken one, which may only show when it is decoded,
@@ -34,7 +39,9 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            if data is None and path.exists() and not path.is_file():
+                raise StoreError(f"{path} cannot be read as a picture: it is no regular file")
+            with Image.open(data or path) as image:
                 yield image
     except TOO_LARGE as error:
         raise StoreError(

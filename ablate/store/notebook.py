@@ -20,6 +20,7 @@ def run_html(run: Run) -> str:
     finished = [cell for cell in cells if cell.done]
     counts = f"{len(finished)} of {len(cells)} cells finished"
     words = [manifest["name"], str(manifest["model"]["id"]), counts, str(run.folder)]
+    words += filter(None, [run.damage_note()])
     line = " · ".join(html.escape(word) for word in words)
     sheet = run.folder / "sheet.png"
     pictures = [sheet] if sheet.exists() else [cell.path for cell in finished[:FEW]]

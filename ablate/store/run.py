@@ -5,6 +5,7 @@
       run.json         what was resolved: versions, model, device, axes, and the cells in plan order
       cells/<key>.png  key: digest of everything that determines the image
       drift.csv, sheet.png ...
+      files.json       a digest of each file beside the cells
 
 `run.json` contains the order of the cells and the axis values of each. Every file is written
 atomically.
@@ -23,13 +24,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ablate.messages import counted
 from ablate.network import ModuleInfo
+from ablate.store.cells import listed, problem_of, problems_of
 from ablate.store.files import StoreError, atomic_write, sweep_temporaries
+from ablate.store.images import open_image
+from ablate.store.manifest import FORMAT, read_manifest
 from ablate.store.notebook import run_html
 from ablate.store.png import read_record, write_png
 from ablate.store.work import Work, at_work, check_folder, own_cells
-
-FORMAT = 1  # of the run folder; raised when an older reader would misread it
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class StoredCell:
 
     Attributes:
         key: Digest of everything that determines the image.
-        path: The PNG, which exists if the cell is `done`.
+        path: The PNG, which is there and whole if the cell is `done`.
         axes: Values by axis name; of a baseline that the run added, those of its condition.
         baseline: Key of the baseline with the same condition.
         group: Cells of one group share a noise floor.
@@ -86,14 +89,14 @@ class StoredCell:
 
     @property
     def done(self) -> bool:
-        return self.path.exists()
+        return problem_of(self.path) is None
 
     def _repr_png_(self) -> bytes:
         return self.path.read_bytes()
 
     def image(self) -> Image.Image:
         """The finished image, RGB."""
-        with Image.open(self.path) as image:
+        with open_image(self.path) as image:
             return image.convert("RGB")
 
     def record(self) -> dict[str, Any]:
@@ -122,9 +125,27 @@ class Run:
             raise StoreError(f"`{key}` is no key of a cell")
         return self.folder / "cells" / f"{key}.png"
 
-    def finished(self) -> set[str]:
-        """Keys of all cells on disk, in the plan or not."""
+    def keys(self) -> set[str]:
+        """Keys of all cells on disk, in the plan or not, whole or damaged."""
         return {path.stem for path in (self.folder / "cells").glob("*.png")}
+
+    def damaged(self) -> dict[str, str]:
+        """What is wrong with cells on disk, by key; empty where all are whole."""
+        problems = problems_of(sorted((self.folder / "cells").glob("*.png")))
+        return {path.stem: problem for path, problem in problems.items()}
+
+    def damage_note(self) -> str | None:
+        """A sentence that names the damaged cells and says what mends them; None without any."""
+        if not (damaged := self.damaged()):
+            return None
+        return (
+            f"{counted(len(damaged), 'cell')} of {self.folder} cannot be used: {listed(damaged)};"
+            f" `ablate verify {self.folder} --repair` computes them again"
+        )
+
+    def finished(self) -> set[str]:
+        """Keys of all whole cells on disk, in the plan or not."""
+        return self.keys() - self.damaged().keys()
 
     def write_cells(
         self, cells: Iterable[tuple[str, Image.Image, Mapping[str, Any], np.ndarray | None]]
@@ -135,23 +156,26 @@ class Run:
         """
         with ExitStack() as stack:  # which moves all files to their places at its end
             for key, image, record, latents in cells:
-                temporary = stack.enter_context(atomic_write(self.path(key)))
-                write_png(temporary, image, record, latents)
+                path = self.path(key)
+                if path.is_dir():  # a file cannot replace it
+                    path.rmdir()
+                temporary = stack.enter_context(atomic_write(path))
+                write_png(temporary, image, {**record, "key": key}, latents)
 
     def forget_cells(self) -> None:
         """Remove all finished cells, and no other file."""
         try:
-            listed = self._planned()
+            planned = self._planned()
         except StoreError:
-            listed = set()
+            planned = set()
         for path in own_cells(self.folder):
-            if path.stem in listed or _is_ours(path):
+            if path.stem in planned or _is_ours(path):
                 path.unlink()
 
     def orphans(self) -> list[Path]:
         """Finished cells that are not part of its plan any more."""
-        listed = self._planned()
-        return sorted(p for p in own_cells(self.folder) if p.stem not in listed and _is_ours(p))
+        planned = self._planned()
+        return sorted(p for p in own_cells(self.folder) if p.stem not in planned and _is_ours(p))
 
     def clean(self) -> list[int]:
         """Remove orphans, and incomplete files of killed processes; return the orphans' sizes.
@@ -234,18 +258,7 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """Read `run.json`. Raises `StoreError` if there is none or it cannot be read."""
-        path = self.folder / "run.json"
-        try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise StoreError(f"{self.folder} is not a run: it has no run.json") from None
-        except ValueError as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
-        if manifest.get("format") != FORMAT:
-            raise StoreError(
-                f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}"
-            )
-        return manifest
+        return read_manifest(self.folder)
 
     def axes(self) -> tuple[Axis, ...]:
         """The axes of the sweep, in recipe order; `prompt` and `seed` are among them."""

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image
 
-from ablate.store import atomic_write
+from ablate.store import atomic_write, open_image
 from ablate.style import (
     ACCENT,
     DARK,
@@ -205,7 +205,7 @@ class Canvas:
 
         Large ones are shrunk to twice the rectangle; enlarged ones keep sharp pixels.
         """
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             image = opened.convert("RGB")
         shrunk = image.width > width
         self.element(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ablate.drift.compare import Comparison, compare_runs
 from ablate.store.files import StoreError
+from ablate.store.png import read_record
 from ablate.store.run import Run
 from ablate.style import ACCENT, DARK
 from ablate.view import comparison as drawing, page as paper
@@ -53,7 +54,9 @@ def make_run(
             cell["variant"] = ", ".join(f"{a}={cell['axes'][a]}" for a in swept)
     for key, name in keys.items():
         if run.path(key).exists():
-            run.path(key).rename(run.path(name))
+            with Image.open(run.path(key)) as image:
+                run.write_cells([(name, image, read_record(run.path(key)), None)])
+            run.path(key).unlink()
     run.write_manifest(manifest)
     for listed in run.cells() if edits else ():
         record = listed.record() | {"edits": [*edits]}

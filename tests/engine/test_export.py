@@ -306,7 +306,7 @@ def test_a_variant_that_is_not_there_is_refused(run: Ran, build: Build, tiny: Pi
         " `baseline`, `amount=0.1`, `amount=0.2`"
     )
     assert "no cell of `amount=0.2` is finished" in refused(store, "amount=0.2", tiny)
-    with pytest.raises(StoreError, match="not a readable image"):
+    with pytest.raises(StoreError, match="cannot be read as a picture"):
         export_variant(store, "none.png", pipeline=tiny)
     with pytest.raises(StoreError, match="is not a run"):
         export_variant(Run(store.folder / "cells"), "amount=0.1", pipeline=tiny)

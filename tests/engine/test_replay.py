@@ -142,7 +142,8 @@ def test_show_tells_a_point(run: Ran, build: Build) -> None:
 def test_what_is_no_cell_is_refused(command: str, cell: Path, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("no picture")
-    for name, message in (("plain.png", "not written by ablate"), ("text.png", "not a readable"),
+    for name, message in (("plain.png", "not written by ablate"),
+                          ("text.png", "cannot be read as a picture"),
                           ("none.png", "none.png")):  # fmt: skip
         code, said = ablate(command, tmp_path / name)
         assert code == 2

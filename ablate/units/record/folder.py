@@ -22,7 +22,8 @@ MANIFEST = "study.json"
 # What studies write, beside the pictures that are drawn from it; `prepare_folder` may remove them.
 FOLDERS = ("pictures", "effects", "visualizations", "multimodal", "vectors", "bins", "patches")
 FILES = ("activations.npz", "units.csv", "cards.json", "atlas.json", "layout.npz", "multimodal.csv")
-DESCRIPTIONS = ("run.json", "recipe.yaml")  # of a run, written before its first picture
+# Of a run, written before its first picture.
+DESCRIPTIONS = ("run.json", "recipe.yaml", "files.json")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

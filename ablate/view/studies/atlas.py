@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from ablate.messages import counted
-from ablate.store import model_name, read_atlas, read_image, read_study
+from ablate.store import model_name, open_image, read_atlas, read_image, read_study
 from ablate.style import ACCENT, HAIRLINE, INK, MUTED, VACANT, elide, fit, ramp, text_width
 from ablate.view.chart import Labels
 from ablate.view.errors import PictureError
@@ -220,7 +220,7 @@ class _Stock:
 
 def _packed(path: Path, side: int, quality: int) -> bytes:
     """A picture, square and no larger than a side, as WebP."""
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         image = opened.convert("RGB")
     if max(image.size) > side:
         image = image.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=2)

@@ -20,6 +20,7 @@ from ablate.store import (
     Study,
     batched,
     footer,
+    open_image,
     read_cards,
     read_image,
     read_study,
@@ -284,7 +285,7 @@ def _place(
     canvas: Canvas, path: Path, place: Sequence[float], x: float, y: float, side: float
 ) -> None:
     """Frame a place of a picture, along the borders of the picture's pixels."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         width, height = image.size
     scale = side / max(width, height)
     left, top = x + (side - width * scale) / 2, y + (side - height * scale) / 2

@@ -12,6 +12,7 @@ from ablate.messages import counted
 from ablate.store import (
     Visualization,
     finished_file,
+    open_image,
     read_visualizations,
     write_visualization_table,
 )
@@ -94,7 +95,7 @@ def _picture(path: Path, kind: str, side: int | None) -> Image.Image:
 
 def _sized(path: Path, side: int) -> Image.Image:
     """An image as large as fits into a square; small ones are enlarged by whole pixels."""
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         image = opened.convert("RGB")
     times = side // max(image.size)
     if times:

@@ -1,0 +1,122 @@
+"""What of a run is whole: its cells, its tables, its pages, and what describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablate.store.files import LEDGER, StoreError, digest_of_file, read_ledger, read_table
+from ablate.store.images import open_image
+from ablate.store.run import Run
+
+DRIFT = "drift.csv"
+DESCRIPTIONS = ("recipe.yaml", "run.json")
+TABLES = (DRIFT, "effects.csv", "drift.json", "embeddings.npz")
+NEEDED = (*DESCRIPTIONS, *TABLES[:3], "report.html")  # files of each run that was measured
+PICTURES = (".png", ".webp", ".gif")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What of a run is whole.
+
+    Attributes:
+        counts: How many things there are and how many of them are whole, by their kind.
+        cells: What is wrong with cells, by key.
+        files: What is wrong with files beside the cells, by name.
+        missing: Planned cells that have not been computed.
+    """
+
+    counts: Mapping[str, tuple[int, int]]
+    cells: Mapping[str, str]
+    files: Mapping[str, str]
+    missing: int
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.cells and not self.files
+
+
+def verify_run(run: Run) -> Verification:
+    """Check each cell and each file of a run against what was recorded when it was written.
+
+    Files of runs of older versions, of which nothing was recorded, are checked by their format.
+
+    Raises `StoreError` where the folder contains no run.
+    """
+    if not any((run.folder / name).exists() for name in (*DESCRIPTIONS, "cells")):
+        raise StoreError(f"{run.folder} is not a run: it has no run.json")
+    files = dict(_file_problems(run))
+    there, damaged = run.keys(), run.damaged()
+    planned: set[str] = set()
+    if "run.json" not in files:
+        planned = {cell.key for cell in (*run.cells(), *run.floor())}
+    if DRIFT not in files and planned:
+        known = {Path(row[0]).stem for row in read_table(run.folder / DRIFT)[1] if row}
+        damaged |= dict.fromkeys(sorted(known & planned - there), "no file")
+        if known != {cell.key for cell in run.cells()} & (there | known):
+            files[DRIFT] = "out of date: it is of other cells"
+    counts = {
+        "cells": (len(there | damaged.keys()), len((there | damaged.keys()) - damaged.keys()))
+    }
+    kinds: dict[str, list[bool]] = {"tables": [], "pages": [], "descriptions": []}
+    for name in _names(run):
+        kind = "descriptions" if name in DESCRIPTIONS else "tables" if name in TABLES else "pages"
+        kinds[kind].append(name not in files)
+    counts |= {kind: (len(whole), sum(whole)) for kind, whole in kinds.items()}
+    return Verification(counts, damaged, files, len(planned - there - damaged.keys()))
+
+
+def _names(run: Run) -> list[str]:
+    """Files beside the cells that are there, or that were recorded, or that each run has."""
+    suffixes = (".csv", ".json", ".npz", ".yaml", ".html", ".svg", ".mp4", *PICTURES)
+    there = {path.name for path in run.folder.glob("[!.]*") if path.suffix in suffixes}
+    return sorted((there | read_ledger(run.folder).keys() | {*NEEDED}) - {LEDGER})
+
+
+def _file_problems(run: Run) -> Iterator[tuple[str, str]]:
+    ledger = read_ledger(run.folder)
+    for name in _names(run):
+        path = run.folder / name
+        if not path.is_file():
+            yield name, "no regular file" if path.exists() else "missing"
+        elif problem := _structure(run, path):
+            yield name, problem
+        elif name in ledger and ledger[name] != digest_of_file(path):
+            yield name, "changed since it was written"
+
+
+def _structure(run: Run, path: Path) -> str | None:
+    """What is wrong with a file by its format."""
+    try:
+        if path.stat().st_size == 0:
+            return "empty"
+        if path.name == "run.json":
+            run.manifest()
+        elif path.suffix == ".csv":
+            read_table(path)
+        elif path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".npz":
+            _read_arrays(path)
+        elif path.suffix in PICTURES:
+            with open_image(path) as image:
+                image.load()
+        elif path.suffix == ".html" and not path.read_bytes().rstrip().endswith(b"</html>"):
+            return "truncated"
+    except (StoreError, ValueError, RecursionError) as error:
+        return str(error).removeprefix(str(path)).lstrip(": ")
+    return None
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # numpy and zipfile raise anything about files that are wrong
+        raise StoreError(f"{path} cannot be read as arrays: {error}") from error
