@@ -57,7 +57,7 @@ def table(file: Path) -> list[dict[str, str]]:
 
 def test_a_run_is_measured_named_and_shown(run: Path) -> None:
     tables = {"drift.csv", "effects.csv", "drift.json", "embeddings.npz"}
-    others = {"sheet.png", "report.html", "run.json", "recipe.yaml", "cells"}
+    others = {"sheet.png", "report.html", "run.json", "recipe.yaml", "files.json", "cells"}
     assert {path.name for path in run.iterdir()} == tables | others
     rows = table(run / "drift.csv")
     assert len(rows) == 18

@@ -91,8 +91,9 @@ def test_another_recipe_is_refused_and_other_files_survive_fresh(
     for name in ("notes.txt", "cells/cat.png", f"cells/{'0' * 32}.png"):
         file(out / name)
     assert ablate("run", recipe, "--out", out, "--fresh").exit_code == 0
-    assert Run(out).finished() == cells | {"cat", "0" * 32}
-    assert (out / "notes.txt").read_text() == "mine"
+    assert Run(out).finished() == cells
+    for name in ("notes.txt", "cells/cat.png", f"cells/{'0' * 32}.png"):
+        assert (out / name).read_text() == "mine"
     other = tmp_path / "other.yaml"
     other.write_text(RECIPE.format(name="other", model=tiny_folder))
     message = refused(ablate("run", other, "--out", out))
@@ -115,9 +116,11 @@ def test_temporaries_of_processes_that_are_gone_are_removed(tmp_path: Path) -> N
 
 def test_processes_share_a_folder_for_the_same_cells_alone(tmp_path: Path) -> None:
     first, second, third = (Run(tmp_path) for _ in range(3))
+    planned = {"key": "a", "baseline": "a", "variant": "baseline"}
+    planned |= {"prompt": "", "seed": 0, "axes": {}}
     with first.working():
         assert first.alone
-        first.write_manifest({"cells": [{"key": "a"}]})
+        first.write_manifest({"axes": [], "cells": [planned]})
         first.share({"a"})
         with second.working(), third.working():
             assert not second.alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from dataclasses import replace
@@ -20,7 +21,6 @@ from ablate.models.errors import ModelError
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request, Stopped
 from ablate.store.files import StoreError
-from ablate.store.png import read_record
 from ablate.store.visualizations import has_visualization
 from ablate.units.visualize import dreams, fourier
 from ablate.units.visualize.ascent import Ascent, quiet_start
@@ -423,9 +423,10 @@ def test_what_is_on_disk_is_not_rendered_again(reader: Reader, tmp_path: Path) -
     assert render(images, objectives, tmp_path) == paths
     assert there(images) == [True, True]
     assert paths[0].stat().st_mtime_ns == times[0]
-    assert read_record(paths[0])["end"] == pytest.approx(float(result.end[0]))
     with Image.open(paths[0]) as image:
+        end = json.loads(image.info["ablate"])["end"]
         shown = np.asarray(image) / 255
+    assert end == pytest.approx(float(result.end[0]))
     np.testing.assert_allclose(shown, result.images[0], atol=0.003)
 
 

@@ -412,6 +412,7 @@ def test_save_writes_whole_files_and_removes_stale_ones(
     assert len(paths) > 1
     assert sheets.save_sheet(run, rows="amount", columns="stage") == [tmp_path / "sheet.png"]
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [
+        "files.json",
         "run.json",
         "sheet-mine.png",
         "sheet.png",
