@@ -303,7 +303,7 @@ EDITS = [
     ("no place of an op of outputs", "mean", 'modules: "*"',
      ": `where` is missing: always `output`: `mean` edits what modules return", True),
     ("place of an op of weights", "prune", 'modules: "*", amount: 0.5, where: output',
-     ".where: must be `weights`, not `output`", True),
+     ".where: must be `weights`, not `output`: `prune` edits weights alone", True),
     ("parameters of outputs", "zero", 'modules: "*", where: output, params: bias',
      ".params: outputs have no parameters; leave `params` out", True),
     ("component that is no text", "zero", 'modules: "*", component: 3',

@@ -22,18 +22,18 @@ import torch
 from torch import Tensor
 
 from ablate.edits.noise import in_float64
-from ablate.edits.registry import BOTH, OPS as OPS, Op, op
+from ablate.edits.registry import BOTH, OPS as OPS, WEIGHTS, Op, op
 
 PART = 2**17  # entries of a large tensor that are edited at a time
 
 
-@op(places=BOTH)
+@op()
 def zero(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """0: the module is ablated."""
     return torch.zeros_like(tensor)
 
 
-@op(strength="factor", neutral=1.0, places=BOTH)
+@op(strength="factor", neutral=1.0)
 def scale(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """s·W."""
     return strength * tensor
@@ -82,7 +82,7 @@ def prune(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     return tensor.masked_fill(chosen.view_as(tensor), 0.0)
 
 
-@op(strength="bits", whole=True, least=1.0, most=16.0, counts_from=1.0)
+@op(strength="bits", whole=True, places=WEIGHTS, least=1.0, most=16.0, counts_from=1.0)
 def quantize(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """W rounded to b bits: step·round(W / step), step = max|W| / (2^(b−1) − 1).
 
@@ -96,7 +96,7 @@ def quantize(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     return torch.where(step > 0, torch.round(tensor / step) * step, tensor)
 
 
-@op(strength="rank", whole=True, above=0.0, counts_from=1.0)
+@op(strength="rank", whole=True, places=WEIGHTS, above=0.0, counts_from=1.0)
 def low_rank(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """The nearest matrix to W of rank r; below 1, r is a share of the full rank.
 

@@ -34,6 +34,7 @@ RESERVED = ("op", "code", "modules", "component", "where", "params", "when", "un
             "distribution", "by")  # fmt: skip
 # Noise that is given, not drawn.
 GIVEN = ("partner", "checkpoint", "input", "mean", "resample", "letters")
+WEIGHTS = ("weights",)
 BOTH = ("weights", "output")
 Apply = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -70,7 +71,7 @@ class Op:
     linear: bool = False
     kinds: tuple[str, ...] = ()
     kind_key: str = ""
-    places: tuple[str, ...] = ("weights",)
+    places: tuple[str, ...] = WEIGHTS
     code: str | None = None
     least: float | None = None
     most: float | None = None
@@ -103,16 +104,19 @@ OPS: dict[str, Op] = {}
 def op(
     *, strength: str | None = None, neutral: float | None = None, draws: NoiseSource | None = None,
     stream: str | None = None, whole: bool = False, linear: bool = False,
-    kinds: tuple[str, ...] | None = None, places: tuple[str, ...] = ("weights",),
+    kinds: tuple[str, ...] | None = None, places: tuple[str, ...] | None = None,
     least: float | None = None, most: float | None = None, above: float | None = None,
     counts_from: float | None = None,
 ) -> Callable[[Apply], Apply]:  # fmt: skip
     """Register a function `(tensor, noise, strength) -> tensor` as an op under its name.
 
     All three tensors have one shape and are float32; without noise, `noise` is empty. The arguments
-    are the attributes of `Op`; `kinds` are by default all that it can draw. Raises `ValueError` for
-    a name that is taken and for arguments that contradict each other.
+    are the attributes of `Op`; `kinds` are by default all that it can draw, and `places` are
+    weights and, for an op without noise, outputs. Raises `ValueError` for a name that is taken and
+    for arguments that contradict each other.
     """
+    if places is None:
+        places = BOTH if draws is None else WEIGHTS
     kind_key, all_kinds = KINDS.get(draws or "", ("", ()))
     known = all_kinds if kinds is None else kinds
     if "output" in places and draws not in (None, "values", "input", "mean", "resample"):

@@ -257,7 +257,8 @@ def model_of(op: Op) -> type[EditSpec]:
         fields["where"] = (choices(op.places), Field(description=needed))
     else:
         description = EditSpec.model_fields["where"].description
-        fields["where"] = (choices(op.places), Field(op.places[0], description=description))
+        place: Any = Annotated[choices(op.places), _Place(op)]
+        fields["where"] = (place, Field(op.places[0], description=description))
     if op.strength:
         fields["strength"] = (
             or_ref[_strength(op)] | None,
@@ -280,6 +281,21 @@ def model_of(op: Op) -> type[EditSpec]:
     model = create_model(op.name, __base__=EditSpec, __doc__=op.about, **fields)
     model.op = op
     return model
+
+
+@dataclass(frozen=True)
+class _Place(Rule):
+    """Where an op takes effect; of a user's op also what would let it edit outputs."""
+
+    op: Op
+
+    def read(self, value: Any, inner: Inner) -> Any:
+        if value == "output" and value not in self.op.places:
+            message = f"must be `weights`, not `output`: `{self.op.name}` edits weights alone"
+            if self.op.code and self.op.draws in (None, "values"):
+                message += '; in its file, `@ablate.op(places=("weights", "output"))` allows both'
+            fail(Mistake(message))
+        return inner(value)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class BoundEdit:
         """Look up what selectors name: of the edit, of its axis, and of its partners."""
         if self.networks is None or not self.networks.has(self.spec.component or self.component):
             return
-        blocks = self.spec.where == "output"
+        blocks = self.spec.where != "weights"  # a mistake there is not one of the selector too
         modules, place = self.spec.modules, (*self.path, "modules")
         if not isinstance(self._axis_of(modules), ModuleAxis):
             for selector, path in self.given_by(modules, place) if modules else ():

@@ -196,6 +196,12 @@ def test_numbers_that_are_not_finite_pass_where_the_weights_are_not(write: Write
 
 # ---------------------------------------------------------------- from the command line
 
+FLIP = """
+@op(places=("output",), whole=True)
+def flip(tensor, noise, strength):
+    return tensor.flip(-1)
+"""
+
 
 def run_command(*words: object) -> tuple[int, str]:
     result = CliRunner().invoke(main, [str(word) for word in words])
@@ -266,3 +272,50 @@ def test_cells_of_users_ops_record_their_code(
     _, changed = Run("run").cells()
     assert changed.key != edited.key
     assert changed.image().tobytes() != edited.image().tobytes()
+
+
+def test_users_ops_edit_outputs(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs of a module, of one unit of it, and of a block; weights of the same op too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(HEAD + SHRINK + FLIP, encoding="utf-8")
+    text = recipe.read_text(encoding="utf-8")
+
+    def images(edits: str) -> list[bytes]:
+        edited = text.replace('shrink: {modules: "conv_in", amount: 0.5}', edits)
+        recipe.write_text(edited, encoding="utf-8")
+        status, output = run_command("run", "--allow-code", recipe, "--out", "run", "--fresh")
+        assert status == 0, output
+        return [cell.image().tobytes() for cell in Run("run").cells()]
+
+    def of(op: str) -> bytes:
+        return images(f"{op[:-1]}, where: output}}")[-1]
+
+    unedited, weights = images("shrink: {modules: conv_in, amount: 0.5}")
+    assert weights != unedited
+    assert of("shrink: {modules: conv_in, amount: 0.5}") == of(
+        "scale: {modules: conv_in, factor: 0.5}"
+    )
+    one = "{modules: conv_in, unit: {channels: [1]}, "
+    assert of(f"shrink: {one}amount: 0.5}}") == of(f"scale: {one}factor: 0.5}}")
+    flipped = of("flip: {modules: up_blocks.0}")
+    assert flipped not in (unedited, of("zero: {modules: up_blocks.0}"))
+
+
+def test_an_op_of_weights_says_how_it_may_edit_outputs(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        HEAD + SHRINK.replace("linear=True", 'places=("weights",)'), encoding="utf-8"
+    )
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(
+        text.replace('"conv_in", amount', '"mid_block", where: output, amount'), encoding="utf-8"
+    )
+    assert run_command("check", "--allow-code", recipe) == (
+        2,
+        f"{recipe}:8: edits[0].shrink.where: must be `weights`, not `output`: `shrink` edits"
+        ' weights alone; in its file, `@ablate.op(places=("weights", "output"))` allows both\n1 problem\n',
+    )
