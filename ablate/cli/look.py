@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ablate.cli.errors import Exit
 from ablate.cli.options import key_values, stored_run
 from ablate.cli.process import WRONG
 from ablate.drift import compare_runs
-from ablate.store import parameters_text, read_record
+from ablate.messages import printable
+from ablate.store import check_asked, parameters_text, read_record
 from ablate.view import (
     draw_curves,
     draw_map,
@@ -102,20 +104,26 @@ def show_command(png: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(record, indent=1))
         return
-    click.echo(parameters_text(record))
+    check_asked(png, record)
+    for line in _description(record):
+        click.echo(printable(line, keep="\n"))
+
+
+def _description(record: dict[str, Any]) -> Iterator[str]:
+    """What a cell is, in lines; prompts may have several."""
+    yield parameters_text(record)
     condition = record["condition"]
     if "steps" in condition:
-        click.echo(f"after {condition['steps']} steps")
-    for text, weight in condition.get("point", {}).get("weights", []):
-        click.echo(f"{weight:+.4f} “{text}”")
+        yield f"after {condition['steps']} steps"
+    for text, weight in (condition.get("point") or {}).get("weights", []):
+        yield f"{weight:+.4f} “{text}”"
     for edit in record["edits"]:
         given = {k: v for k, v in edit.items() if k not in ("op", "modules")}
         settings = ", ".join(f"{k} {_as_yaml(v)}" for k, v in given.items())
-        click.echo(f"{edit['op']}{f' ({settings})' if settings else ''}")
-        for path in edit["modules"]:
-            click.echo(f"    {path}")
-    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
-    click.echo(f"{record['model']['fingerprint']}, {record['dtype']}; {versions}")
+        yield f"{edit['op']}{f' ({settings})' if settings else ''}"
+        yield from (f"    {path}" for path in edit["modules"])
+    versions = ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())
+    yield f"{record['model']['fingerprint']}, {record['dtype']}; {versions}"
 
 
 def _as_yaml(value: Any) -> str:

@@ -14,7 +14,7 @@ from .processes import (
 )
 from .progress import OnProgress as OnProgress, Progress as Progress
 from .records import describe_run as describe_run, with_keys as with_keys
-from .replay import ALIKE as ALIKE, replay_cell as replay_cell
+from .replay import ALIKE as ALIKE, Recorded as Recorded, replay_cell as replay_cell
 from .run import (
     Summary as Summary,
     compute_batches as compute_batches,

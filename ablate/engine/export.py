@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import nn
 
 from ablate import __version__
 from ablate.edits import Edit, NoiseCache, Variant, applied, edited_parameters
-from ablate.engine.replay import cell_of, pipeline_of
+from ablate.engine.replay import Recorded
 from ablate.messages import RequestError, counted, did_you_mean
 from ablate.models import folder_of
 from ablate.sampling import Pipeline
@@ -77,6 +77,8 @@ def export_variant(
     changed: bool = False,
     device: str | None = None,
     pipeline: Pipeline | None = None,
+    model: str | None = None,
+    before: Callable[[Recorded], object] = lambda _: None,
 ) -> Export:
     """Write the edited network of a variant, in the dtype of its cells; atomically.
 
@@ -88,16 +90,18 @@ def export_variant(
         changed: Write one file of the tensors that differ, to `out` if that ends in
             `.safetensors`, else into the folder `out`. A folder has the scheduler of the cell.
         pipeline: The run's, if it is loaded; its weights are restored bit by bit.
+        model: Loaded instead of the model that the record names.
+        before: Called before anything is loaded; it may raise.
 
     Raises:
         ExportError: The edits are not of weights, or `out` is something else.
         StoreError: The run or the PNG cannot be read.
         ModelError: The model is not there.
     """
-    record = record_of(run, variant)
-    edits = cell_of(record).variant
+    recorded = Recorded.of(*record_of(run, variant), model)
+    edits = recorded.cell.variant
     _check_exportable(edits, changed)
-    about = _about(record)
+    about = _about(recorded.record)
     name = safe_name(edits.name)
     if not changed:
         target = out or run.folder / "export" / name
@@ -106,7 +110,8 @@ def export_variant(
     else:
         target = (out or run.folder / "export") / f"{name}.safetensors"
     replaced = _check_target(target, about)
-    pipeline = pipeline or pipeline_of(record, device)
+    before(recorded)
+    pipeline = pipeline or recorded.load(device)
     if pipeline.fingerprint != about["fingerprint"]:
         raise ExportError(
             f"`{about['model']}` is not what it was when the cells of `{edits.name}` were"
@@ -141,8 +146,8 @@ def export_variant(
     return Export(target, sizes, names, replaced, usage)
 
 
-def record_of(run: Run, variant: str) -> dict[str, Any]:
-    """The record of a variant's first finished cell, or of the cell with that key or PNG.
+def record_of(run: Run, variant: str) -> tuple[Path, dict[str, Any]]:
+    """The PNG and record of a variant's first finished cell, or of the cell with that key or PNG.
 
     Raises `ExportError` if there is none, or if variants with different edits have that name.
     """
@@ -150,7 +155,7 @@ def record_of(run: Run, variant: str) -> dict[str, Any]:
     named = [cell for cell in cells if cell.variant == variant]
     chosen = named or [cell for cell in cells if cell.key == variant]
     if not chosen and variant.lower().endswith(".png"):
-        return read_record(Path(variant))
+        return Path(variant), read_record(Path(variant))
     if not chosen:
         known = list(dict.fromkeys(cell.variant for cell in cells))
         raise ExportError(
@@ -164,7 +169,7 @@ def record_of(run: Run, variant: str) -> dict[str, Any]:
         raise ExportError(
             f"`{variant}` names several variants of {run.folder}; give the key or the PNG of a cell"
         )
-    return done[0].record()
+    return done[0].path, done[0].record()
 
 
 def _distinct_edits(cells: list[StoredCell]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,13 @@ from PIL import Image
 
 from ablate.edits import Edit, UnknownOpError, Variant
 from ablate.engine.run import compute_cell
-from ablate.models import Source
+from ablate.messages import counted, shown
+from ablate.models import Source, located
 from ablate.network import ScopeError
-from ablate.sampling import Pipeline, Point, Sampling
-from ablate.store import StoreError, open_image, read_record
+from ablate.sampling import SAMPLING, Pipeline, Point, Sampling
+from ablate.store import StoreError, check_asked, open_image, read_record
 from ablate.sweep import Cell, Condition
 
-# The most that a record may ask for: it may come from anyone.
-MOST_STEPS, MOST_EDITS, MOST_PIXELS = 10_000, 10_000, 2**14
 ALIKE = 2  # of 255: what another batch size, or another machine in float32, may change
 
 
@@ -44,84 +44,136 @@ class Replay:
         return self.difference is not None and self.difference <= ALIKE
 
 
-def cell_of(record: dict[str, Any]) -> Cell:
+def cell_of(path: Path, record: dict[str, Any]) -> Cell:
     """The cell that a record describes. Raises `StoreError` if it describes none."""
-    check_bounds(record)
+    check_asked(path, record)
+    given = record["condition"]
+    point = given.get("point")
+    condition = Condition(
+        prompt=given["prompt"],
+        seed=given["seed"],
+        sampling=Sampling(**{name: given["sampling"][name] for name in SAMPLING}),
+        point=_point(point) if point else None,
+        steps=given.get("steps"),
+    )
     try:
-        given = record["condition"]
-        point = given.get("point")
-        condition = Condition(
-            prompt=given["prompt"],
-            seed=given["seed"],
-            sampling=Sampling(**given["sampling"]),
-            point=_point(point) if point else None,
-            steps=given.get("steps"),
-        )
         edits = tuple(Edit.from_json(edit) for edit in record["edits"])
-        variant = Variant(record["variant"], edits, record.get("perturbation_seed", 0))
     except UnknownOpError as error:
         raise StoreError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"this record describes no cell: {error!r}") from error
+        raise StoreError(f"{path}: its record describes no cell: {error!r}") from error
+    variant = Variant(record["variant"], edits, record.get("perturbation_seed", 0))
     return Cell(variant, condition, record.get("axes", {}), condition)
-
-
-def check_bounds(record: dict[str, Any]) -> None:
-    """Raise `StoreError` for a record that asks for more than any cell needs."""
-    try:
-        sampling = record["condition"]["sampling"]
-        steps, sides = sampling["num_inference_steps"], (sampling["width"], sampling["height"])
-        counts = [(steps, MOST_STEPS, "steps"), (len(record["edits"]), MOST_EDITS, "edits")]
-        counts += [(side, MOST_PIXELS, "pixels along a side") for side in sides]
-        for count, most, what in counts:
-            if not 0 <= count <= most:
-                raise StoreError(f"this record asks for {count:,} {what}; {most:,} is the most")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"this record describes no cell: {error!r}") from error
 
 
 def _point(given: dict[str, Any]) -> Point:
     return Point(tuple((text, weight) for text, weight in given["weights"]), given["path"])
 
 
-def pipeline_of(record: dict[str, Any], device: str | None = None) -> Pipeline:
-    """Load the pipeline that a record names.
+@dataclass(frozen=True)
+class Recorded:
+    """What the record of a cell asks for; nothing is loaded.
 
-    Raises:
-        ModelError: The model is not there.
-        StoreError: The record names none.
+    Attributes:
+        path: The PNG.
+        record: Its record.
+        cell: The cell.
+        source: The model that computes it: of the record, or the one given instead.
+        unnamed: What would be loaded besides that the user did not name: the model of the record
+            unless it is the bundled one, LoRAs, models to blend with.
     """
-    try:
+
+    path: Path
+    record: dict[str, Any]
+    cell: Cell
+    source: Source
+    unnamed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path, record: dict[str, Any], model: str | None = None) -> Recorded:
+        """What a record asks for.
+
+        Args:
+            path: Where it was read.
+            model: A folder, file or hub id that the user names; it replaces the record's model.
+
+        Raises:
+            StoreError: The record describes no cell.
+        """
+        cell = cell_of(path, record)
         source = Source.from_json(record["model"])
         kind, _, commit = record["model"]["fingerprint"].partition(":")
-        options = {"component": record["component"], "dtype": record["dtype"]}
-    except (AttributeError, KeyError, TypeError) as error:
-        raise StoreError(f"this record names no model that can be loaded: {error!r}") from error
-    if kind == "commit":
-        source = dataclasses.replace(source, revision=commit)
-    return Pipeline.load(source, device=device, compile=record.get("compile", False), **options)
+        if kind == "commit":
+            source = dataclasses.replace(source, revision=commit)
+        if model is not None and located(model) != source.model:
+            source = dataclasses.replace(source, model=located(model), revision=None)
+        names = [source.config, *(lora.model for lora in source.lora)]
+        names += [edit.checkpoint for edit in cell.variant.edits]
+        if model is None:
+            names.insert(0, source.model)
+        known = ("bundled", source.model if model is not None else None, None)
+        unnamed = tuple(dict.fromkeys(n for n in names if n is not None and n not in known))
+        return cls(path, record, cell, source, unnamed)
+
+    def sentences(self) -> list[str]:
+        """Lines for the user: what would be loaded and computed."""
+        sampling, edits = self.cell.condition.sampling, self.cell.variant.edits
+        modules = sum(len(edit.all_modules) for edit in edits)
+        references = len(self.cell.variant.references)
+        besides = [f"and {shown(name)}" for name in self.unnamed if name != self.source.model]
+        return [
+            ", ".join([f"model  {shown(self.source.model)}", self.record["dtype"], *besides[:5]]),
+            f"cell   {sampling.width} × {sampling.height} pixels,"
+            f" {counted(sampling.num_inference_steps, 'step')},"
+            f" {counted(len(edits), 'edit')} of {counted(modules, 'module')}"
+            + (f", {counted(references, 'reference')}" if references else ""),
+        ]
+
+    def load(self, device: str | None = None) -> Pipeline:
+        """Load its pipeline. Raises `ModelError`."""
+        return Pipeline.load(
+            self.source,
+            component=self.record["component"],
+            device=device,
+            dtype=self.record["dtype"],
+            compile=self.record.get("compile", False),
+        )
 
 
-def replay_cell(path: Path, pipeline: Pipeline | None = None, device: str | None = None) -> Replay:
+def replay_cell(
+    path: Path,
+    pipeline: Pipeline | None = None,
+    device: str | None = None,
+    *,
+    model: str | None = None,
+    before: Callable[[Recorded], object] = lambda _: None,
+) -> Replay:
     """Compute the cell of a PNG again, alone, and compare it with the image in the PNG.
 
+    Args:
+        pipeline: Its pipeline, if it is loaded.
+        device: Where to load it else.
+        model: Loaded instead of the model that the record names.
+        before: Called before anything is loaded; it may raise.
+
     Raises:
-        StoreError: The file is not the PNG of a cell.
+        StoreError: The file is not the PNG of a cell, or the cell cannot be computed.
         ModelError: Its model is not there.
         ScopeError: Its edits do not fit the model.
     """
     record = read_record(path)
-    cell = cell_of(record)
-    pipeline = pipeline or pipeline_of(record, device)
+    recorded = Recorded.of(path, record, model)
+    before(recorded)
+    pipeline = pipeline or recorded.load(device)
     try:
-        key, pixels, _ = compute_cell(cell, pipeline)
+        key, pixels, _ = compute_cell(recorded.cell, pipeline)
     except ScopeError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: its cell cannot be computed: {error!r}") from error
     with open_image(path) as image:
-        before = np.asarray(image.convert("RGB"), dtype=int)
-    same_size = before.shape == pixels.shape
-    difference = int(np.abs(before - pixels).max()) if same_size else None
+        first = np.asarray(image.convert("RGB"), dtype=int)
+    same_size = first.shape == pixels.shape
+    difference = int(np.abs(first - pixels).max()) if same_size else None
     same_model = record["model"]["fingerprint"] == pipeline.fingerprint
     return Replay(Image.fromarray(pixels), same_model, key == path.stem, difference)

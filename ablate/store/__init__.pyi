@@ -4,6 +4,7 @@ from .activations import (
     StatisticsError as StatisticsError,
     read_statistics as read_statistics,
 )
+from .asked import check_asked as check_asked
 from .cells import listed as listed
 from .files import (
     StoreError as StoreError,

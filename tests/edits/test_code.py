@@ -255,7 +255,7 @@ def test_cells_of_users_ops_record_their_code(
     digest = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
     _, edited = Run("run").cells()
     assert edited.record()["edits"][0]["code"] == digest
-    assert run_command("replay", edited.path, "--verify", "--device", "cpu")[0] == 0
+    assert run_command("replay", edited.path, "--verify", "--device", "cpu", "--yes")[0] == 0
     # In a process that has not loaded the file:
     forget("shrink")
     status, output = run_command("replay", edited.path)
@@ -264,10 +264,11 @@ def test_cells_of_users_ops_record_their_code(
         "`shrink` is not a built-in op: no file is loaded that it comes from; the digest of"
         f" that file is {digest}, and `--code FILE` loads it\n"
     )
-    assert run_command("replay", edited.path, "--code", file, "--verify", "--device", "cpu")[0] == 0
+    command = ("replay", edited.path, "--code", file, "--yes")
+    assert run_command(*command, "--verify", "--device", "cpu")[0] == 0
     forget("shrink")
     file.write_text(file.read_text(encoding="utf-8").replace("1 - strength", "2 - strength"))
-    assert run_command("replay", edited.path, "--code", file)[0] == 2
+    assert run_command(*command)[0] == 2
     run_command("run", "--allow-code", recipe, "--out", "run", "--device", "cpu")
     _, changed = Run("run").cells()
     assert changed.key != edited.key

@@ -94,8 +94,14 @@ def ablate(*arguments: object) -> tuple[int, str]:
 
 
 def test_from_the_command_line(cell: Path, tmp_path: Path) -> None:
-    code, said = ablate("replay", cell, "--verify", "--device", "cpu", "--out", tmp_path / "a.png")
-    assert (code, said) == (0, f"{cell}: the same, bit for bit\n")
+    out = tmp_path / "a.png"
+    code, said = ablate("replay", cell, "--verify", "--device", "cpu", "--out", out, "--yes")
+    model = read_record(cell)["model"]["id"]
+    assert code == 0
+    assert said == (
+        f"model  {model}, float32\ncell   16 × 16 pixels, 2 steps, 1 edit of 116 modules\n"
+        f"{cell}: the same, bit for bit\n"
+    )
     images = [np.asarray(Image.open(path).convert("RGB")) for path in (cell, tmp_path / "a.png")]
     assert np.array_equal(*images)
 
@@ -105,11 +111,11 @@ def test_another_image_is_found_out(cell: Path, tmp_path: Path) -> None:
         record["condition"]["seed"] = 5
 
     forged = rewritten(cell, tmp_path / "forged", other_seed)
-    code, said = ablate("replay", forged, "--verify", "--device", "cpu")
+    code, said = ablate("replay", forged, "--verify", "--device", "cpu", "--yes")
     assert code == 1
     assert "its name is not the key of its record" in said
     assert "different by" in said
-    assert ablate("replay", forged, "--device", "cpu")[0] == 0
+    assert ablate("replay", forged, "--device", "cpu", "--yes")[0] == 0
 
 
 def test_a_model_that_changed_is_told(cell: Path, tmp_path: Path) -> None:
@@ -117,8 +123,47 @@ def test_a_model_that_changed_is_told(cell: Path, tmp_path: Path) -> None:
         record["model"]["fingerprint"] = "sha256:0"
 
     old = rewritten(cell, tmp_path / "old", other_model)
-    code, said = ablate("replay", old, "--verify", "--device", "cpu")
-    assert (code, said.splitlines()[0]) == (0, "its model has changed since this cell was computed")
+    code, said = ablate("replay", old, "--verify", "--device", "cpu", "--yes")
+    assert (code, said.splitlines()[2]) == (0, "its model has changed since this cell was computed")
+
+
+@pytest.mark.parametrize("command", ["replay", "export"])
+def test_a_model_that_the_user_did_not_name_is_not_loaded(
+    command: str, cell: Path, tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(source: Any, **_: Any) -> Pipeline:
+        loaded.append(source.model)
+        return tiny
+
+    monkeypatch.setattr(Pipeline, "load", load)
+    arguments = (cell,) if command == "replay" else (cell.parent.parent, cell.stem)
+    code, said = ablate(command, *arguments)
+    assert (code, loaded) == (2, [])
+    assert f"names what is loaded: `{tiny.model}`; `--yes` loads it" in said
+    assert ablate(command, *arguments, "--model", tiny.model)[0] == 0
+    assert ablate(command, *arguments, "--yes")[0] == 0
+    assert loaded == [tiny.model] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora": [{"model": "/a/stranger.safetensors"}]},
+        {"id": "another/model", "fingerprint": "commit:abc"},
+        {"config": "another/model"},
+    ],
+)
+def test_nothing_else_of_a_record_is_loaded_unasked(
+    cell: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    def bundled(record: dict[str, Any]) -> None:
+        record["model"] = {"id": "bundled", "fingerprint": "sha256:0"} | change
+
+    code, said = ablate("replay", rewritten(cell, tmp_path / "other", bundled))
+    assert code == 2
+    assert "names what is loaded: `" in said
 
 
 def test_show_tells_what_a_cell_is(cell: Path) -> None:
@@ -157,21 +202,20 @@ def test_a_record_that_makes_no_sense_is_refused(cell: Path, tmp_path: Path) -> 
 
     code, said = ablate("replay", rewritten(cell, tmp_path / "odd", unknown), "--device", "cpu")
     assert code == 2
-    assert "this record describes no cell" in said
+    assert "its record describes no cell" in said
 
 
-@pytest.mark.parametrize(
-    ("key", "what"), [("num_inference_steps", "steps"), ("width", "pixels along a side")]
-)
+@pytest.mark.parametrize(("key", "most"), [("num_inference_steps", 10_000), ("width", 2**14)])
 def test_a_record_that_asks_for_too_much_is_refused(
-    cell: Path, tmp_path: Path, key: str, what: str
+    cell: Path, tmp_path: Path, key: str, most: int
 ) -> None:
     def more(record: dict[str, Any]) -> None:
         record["condition"]["sampling"][key] = 10**9
 
     code, said = ablate("replay", rewritten(cell, tmp_path / "more", more), "--device", "cpu")
     assert code == 2
-    assert f"asks for 1,000,000,000 {what}" in said
+    assert f"`condition.sampling.{key}`: input should be less than or equal to {most}" in said
+    assert "not 1,000,000,000" in said
 
 
 @pytest.mark.parametrize("command", ["show", "replay"])

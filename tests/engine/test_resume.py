@@ -149,7 +149,7 @@ def test_a_folder_resumes_with_what_was_overridden(
     assert "0 images computed, 2 reused, of 2" in ablate("run", out)
     assert (out / "recipe.yaml").read_text() == saved
     cell = next(out.glob("cells/*.png"))
-    assert "the same" in ablate("replay", cell, "--device", "cpu")
+    assert "the same" in ablate("replay", cell, "--device", "cpu", "--yes")
 
 
 def test_cells_that_a_recipe_has_no_more_are_named_and_cleaned(

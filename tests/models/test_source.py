@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ablate.edits.in_place import applied
 from ablate.edits.variants import Edit, Variant
 from ablate.engine import run as engine
-from ablate.engine.replay import pipeline_of
 from ablate.models import folders, loading
 from ablate.models.catalogs import load_catalog
 from ablate.models.errors import ModelError
@@ -156,9 +155,7 @@ def test_a_denoiser_alone_takes_the_rest_from_where_it_is_described(
     assert np.array_equal(image(first), image(tiny))
     bias = "model.diffusion_model.out.2.bias"
     save_file(tensors | {bias: tensors[bias] + 1}, tmp_path / "a.safetensors")
-    again = pipeline_of(
-        {"model": first.identity, "component": "unet", "dtype": "float32"}, device="cpu"
-    )
+    again = Pipeline.load(Source.from_json(first.identity), device="cpu", dtype="float32")
     assert again.fingerprint != first.fingerprint
     assert np.abs(image(again) - image(tiny)).max() > 0.01
 
