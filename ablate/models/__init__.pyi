@@ -6,6 +6,11 @@ from .catalogs import (
     guided_rows_of as guided_rows_of,
     load_catalog as load_catalog,
 )
+from .classes import (
+    check_pipeline as check_pipeline,
+    default_scheduler as default_scheduler,
+    missing_packages as missing_packages,
+)
 from .devices import (
     find_device as find_device,
     find_dtype as find_dtype,
@@ -31,7 +36,7 @@ from .folders import (
     check_lora as check_lora,
     check_model as check_model,
 )
-from .formats import is_regular as is_regular
+from .formats import check_bounds as check_bounds, is_regular as is_regular
 from .loading import (
     check_loaded as check_loaded,
     load_pipeline as load_pipeline,

@@ -13,6 +13,7 @@ from torch import nn
 
 from ablate.messages import counted, did_you_mean
 from ablate.models.catalogs import class_of, is_listed, skeleton
+from ablate.models.classes import check_pipeline
 from ablate.models.errors import ModelError
 from ablate.models.files import (
     RANDOM,
@@ -82,6 +83,7 @@ def _check_classes(index: Mapping[str, Any], what: str) -> None:
         near = did_you_mean(str(name), _pipelines()) if isinstance(name, str) else ""
         shown = str(name)[:100]
         raise ModelError(f"{what}: `_class_name` is `{shown}`, no pipeline of diffusers{near}")
+    check_pipeline(kind, what)
     for part, entry in index.items():
         if part.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
             continue

@@ -65,11 +65,13 @@ def outline_of(source: Source) -> Any | None:
     return outline(index, {name: config for name, config in configs.items() if config})
 
 
-def outline(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> Any | None:
+def outline(
+    index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], scheduler: Any = None
+) -> Any | None:
     """The pipeline that a model_index.json names, to ask it for sizes.
 
-    Its components are their configurations (`configs`) or None; it is None itself where its class
-    cannot be created so.
+    Its components are their configurations (`configs`), the scheduler or None; it is None itself
+    where its class cannot be created so.
     """
     kind = getattr(diffusers, str(index.get("_class_name")), None)
     if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
@@ -78,6 +80,8 @@ def outline(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) 
     for name, parameter in inspect.signature(kind).parameters.items():
         if name in configs:
             arguments[name] = _Configured(configs[name])
+        elif name == "scheduler" and scheduler is not None:
+            arguments[name] = scheduler
         elif name == "requires_safety_checker":  # without a checker, True is warned about
             arguments[name] = False
         elif name in index and not isinstance(index[name], list):

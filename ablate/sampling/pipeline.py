@@ -20,6 +20,7 @@ from ablate.models import (
     SizeError,
     Source,
     catalog_from_config,
+    check_pipeline,
     config_of,
     default_side,
     find_device,
@@ -36,6 +37,7 @@ from ablate.models import (
 )
 from ablate.network import DENOISERS, Catalog, ScopeError, replaced
 from ablate.sampling.call import autoencoder_of, inner_pipelines, sample
+from ablate.sampling.names import named_in_full
 from ablate.sampling.request import Callbacks, Request, Samples, SamplingError
 from ablate.sampling.schedulers import matched_scheduler
 from ablate.sampling.settings import Settings
@@ -158,6 +160,7 @@ class Pipeline:
             return pipe
         if not isinstance(getattr(pipe, "components", None), Mapping) or not callable(pipe):
             raise ModelError(f"{articled(type(pipe).__name__)} is no pipeline of diffusers")
+        check_pipeline(type(pipe), "this pipeline")
         model = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         return cls(pipe, model=model, fingerprint=fingerprint_of_weights(pipe))
 
@@ -237,7 +240,7 @@ class Pipeline:
         return Settings(
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=float(sampling.guidance_scale),
-            scheduler=type(scheduler).__name__,
+            scheduler=named_in_full(sampling.scheduler) or type(scheduler).__name__,
             negative_prompt=sampling.negative_prompt,
             width=sampling.width or default_side(self.pipe, "width"),
             height=sampling.height or default_side(self.pipe, "height"),

@@ -1,69 +1,33 @@
-"""Schedulers of diffusers: by name, matched to a model, and their estimates of finished latents."""
+"""Schedulers of diffusers: matched to a model, tried, and their estimates of finished latents."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import warnings
 from typing import Any
 
 import diffusers
+import torch
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from torch import Tensor
 
-from ablate.messages import did_you_mean, first_line
+from ablate.messages import counted, first_line
 from ablate.models import ModelError
+from ablate.sampling.names import chosen_scheduler
 
-# The arguments of a scheduler's step.
-STEP = ("self", "model_output", "timestep", "sample", "args", "kwargs")
+OPTIONAL = ("scipy", "torchsde")  # packages that some schedulers ask for when they are created
+MOST_CALLS = 2_000  # of a scheduler in a trial
 BROWNIAN = "DPMSolverSDEScheduler"  # takes its noise from a Brownian tree
 
 
-def scheduler_class(name: str) -> type:
-    """A scheduler of diffusers by name: `DDIMScheduler`, `ddim`, `euler_ancestral`, ...
-
-    Raises `ModelError` with the nearest names when there is none.
-    """
-    known = {_plain(n): n for n in dir(diffusers) if n.endswith("Scheduler") and "Flax" not in n}
-    # `euler` is short for EulerDiscreteScheduler, `euler_ancestral` for its sibling.
-    full_name = known.get(_plain(name)) or known.get(_plain(name) + "discrete")
-    if not _plain(name) or full_name is None:
-        near = did_you_mean(_plain(name), known)
-        listed = ", ".join(sorted(k for k in known if k))
-        raise ModelError(f"diffusers has no scheduler `{name}`{near or f'; it has {listed}'}")
-    scheduler: type = getattr(diffusers, full_name)
-    # What diffusers offers in place of a scheduler whose libraries are missing.
-    missing = [name for name in vars(scheduler).get("_backends", ()) if name != "torch"]
-    if missing:
-        raise ModelError(
-            f"the scheduler `{name}` needs {' and '.join(missing)}; `pip install"
-            f" {' '.join(missing)}`"
-        )
-    more = [
-        parameter.name
-        for parameter in inspect.signature(getattr(scheduler, "step", _no_step)).parameters.values()
-        if parameter.default is parameter.empty and parameter.name not in STEP
-    ]
-    if more:
-        raise ModelError(
-            f"the scheduler `{name}` does not sample images from prompts: a step of it needs more"
-            f" than an estimate, a timestep and latents ({', '.join(more)})"
-        )
-    return scheduler
-
-
-def _no_step(step: Any) -> None:
-    """In place of a method that some schedulers do not have."""
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").replace("-", "").lower().removesuffix("scheduler")
-
-
 def matched_scheduler(name: str, default: Any, model: str) -> Any:
-    """A scheduler by name, with the configuration of a model's default one.
+    """A scheduler by name, with the configuration of a model's default one and its own options.
 
     Raises `ModelError` if there is none, or if it solves other equations than the model was trained
     for.
     """
-    kind: Any = scheduler_class(name)
+    kind, options = chosen_scheduler(name)
     flow: dict[str, Any] = {}
     if _is_flow(type(default)) or default.config.get("prediction_type") == "flow_prediction":
         if "use_flow_sigmas" in inspect.signature(kind).parameters:
@@ -78,21 +42,56 @@ def matched_scheduler(name: str, default: Any, model: str) -> Any:
             f"`{model}` was not trained by flow matching, which is all that {kind.__name__} solves"
         )
     try:
-        scheduler = kind.from_config(default.config, **flow)
-        _rehearse(scheduler, default)
+        scheduler = kind.from_config(default.config, **(flow | options))
+        for method in ("init_noise_sigma", "scale_model_input", "order"):
+            if hasattr(default, method) and not hasattr(scheduler, method):
+                raise AttributeError(f"it has no `{method}`")
     except Exception as error:  # schedulers check their configurations in many ways
+        package = next((name for name in OPTIONAL if name in str(error)), None)
+        needs = isinstance(error, ImportError) and package is not None
         raise ModelError(
             f"{kind.__name__} cannot be configured for `{model}`, whose scheduler is"
             f" {type(default).__name__}: {first_line(error)}"
+            + (f"; `pip install {package}`" if needs else "")
         ) from error
     return scheduler
 
 
-def _rehearse(scheduler: Any, default: Any) -> None:
-    """Raise an error if a scheduler cannot be used as the default one is."""
-    for name in ("init_noise_sigma", "scale_model_input", "order"):
-        if hasattr(default, name) and not hasattr(scheduler, name):
-            raise AttributeError(f"it has no `{name}`")
+def check_steps(scheduler: Any, steps: int, model: str) -> None:
+    """Raise `ModelError` where a scheduler cannot take so many steps.
+
+    They are taken on a few zeros; of very many steps the first ones.
+    """
+    trial = copy.deepcopy(scheduler)
+    config = trial.config
+    options = {"mu": 1.0} if config.get("use_dynamic_shifting") else {}  # as pipelines call it
+    latents = torch.zeros(1, 4, 4, 4)
+    learned = str(config.get("variance_type")).startswith("learned")
+    estimate = torch.zeros(1, 8 if learned else 4, 4, 4)
+    generator = torch.Generator().manual_seed(0)
+    if hasattr(trial, "noise_sampler_seed"):
+        trial.noise_sampler_seed = 0
+    drawing = "generator" in inspect.signature(trial.step).parameters
+    drawn = {"generator": generator} if drawing else {}
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
+            warnings.simplefilter("ignore")
+            trial.set_timesteps(steps, **options)
+            for timestep in trial.timesteps[:MOST_CALLS]:
+                scaled = trial.scale_model_input(latents, timestep)
+                trial.step(estimate, timestep, scaled, **drawn)
+    except Exception as error:  # schedulers fail in many ways
+        raise ModelError(
+            f"`{model}` cannot be sampled with {type(scheduler).__name__} in"
+            f" {counted(steps, 'step')}: {first_line(error)}"
+        ) from error
+
+
+def is_usual(scheduler: Any) -> bool:
+    """Whether pipelines use a scheduler as all others of its kind, so that `check_steps` does what
+    they do."""
+    kind = type(scheduler)
+    return _is_flow(kind) or kind.__name__ in KarrasDiffusionSchedulers.__members__
 
 
 def _is_flow(kind: type) -> bool:
@@ -101,7 +100,7 @@ def _is_flow(kind: type) -> bool:
 
 
 def revision_of(name: str, counts_steps: bool) -> int:
-    """The revision of what sampling with a scheduler, by the name of its class, gives.
+    """The revision of what sampling with a scheduler, by its name, gives.
 
     It is part of the keys of cells where it is not 1: 2 where a scheduler of a random Brownian tree
     has one from the seed now, and where edits or images at a certain step counted the calls of a
@@ -110,9 +109,9 @@ def revision_of(name: str, counts_steps: bool) -> int:
     Args:
         counts_steps: Whether the number of a step matters.
     """
-    kind: Any = scheduler_class(name)
+    kind, _ = chosen_scheduler(name)
     several = kind is diffusers.PNDMScheduler or kind.order > 1
-    return 2 if name == BROWNIAN or (counts_steps and several) else 1
+    return 2 if kind.__name__ == BROWNIAN or (counts_steps and several) else 1
 
 
 def steps_of_calls(scheduler: Any) -> list[int]:

@@ -119,7 +119,7 @@ class _Binding:
             for i, edit in enumerate(self.recipe.edits)
             if edit
         ]
-        check_sampling(self.recipe, self.report)
+        check_sampling(self.recipe, self.source, self.report)
         sizes = []
         if self.source is not None:
             check_loras(self.recipe, self.report)

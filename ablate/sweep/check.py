@@ -12,27 +12,57 @@ from ablate.models import (
     ModelError,
     Source,
     check_lora,
+    default_scheduler,
     default_side,
     load_catalog,
     outline_of,
     source_like,
     wrong_side,
 )
-from ablate.recipe import INVALID, KeyPath, Recipe
-from ablate.sampling import scheduler_class
+from ablate.recipe import INVALID, KeyPath, Recipe, asked
+from ablate.sampling import check_steps, is_usual, matched_scheduler, named_in_full
 from ablate.sweep.edits import BoundEdit, Report
 
 Size = tuple[int, int]
+MOST_TRIALS = 50  # of pairs of a scheduler and a number of steps
 
 
-def check_sampling(recipe: Recipe, report: Report) -> None:
-    """Whether diffusers has the schedulers."""
+def check_sampling(recipe: Recipe, source: Source | None, report: Report) -> None:
+    """Whether there are the schedulers, and whether the model can be sampled with them in the
+    steps asked for. Without a source, whether diffusers has them."""
+    default = None
+    if source is not None:
+        try:
+            default = default_scheduler(source)
+        except ModelError as error:
+            report(("model",), str(error))
+    schedulers: list[Any] = []
     for name, path in _settings(recipe, "scheduler"):
+        schedulers.append(None)
         try:
             if isinstance(name, str):
-                scheduler_class(name)
+                named_in_full(name)
+            if default is not None and name is not INVALID:
+                schedulers[-1] = _scheduler(name, default, recipe.model)
         except ModelError as error:
             report(path, str(error))
+    steps = [(n, path) for n, path in _settings(recipe, "num_inference_steps") if n is not INVALID]
+    zipped = any({"scheduler", "num_inference_steps"} <= set(group) for group in recipe.zipped)
+    pairs = zip(schedulers, steps, strict=False) if zipped else itertools.product(schedulers, steps)
+    for scheduler, (count, path) in itertools.islice(pairs, MOST_TRIALS):
+        try:
+            if scheduler is not None:
+                check_steps(scheduler, count, recipe.model)
+        except ModelError as error:
+            report(path, str(error))
+
+
+def _scheduler(name: str | None, default: Any, model: str) -> Any:
+    """A scheduler that a recipe asks for, configured for its model, or the default; None for one
+    that its pipeline may use in a way of its own."""
+    if name is None or name == type(default).__name__:
+        return default if is_usual(default) else None
+    return matched_scheduler(name, default, model)
 
 
 def check_texts(edits: Sequence[BoundEdit], sizes: Sequence[Size], report: Report) -> None:
@@ -75,7 +105,7 @@ def _settings(recipe: Recipe, name: str) -> Iterator[tuple[Any, KeyPath]]:
         yield getattr(recipe.sampling, name), ("sampling", name)
     elif axis and axis.kind == "values":
         for i, value in enumerate(axis.numbers):
-            yield value, recipe.value_path(name, i)
+            yield asked(name, value), recipe.value_path(name, i)
 
 
 def check_loras(recipe: Recipe, report: Report) -> None:

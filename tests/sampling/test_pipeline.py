@@ -20,9 +20,9 @@ from ablate.models.catalogs import load_catalog
 from ablate.models.devices import find_device, find_dtype
 from ablate.models.errors import ModelError, SizeError
 from ablate.recipe.recipe import Recipe
+from ablate.sampling.names import scheduler_class
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request
-from ablate.sampling.schedulers import scheduler_class
 from ablate.sampling.settings import Sampling
 
 Build = Callable[..., Recipe]
