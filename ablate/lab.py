@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
-from ablate.drift import MeasuredCell, Reader, classify, read_cells, write_drift
+from ablate.drift import MeasuredCell, Reader, classify, explained, read_cells, write_drift
 from ablate.edits import applied
 from ablate.engine import OnProgress, Processes, Progress, Summary, execute
 from ablate.messages import RequestError
@@ -28,7 +28,7 @@ from ablate.models import Source
 from ablate.network import Networks, Selector, build_catalog
 from ablate.recipe import Recipe
 from ablate.sampling import Pipeline
-from ablate.store import Run, StoreError, Verification, verify_run
+from ablate.store import Run, StoreError, Verification, read_table, verify_run
 from ablate.sweep import Plan, plan
 from ablate.view import contact_sheet, present_run, save_sheet
 
@@ -94,16 +94,18 @@ class Result:
 
         Raises:
             RequestError: pandas is not installed.
+            StoreError: There is no table, or it is damaged.
         """
         try:
             import pandas  # optional, and slow to load
         except ModuleNotFoundError as error:
             message = "tables are pandas DataFrames; `pip install pandas`"
             raise RequestError(message) from error
-        # An empty prompt is missing, but a prompt such as `NA` is not.
-        return pandas.read_csv(
-            self.store.folder / "drift.csv", keep_default_na=False, na_values=[""]
-        )
+        path = self.store.folder / "drift.csv"
+        with explained(self.store, path.name):
+            read_table(path)  # stricter: pandas fills rows that are too short
+            # An empty prompt is missing, but a prompt such as `NA` is not.
+            return pandas.read_csv(path, keep_default_na=False, na_values=[""])
 
     def _repr_html_(self) -> str:
         return self.store._repr_html_()

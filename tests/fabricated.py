@@ -16,15 +16,23 @@ from ablate.drift import measure as drift
 from ablate.store.png import key_of
 from ablate.store.run import Run
 
+NAME = "a <run> & “more”"
 SAMPLING = {
     "num_inference_steps": 20,
     "guidance_scale": 5.0,
     "scheduler": "ddim",
     "negative_prompt": "",
 }
+# What each `run.json` says of its run.
+DESCRIBED: dict[str, Any] = {
+    "name": NAME,
+    "model": {"id": "bundled", "fingerprint": "0123456789abcdef"},
+    "device": "cpu",
+    "dtype": "float32",
+    "sampling": SAMPLING,
+}
 Values = Mapping[str, Any]
 Color = tuple[int, int, int]
-NAME = "a <run> & “more”"
 
 
 class Eye:
@@ -93,9 +101,7 @@ def make_run(
         else:
             add(values, base, color(values))
     run.write_manifest({
-        "name": NAME, "about": "What it shows.",
-        "model": {"id": "bundled", "fingerprint": "0123456789abcdef"},
-        "device": "cpu", "dtype": "float32", "sampling": SAMPLING, "sheet": None,
+        **DESCRIBED, "about": "What it shows.", "sheet": None,
         "axes": [{"name": n, "values": v, "labels": list(map(str, v))} for n, v in axes.items()],
         "cells": list(cells.values()), "catalog": catalog, "touched": spans,
     })  # fmt: skip

@@ -7,7 +7,12 @@ from .compare import (
     at_one_size as at_one_size,
     compare_runs as compare_runs,
 )
-from .effects import COVERED as COVERED, Effect as Effect, read_effects as read_effects
+from .effects import (
+    COVERED as COVERED,
+    Effect as Effect,
+    explained as explained,
+    read_effects as read_effects,
+)
 from .images import DISTANCES as DISTANCES
 from .measure import (
     MeasuredCell as MeasuredCell,

@@ -11,12 +11,12 @@ and 92 times in 100.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,9 @@ FEWEST = 4  # seeds of a verdict; intervals of fewer are too narrow
 COVERED = 0.95  # share of the resamples within an interval
 RESAMPLES = 2000
 FIGURES = ("seeds", "mean", "floor", "drift", "low", "high", "verdict")
+
+Row = TypeVar("Row")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -194,9 +197,9 @@ def read_effects(run: Run) -> list[Effect]:
         header, rows = read_table(path)
         if not header:
             raise StoreError("it is empty")
-        if header != _header(axes):  # of an older version
-            return []
-        return [_effect(row, axes) for row in rows]
+        if header != _header(axes):
+            raise StoreError(f"its columns are not {', '.join(_header(axes))}")
+        return read_rows(rows, lambda row: _effect(row, axes))
 
 
 @contextmanager
@@ -212,6 +215,17 @@ def explained(run: Run, name: str) -> Iterator[None]:
         raise StoreError(
             f"{run.folder / name}: {problem}; `ablate drift {run.folder}` writes it again"
         ) from error
+
+
+def read_rows(rows: Iterable[Row], read: Callable[[Row], Value]) -> list[Value]:
+    """Read each row of a table. Raises `StoreError` with the number of one that is wrong."""
+    results = []
+    for number, row in enumerate(rows, 1):
+        try:
+            results.append(read(row))
+        except (ValueError, LookupError) as error:
+            raise StoreError(f"row {number} below its header: {error}") from error
+    return results
 
 
 def figure(text: str) -> float:

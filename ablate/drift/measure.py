@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ablate.drift import effects
-from ablate.drift.effects import Floor, Sample, explained, figure
+from ablate.drift.effects import Floor, Sample, explained, figure, read_rows
 from ablate.drift.images import (
     DISTANCES,
     NAMED,
@@ -274,7 +274,8 @@ def read_cells(run: Run) -> list[MeasuredCell]:
     # By position: an axis may have the name of a column.
     start = len(heads) - len(MEASURED)
     with explained(run, TABLE):
-        return [_cell(cell, row[start:]) for cell, row in zip(cells, rows, strict=True)]
+        pairs = list(zip(cells, rows, strict=True))
+        return read_rows(pairs, lambda pair: _cell(pair[0], pair[1][start:]))
 
 
 def read_notes(run: Run) -> list[str]:

@@ -17,18 +17,18 @@ CELL = {"key": str, "prompt": str, "seed": int, "group?": int, "point?": bool}
 SPAN = re.compile(r"(\d{1,9}(-\d{1,9})?)?")  # numbers of modules
 # The shape of it: mappings with what they need (and may have: `?`), lists of one kind, types.
 SHAPE = {
-    "name?": str,
+    "name": str,
     "about?": (str, type(None)),
-    "model?": {"id?": str, "fingerprint?": str},
-    "device?": str,
-    "dtype?": str,
-    "sampling?": dict,
+    "model": {"id": str, "fingerprint": str},
+    "device": str,
+    "dtype": str,
+    "sampling": dict,
     "axes": [AXIS],
     "cells": [CELL | {"variant": str, "axes": dict, "baseline": str}],
     "floor?": [CELL],
     "sheet?": (dict, type(None)),
     "clip?": (str, type(None)),
-    "vocabulary?": (list, type(None)),
+    "vocabulary?": (list, type(None)),  # of texts
     "touched?": dict,
     "catalog?": [list],
 }
@@ -85,6 +85,12 @@ def _contradiction(manifest: Mapping[str, Any]) -> str | None:
     for i, axis in enumerate(manifest["axes"]):
         if len(axis["values"]) != len(axis["labels"]):
             return f"`axes[{i}]` has {len(axis['values'])} values and {len(axis['labels'])} labels"
+    axes = {axis["name"] for axis in manifest["axes"]}
+    for i, cell in enumerate(manifest["cells"]):
+        if unknown := cell["axes"].keys() - axes:
+            return f"`cells[{i}]` has a value of an unknown axis `{min(unknown)}`"
+    if not all(isinstance(word, str) for word in manifest.get("vocabulary") or ()):
+        return "`vocabulary` is no list of texts"
     for i, row in enumerate(manifest.get("catalog", [])):
         if [type(field) for field in row] != [str] * 5 + [int]:
             return f"`catalog[{i}]` is no module"

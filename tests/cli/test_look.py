@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +17,7 @@ from ablate import lab
 from ablate.cli.main import main
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
+from ablate.store.files import StoreError
 
 Ablate = Callable[..., Result]
 
@@ -179,3 +181,56 @@ def test_without_a_reader_the_run_says_so(run: Path, ablate: Ablate) -> None:
     assert all(row["rmse"] for row in rows)
     assert {row["embedding"] for row in rows} | {row["class"] for row in rows} == {""}
     assert ablate("map", run).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            (lambda m, key=key: m.pop(key), f"it has no `{key}`")
+            for key in ("name", "model", "sampling", "device", "dtype", "axes", "cells")
+        ),
+        (lambda m: m["model"].pop("id"), "it has no `model.id`"),
+        (lambda m: m["cells"][0].pop("seed"), "it has no `cells[0].seed`"),
+        (lambda m: m["axes"][0].update(name="x"), "value of an unknown axis"),
+        (lambda m: m.update(vocabulary=[[]]), "`vocabulary` is no list of texts"),
+    ],
+)
+def test_a_description_that_lacks_something_is_refused(
+    change: Callable[[dict[str, Any]], object], message: str, run: Path, ablate: Ablate
+) -> None:
+    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    change(manifest)
+    (run / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for command in ("sheet", "drift", "report", "curves", "map", "architecture", "clean"):
+        done = ablate(command, run)
+        assert (done.exit_code, message in done.stderr) == (2, True), done.output
+    for runs in ((run, run.parent / "looked-at"), (run, run)):
+        assert message in ablate("compare", *runs).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("effects.csv", "metric,", "metrik,", "effects.csv: its columns are not variant, prompt"),
+        ("effects.csv", ",rmse,2,", ",rmse,x,", "effects.csv: row 1 below its header: invalid"),
+        ("drift.csv", ",0.", ",x.", "drift.csv: row 1 below its header: could not convert"),
+        ("drift.csv", ".png,", ".png,,", "drift.csv: line 2 has"),
+    ],
+)
+def test_a_table_with_wrong_rows_names_them(
+    name: str, old: str, new: str, message: str, run: Path, ablate: Ablate
+) -> None:
+    text = (run / name).read_text(encoding="utf-8")
+    (run / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+    done = ablate("report", run)
+    assert (done.exit_code, message in done.stderr) == (2, True), done.output
+    assert f"`ablate drift {run}` writes it again" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1\n", b"\xff,b\n1,2\n", None])
+def test_a_table_for_pandas_that_is_damaged_is_refused(content: bytes | None, run: Path) -> None:
+    path = run / "drift.csv"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"drift.csv: .*writes it again"):
+        lab.open(run).table()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fabricated import DESCRIBED
 from PIL import Image
 
 from ablate.drift import measure as drift
@@ -43,7 +44,7 @@ def labeled(folder: Path) -> tuple[Run, dict[str, str]]:
               "condition": {"prompt": "", "seed": 0, "sampling": {
                   "num_inference_steps": 20, "scheduler": "", "guidance_scale": 5}}}  # fmt: skip
     run.write_cells((key, tile(int(key[4:])), record, None) for key in cells)
-    run.write_manifest({"axes": [], "cells": list(cells.values())})
+    run.write_manifest({**DESCRIBED, "axes": [], "cells": list(cells.values())})
     return run, labels
 
 

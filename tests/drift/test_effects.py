@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fabricated import DESCRIBED
 
 from ablate.drift import effects
 from ablate.drift.effects import Effect, Floor, Sample, estimate
+from ablate.store.files import StoreError
 from ablate.store.run import Run
 
 
@@ -163,7 +165,7 @@ def test_the_table_keeps_what_was_estimated(tmp_path: Path) -> None:
             "on": [True],
         }.items()
     ]  # fmt: skip
-    run.write_manifest({"axes": axes, "cells": []})
+    run.write_manifest({**DESCRIBED, "axes": axes, "cells": []})
     told = [
         Effect('v "1", <i>', "a, cat", {"amount": 0.1, "floor": "a, <b>\n", "on": True}, "rmse", 3,
                0.25, 0.5, 0.5, 0.125, 0.75, "changes"),
@@ -173,4 +175,5 @@ def test_the_table_keeps_what_was_estimated(tmp_path: Path) -> None:
     effects.write_effects(run, told)
     assert effects.read_effects(run) == told
     (tmp_path / "effects.csv").write_text("variant,prompt\n")
-    assert effects.read_effects(run) == []
+    with pytest.raises(StoreError, match="its columns are not variant, prompt, amount, floor"):
+        effects.read_effects(run)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fabricated import DESCRIBED
 from PIL import Image
 
 from ablate.drift import effects, measure as drift
@@ -105,7 +106,7 @@ class Planted:
             found = [c["axes"][name] for c in self.cells if name in c["axes"]]
             values = list(dict.fromkeys(found))
             described.append({"name": name, "values": values, "labels": [str(v) for v in values]})
-        self.run.write_manifest({"axes": described, "cells": self.cells, **more})
+        self.run.write_manifest({**DESCRIBED, "axes": described, "cells": self.cells, **more})
         return self.run
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from fabricated import DESCRIBED
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -255,7 +256,7 @@ def test_the_card_escapes_and_is_short(run: Ran, build: Build, tiny: Pipeline) -
     record["variant"] = "a `b`\n# <b>c</b>"
     forged = Run(store.folder.parent / "forged")
     forged.write_cells([("odd", cells(store)[1].image(), record, None)])
-    forged.write_manifest({"cells": [], "axes": []})
+    forged.write_manifest({**DESCRIBED, "cells": [], "axes": []})
     export = export_variant(forged, str(forged.path("odd")), pipeline=tiny)
     head, title, text = (export.path / "README.md").read_text().split("\n\n", 2)
     assert head == "---\nlibrary_name: diffusers\ntags: [ablate, text-to-image]\n---"

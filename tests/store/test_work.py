@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from fabricated import DESCRIBED
 
 from ablate.cli.main import main
 from ablate.store.files import HOST, StoreError
@@ -120,7 +121,7 @@ def test_processes_share_a_folder_for_the_same_cells_alone(tmp_path: Path) -> No
     planned |= {"prompt": "", "seed": 0, "axes": {}}
     with first.working():
         assert first.alone
-        first.write_manifest({"axes": [], "cells": [planned]})
+        first.write_manifest({**DESCRIBED, "axes": [], "cells": [planned]})
         first.share({"a"})
         with second.working(), third.working():
             assert not second.alone
