@@ -26,6 +26,8 @@ from .slices import (
     ScopeError as ScopeError,
     Unit as Unit,
     channel_dim as channel_dim,
+    drawn_order as drawn_order,
     is_out_projection as is_out_projection,
+    layer_of as layer_of,
     weight_entries as weight_entries,
 )

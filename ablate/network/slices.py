@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,20 @@ class Unit:
         if not entries or max(entries) >= size:
             raise ScopeError(f"there are no {self.kind} {list(self.numbers)} among {size} channels")
         return entries
+
+
+def drawn_order(seed: int, path: str, units: int) -> list[float]:
+    """A number for each unit of a module, by which they are drawn, the smallest first.
+
+    It depends on the seed and the path alone: more units drawn contain fewer.
+    """
+    generator = random.Random(f"{seed}/{path}")
+    return [generator.random() for _ in range(units)]
+
+
+def layer_of(path: str) -> str:
+    """The path of the attention layer that a projection belongs to."""
+    return OUT_PROJECTION.sub("", path) if is_out_projection(path) else path.rpartition(".")[0]
 
 
 def is_out_projection(path: str) -> bool:

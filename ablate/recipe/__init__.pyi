@@ -8,6 +8,7 @@ from .document import (
     RecipeError as RecipeError,
 )
 from .edits import (
+    DrawnUnits as DrawnUnits,
     EditSpec as EditSpec,
     UnitSpec as UnitSpec,
     UnitsSpec as UnitsSpec,

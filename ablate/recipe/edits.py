@@ -16,9 +16,6 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WithJsonSchema,
-    WrapValidator,
     create_model,
 )
 from pydantic.fields import FieldInfo
@@ -51,7 +48,18 @@ Seeds = Annotated[tuple[Whole, ...], ListOf("whole numbers")]
 # ---------------------------------------------------------------- units
 
 
-def _unit_numbers(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
+class DrawnUnits(Strict):
+    """Some of each module's units, drawn: by the seed and the module's path alone, and of a larger
+    number those of a smaller one too."""
+
+    one_of: ClassVar[tuple[str, ...]] = ("share", "count")
+
+    share: OrRef[Share] | None = optional("Which part of each module's units, 0 to 1.")
+    count: OrRef[Whole] | None = optional("How many units of each module.")
+    seed: OrRef[Whole] = optional("Of the draw.", 0)
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
     """Numbers, some of them as ranges such as `0-7`."""
     items = value if isinstance(value, list) else [value]
     if not items:
@@ -77,18 +85,27 @@ def _unit_numbers(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
 _NUMBER = {
     "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+-\d+$"}]
 }
-UnitNumbers = Annotated[
-    tuple[int, ...],
-    WrapValidator(_unit_numbers),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _NUMBER,
-                {"type": "array", "items": _NUMBER, "minItems": 1, "uniqueItems": True},
-            ]
-        }
-    ),
-]
+_NUMBERS = {"type": "array", "items": _NUMBER, "minItems": 1, "uniqueItems": True}
+
+
+class _UnitNumbers(Rule):
+    """Numbers, some of them as ranges such as `0-7`, or a mapping by which they are drawn."""
+
+    def read(self, value: Any, inner: Inner) -> Any:
+        if isinstance(value, DrawnUnits):
+            return value
+        if not isinstance(value, dict):
+            return _numbers(value)
+        try:
+            return DrawnUnits.model_validate(value)
+        except ValidationError as error:
+            fail(*mistakes_of(error))
+
+    def shape(self, shape: dict[str, Any]) -> dict[str, Any]:
+        return {"anyOf": [_NUMBER, _NUMBERS, shape["anyOf"][-1]]}
+
+
+UnitNumbers = Annotated[tuple[int, ...] | DrawnUnits, _UnitNumbers()]
 
 
 class UnitSpec(Strict):
@@ -97,8 +114,10 @@ class UnitSpec(Strict):
     one_of: ClassVar[tuple[str, ...]] = UNITS
     example: ClassVar[str] = "`{heads: [0, 3]}`"
 
-    channels: OrRef[UnitNumbers] | None = optional("Numbers of channels, from 0.")
-    heads: OrRef[UnitNumbers] | None = optional("Numbers of heads, from 0.")
+    channels: OrRef[UnitNumbers] | None = optional(
+        "Numbers of channels, from 0, or `{share: 0.3, seed: 0}`, drawn."
+    )
+    heads: OrRef[UnitNumbers] | None = optional("Numbers of heads, from 0, or drawn likewise.")
 
 
 class UnitsSpec(Strict):

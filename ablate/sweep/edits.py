@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from ablate.edits import Edit, Reference, When
-from ablate.network import Catalog, ModuleInfo, Networks, Unit
-from ablate.recipe import KeyPath, Recipe, Ref, UnitSpec
+from ablate.network import Catalog, ModuleInfo, Networks, Unit, drawn_order, layer_of
+from ablate.recipe import DrawnUnits, KeyPath, Recipe, Ref, UnitSpec
 from ablate.sweep.axes import (
     Assignment,
     BindingError,
@@ -134,17 +134,58 @@ class BoundEdit:
         # Without strength it is the baseline: such a cell is drawn once and marked as it.
         if edit.is_neutral:
             return []
-        if self.study is None:
+        units = self._units(edit, assignment)
+        if units is None:
             return [edit] if edit.modules or edit.where == "image" else []
-        assert self.spec.units is not None
-        units = self.spec.units
-        settings = {key: _value(getattr(units, key), assignment) for key in OF_UNITS}
+        partners = {
+            path: (other,) for path, other in zip(edit.modules, edit.partners, strict=False)
+        }
         edits = [
-            replace(edit, modules=(path,), unit=unit) for path, unit in self.study.chosen(settings)
+            replace(edit, modules=(path,), unit=unit, partners=partners.get(path, ()))
+            for path, unit in units
         ]
         for one in edits:
             self._check(one, assignment)
         return edits
+
+    def _units(self, edit: Edit, assignment: Assignment) -> Sequence[tuple[str, Unit]] | None:
+        """The units of each module where they differ between modules: of a study, or drawn."""
+        if self.study is not None:
+            units = self.spec.units
+            return self.study.chosen(
+                {key: _value(getattr(units, key), assignment) for key in OF_UNITS}
+            )
+        drawn = self._drawn
+        if drawn is None:
+            return None
+        share, count = _value(drawn.share, assignment), _value(drawn.count, assignment)
+        seed, kind = _value(drawn.seed, assignment), self.spec.unit.form  # type: ignore[union-attr]
+        chosen = [(path, self._draw(path, kind, seed, share, count)) for path in edit.modules]
+        return [(path, Unit(kind, numbers)) for path, numbers in chosen if numbers]
+
+    @cached_property
+    def _drawn(self) -> DrawnUnits | None:
+        unit = self.spec.unit
+        given = getattr(unit, unit.form) if unit is not None else None
+        return given if isinstance(given, DrawnUnits) else None
+
+    def _draw(
+        self, path: str, kind: str, seed: int, share: float | None, count: int | None
+    ) -> tuple[int, ...]:
+        """Some units of a module. The projections of an attention layer have the same heads."""
+        module = self._modules[path]
+        there = getattr(module, kind)
+        place = (*self.path, "unit", kind)
+        if not there:
+            why = "is not known to have" if kind == "channels" else "has no"
+            raise BindingError(place, f"`{path}` {why} {kind} to draw from")
+        if count is not None and count > there:
+            message = f"`{path}` has {there} {kind}; there are no {count}"
+            raise BindingError((*place, "count"), message)
+        of_layer = kind == "heads" and module not in self._catalog.blocks
+        order = drawn_order(seed, layer_of(path) if of_layer else path, there)
+        wanted = round(share * there) if share is not None else count
+        return tuple(sorted(sorted(range(there), key=order.__getitem__)[:wanted]))
 
     def _edit(self, assignment: Assignment) -> Edit:
         spec = self.spec
@@ -152,7 +193,7 @@ class BoundEdit:
             return Edit(spec.op.name, where="image", text=_value(spec.text, assignment))
         axis = self._axis_of(spec.modules)
         unit = None
-        if spec.unit is not None:
+        if spec.unit is not None and self._drawn is None:
             kind = spec.unit.form
             numbers = getattr(spec.unit, kind)
             if isinstance(numbers, Ref):

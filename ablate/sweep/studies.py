@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ablate.messages import did_you_mean
-from ablate.network import Catalog, Networks, Unit
+from ablate.network import Catalog, Networks, Unit, drawn_order
 from ablate.recipe import KeyPath, UnitsSpec
 from ablate.store import Layer, StatisticsError, read_statistics
 from ablate.sweep.axes import BindingError, selected
@@ -126,11 +125,7 @@ class StudyUnits:
     def _scores(self, order: str, concept: str | None, seed: int) -> list[np.ndarray]:
         """A number for each unit of each layer; the smallest come first."""
         if order == "random":
-            drawn = [random.Random(f"{seed}/{layer.path}") for layer in self.layers]
-            return [
-                np.array([generator.random() for _ in range(layer.units)])
-                for generator, layer in zip(drawn, self.layers, strict=True)
-            ]
+            return [np.array(drawn_order(seed, of.path, of.units)) for of in self.layers]
         if concept is None:
             values = self.study.selectivity()
         else:

@@ -318,5 +318,6 @@ def test_an_op_of_weights_says_how_it_may_edit_outputs(
     assert run_command("check", "--allow-code", recipe) == (
         2,
         f"{recipe}:8: edits[0].shrink.where: must be `weights`, not `output`: `shrink` edits"
-        ' weights alone; in its file, `@ablate.op(places=("weights", "output"))` allows both\n1 problem\n',
+        ' weights alone; in its file, `@ablate.op(places=("weights", "output"))` allows'
+        " both\n1 problem\n",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Callable
@@ -116,6 +117,44 @@ def test_a_unit_may_be_an_axis_of_numbers(build: Build) -> None:
     assert units == [Unit("channels", (0,)), Unit("channels", (7,))]
 
 
+def test_drawn_channels_are_those_of_their_numbers(run: RunIt, build: Build) -> None:
+    """Larger shares contain smaller ones, other modules play no part; the record has numbers."""
+    drawn = {"channels": {"share": "$share", "seed": 3}}
+    shares = [0, 0.25, 0.5, 1]
+    zeros = [{"zero": {"modules": ["conv_in", "*mid_block*conv1"], "unit": drawn}}]
+    result = run(build(axes={"share": shares}, edits=zeros))
+    units = [
+        {e["modules"][0]: e["unit"] for e in cell.record()["edits"]} for cell in edited(result)
+    ]
+    assert [len(unit["conv_in"]["channels"]) for unit in units] == [4, 8, 16]
+    for smaller, larger in itertools.pairwise(units):
+        assert all(set(of["channels"]) <= set(larger[path]["channels"])
+                   for path, of in smaller.items())  # fmt: skip
+    assert len({str(unit) for unit in units[0].values()}) > 1
+    alone = plan(
+        build(
+            edits=[{"zero": {"modules": "conv_in", "unit": {"channels": {"count": 4, "seed": 3}}}}]
+        )
+    )
+    (edit,) = alone.variants[-1].edits
+    assert edit.unit == Unit("channels", tuple(units[0]["conv_in"]["channels"]))
+    written = [{"zero": {"modules": path, "unit": unit}} for path, unit in units[0].items()]
+    (cell,) = edited(run(build(edits=written), "written"))
+    assert cell.path.name == edited(result)[0].path.name
+    assert len({cell.image().tobytes() for cell in result}) == 4
+
+
+def test_drawn_heads_are_the_same_for_all_projections_of_a_layer(build: Build) -> None:
+    heads = {"heads": {"count": 1, "seed": 0}}
+    planned = plan(build(edits=[{"zero": {"modules": "*attn1.to_*", "unit": heads}}]))
+    by_layer: dict[str, set[Unit | None]] = {}
+    for edit in planned.variants[-1].edits:
+        by_layer.setdefault(edit.modules[0].partition(".to_")[0], set()).add(edit.unit)
+    assert len(by_layer) > 1
+    assert all(len(units) == 1 for units in by_layer.values())
+    assert len(set.union(*by_layer.values())) == 2
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -125,6 +164,14 @@ def test_a_unit_may_be_an_axis_of_numbers(build: Build) -> None:
          "edits[0].zero.unit.heads: `conv_in` has no heads; there is none of number 0"),
         ({"modules": f"{ATTENTION}.to_q", "unit": {"heads": "0-2"}},
          f"edits[0].zero.unit.heads: `{ATTENTION}.to_q` has 2 heads; there is none of number 2"),
+        ({"modules": "conv_in", "unit": {"channels": {"count": 17}}},
+         "edits[0].zero.unit.channels.count: `conv_in` has 16 channels; there are no 17"),
+        ({"modules": "conv_in", "unit": {"heads": {"share": 0.5}}},
+         "edits[0].zero.unit.heads: `conv_in` has no heads to draw from"),
+        ({"modules": "mid_block", "where": "output", "unit": {"channels": {"share": 0.5}}},
+         "edits[0].zero.unit.channels: `mid_block` is not known to have channels to draw from"),
+        ({"modules": "conv_in", "unit": {"channels": {"share": 0.5, "count": 2}}},
+         "must have exactly one of share, count; this has share and count"),
         ({"modules": "mid_block"},
          "edits[0].zero.modules: `mid_block` is no module but has some; write `mid_block.*`"),
     ],
