@@ -5,6 +5,7 @@ from .catalogs import (
     guided_rows as guided_rows,
     guided_rows_of as guided_rows_of,
     load_catalog as load_catalog,
+    shapes_of as shapes_of,
 )
 from .classes import (
     check_pipeline as check_pipeline,
@@ -35,6 +36,7 @@ from .folders import (
     check_component as check_component,
     check_lora as check_lora,
     check_model as check_model,
+    check_partner as check_partner,
 )
 from .formats import check_bounds as check_bounds, is_regular as is_regular
 from .loading import (

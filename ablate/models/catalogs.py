@@ -47,6 +47,12 @@ def _load_catalog(source: Source, component: str | None) -> Catalog:
     return catalog_from_config(component_config(source, component), source.model)
 
 
+def shapes_of(source: Source, component: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a component's parameters by configuration. Raises `ModelError`."""
+    network = skeleton(component_config(source, component), source.model)
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
 def catalog_from_config(config: Mapping[str, Any], model: str) -> Catalog:
     """The catalog of the network that a configuration of a model describes.
 

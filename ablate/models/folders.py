@@ -75,6 +75,23 @@ def check_model(source: Source) -> None:
                 check_component(folder / name, library, kind, source.variant)
 
 
+def check_partner(source: Source, component: str) -> None:
+    """Raise `ModelError` for a model to blend with whose component cannot be read, as far as its
+    files show."""
+    if is_file(source.model):
+        _check_plain(read_headers(Path(source.model)), f"`{source.model}`")
+        return
+    folder = folder_of(source.model)
+    index = configuration(source, "model_index.json") if folder is not None else None
+    if folder is not None and index is not None and is_listed(index, component):
+        _check_classes(index, f"{source.model}/model_index.json")
+        part = folder / component
+        if not part.is_dir():
+            raise ModelError(f"`{folder}` has no folder `{component}`")
+        library, kind = index[component]
+        check_component(part, library, kind, only_variant(part))
+
+
 def _check_classes(index: Mapping[str, Any], what: str) -> None:
     """Whether a model_index.json names a pipeline of diffusers, and classes that are its parts."""
     name = index.get("_class_name")
@@ -226,6 +243,12 @@ def weight_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
                     return _shards(candidate)
                 return dict.fromkeys(read_headers(candidate), candidate)
     return {}
+
+
+def only_variant(folder: Path) -> str | None:
+    """The variant of a component's weights where there are no others; None elsewhere."""
+    variants = variants_of(folder)
+    return variants[0] if len(variants) == 1 and not weight_files(folder) else None
 
 
 def _shards(index: Path) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ablate.models.errors import ModelError, cause
 from ablate.models.files import folder_of, is_file
-from ablate.models.folders import weight_files
+from ablate.models.folders import only_variant, weight_files
 from ablate.models.loading import network_of
 from ablate.models.source import Source, as_source
 
@@ -47,14 +47,16 @@ class Weights:
 def weights_of(model: str | Source, component: str) -> Weights:
     """The weights of a model's component, from safetensors alone. Raises `ModelError`.
 
-    Those of a model that is one file stay in memory: they have other names in the file.
+    Those of a model that is one file stay in memory: they have other names in the file. Where a
+    folder has weights of one variant alone, they are read.
     """
     source = as_source(model)
     label = f"`{component}` of `{source.model}`"
     if is_file(source.model):
         return Weights(network_of(source, component).state_dict(), label)
     folder = folder_of(source.model) or _downloaded(source, component, label)
-    files = weight_files(folder / component, source.variant)
+    part = folder / component
+    files = weight_files(part, source.variant or only_variant(part))
     if not files:
         raise ModelError(f"{label} has no weights in safetensors")
     return Weights(files, label)

@@ -8,14 +8,16 @@ from typing import Any
 
 from ablate.drift import check_reader
 from ablate.edits import wrong_length, wrong_letters
+from ablate.messages import counted
 from ablate.models import (
     ModelError,
     Source,
     check_lora,
+    check_partner,
     default_scheduler,
     default_side,
-    load_catalog,
     outline_of,
+    shapes_of,
     source_like,
     wrong_side,
 )
@@ -133,16 +135,25 @@ def check_checkpoint(edit: BoundEdit, source: Source, name: str, report: Report)
     model = edit.spec.partner
     if edit.spec.op.draws != "checkpoint" or not isinstance(model, str):
         return
+    component = edit.component or name
+    other = source_like(source, model)
     try:
-        one = load_catalog(source, edit.component or name)
-        other = load_catalog(source_like(source, model), edit.component or name)
+        check_partner(other, component)
+        ours, theirs = shapes_of(source, component), shapes_of(other, component)
     except ModelError as error:
         report((*edit.path, "with"), str(error))
         return
-    sizes = {module.path: module.parameters for module in other}
-    unlike = [module.path for module in one if sizes.get(module.path) != module.parameters]
+    chosen = edit.all_paths
+    unlike = [
+        tensor
+        for tensor, shape in ours.items()
+        if tensor.rpartition(".")[0] in chosen and theirs.get(tensor) != shape
+    ]
     if unlike:
+        first = unlike[0]
+        there = f"has {list(theirs[first])}" if first in theirs else "does not have it"
         message = (
-            f"`{model}` is of another shape: {len(unlike)} modules differ, `{unlike[0]}` first"
+            f"{counted(len(unlike), 'tensor')} of `{model}` cannot be blended in, `{first}` first:"
+            f" it has the shape {list(ours[first])}, `{model}` {there}"
         )
         report((*edit.path, "with"), message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from ablate.recipe import DrawnUnits, KeyPath, Recipe, Ref, UnitSpec
 from ablate.sweep.axes import (
     Assignment,
     BindingError,
+    CumulativeAxis,
     ModuleAxis,
     PlanAxis,
     WindowAxis,
@@ -63,6 +64,17 @@ class BoundEdit:
         elif value.axis in self.axes and self.recipe.axes[value.axis].kind == "values":
             for i, one in enumerate(self.axes[value.axis].values):
                 yield one, self.recipe.value_path(value.axis, i)
+
+    @property
+    def all_paths(self) -> frozenset[str]:
+        """The paths of all modules that it may edit, whatever the values of axes are."""
+        axis = self._axis_of(self.spec.modules)
+        groups: list[Iterable[str]] = [*self.paths.values()]
+        if isinstance(axis, ModuleAxis):
+            groups += [axis.paths] if isinstance(axis, CumulativeAxis) else axis.members.values()
+        if self.study is not None:
+            groups.append(module.path for module in self._catalog)
+        return frozenset(path for group in groups for path in group)
 
     # ------------------------------------------------------------ binding
 
