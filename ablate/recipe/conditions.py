@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ablate.recipe.strict import INVALID, Mistake, Strict, fail, optional
-from ablate.recipe.types import Inner, Into, Rule, Text, Whole
+from ablate.recipe.types import Inner, Into, Rule, Seed, Text, Whole
 from ablate.sampling import SAMPLING, Sampling as Settings, with_options
 
 
@@ -65,7 +65,7 @@ class Asked(SamplingSpec):
     """What an axis may vary by its name alone."""
 
     prompt: Text = ""
-    seed: Whole = 0
+    seed: Seed = 0
     steps: Steps = 1
     perturbation_seed: Whole = 0
 

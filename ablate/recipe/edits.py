@@ -35,6 +35,7 @@ from ablate.recipe.types import (
     Number,
     OrRef,
     Rule,
+    Seed,
     Selector,
     Share,
     Text,
@@ -43,7 +44,7 @@ from ablate.recipe.types import (
 )
 
 Prompts = Annotated[tuple[Text, ...], ListOf("prompts")]
-Seeds = Annotated[tuple[Whole, ...], ListOf("whole numbers")]
+Seeds = Annotated[tuple[Seed, ...], ListOf("whole numbers")]
 
 # ---------------------------------------------------------------- units
 

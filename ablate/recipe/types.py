@@ -55,6 +55,19 @@ class AsWritten(Rule):
         return value
 
 
+class _Below64Bits(Rule):
+    """A whole number that the generators of torch take as a seed."""
+
+    def read(self, value: Any, inner: Inner) -> Any:
+        number = inner(value)
+        if number is not INVALID and number >= 2**64:
+            fail(Mistake(f"must be at most 2^64 - 1, which is {2**64 - 1}, not {given(value)}"))
+        return number
+
+    def shape(self, shape: dict[str, Any]) -> dict[str, Any]:
+        return {**shape, "maximum": 2**64 - 1}
+
+
 @dataclass(frozen=True, eq=False)
 class Json(Rule):
     """What the JSON Schema of a type says in addition."""
@@ -69,6 +82,7 @@ Text = Annotated[str, Field(strict=True), Rule()]
 Truth = Annotated[bool, Field(strict=True), Rule()]
 Whole = Annotated[int, Field(strict=True, ge=0), Rule()]
 Count = Annotated[int, Field(strict=True, ge=1), Rule()]
+Seed = Annotated[int, Field(strict=True, ge=0), _Below64Bits()]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False), AsWritten()]
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1), AsWritten()]
 

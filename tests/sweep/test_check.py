@@ -71,6 +71,21 @@ def test_a_scheduler_whose_package_is_missing_is_named_with_the_command_that_ins
 
 
 @pytest.mark.parametrize(
+    "keys",
+    [
+        {"seeds": [2**64]},
+        {"axes": {"seed": [2**64]}},
+        {"edits": [{"mean": {"modules": "stage=mid", "where": "output",
+                             "over": {"seeds": [2**64]}}}]},
+    ],
+)  # fmt: skip
+def test_seeds_have_64_bits(build: Build, keys: dict[str, Any]) -> None:
+    (only,) = problems(build, **keys)
+    assert "must be at most 2^64 - 1" in only
+    assert problems(build, seeds=[2**64 - 1]) == []
+
+
+@pytest.mark.parametrize(
     ("scheduler", "sentence"),
     [
         ({"name": "dimm", "eta": 1}, "diffusers has no scheduler `dimm`, did you mean `ddim`?"),
