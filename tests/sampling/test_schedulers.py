@@ -46,10 +46,11 @@ REFUSED = {
     "UnCLIPScheduler": CONFIGURED,
     "VQDiffusionScheduler": CONFIGURED,
 }
-SAMPLED = [name for name in NAMES if name not in REFUSED]
+VARIANTS = ("DPM++ 2M SDE Karras", "Euler exponential", "Heun beta")
+SAMPLED = [*(name for name in NAMES if name not in REFUSED), *VARIANTS]
 # They go from an image to noise, so that there is no estimate of a finished image.
 INVERSE = ("DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler")
-STEPS = 5
+STEPS = 4
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers, about configurations
 
