@@ -230,6 +230,18 @@ DAMAGES |= {
     "config a pipe": _instead("unet/config.json", os.mkfifo),
     "config missing": _instead("unet/config.json", lambda path: None),
     "config a link out": _instead("unet/config.json", lambda path: path.symlink_to("/etc/passwd")),
+    "tokenizer without files": lambda folder: (
+        [file.unlink() for file in (folder / "tokenizer").iterdir()] and None
+    ),
 }
+# What harms nothing: null is as good as false there; and the classes that model_index.json names
+# read the files, whatever else these say of their kind.
+HARMLESS = {"unet flip_sin_to_cos", "text encoder another", "tokenizer class"}
 # What loading alone shows: the headers are sound.
 LOADED = {name for name in DAMAGES if name.endswith((" NaN", " infinity")) and ".json" not in name}
+LOADED |= {"scheduler beta_schedule", "scheduler beta_start", "tokenizer_config another"}
+# The part of a model that a sentence names, by the first word of a damage where it is another.
+PARTS = {
+    "text": "text_encoder", "pipeline": "model_index.json", "tokenizer_config": "tokenizer",
+    "quantized": "unet/config.json", "config": "unet/config.json",
+}  # fmt: skip

@@ -29,6 +29,7 @@ from ablate.models.formats import (
     Header,
     check_bounds,
     check_inside,
+    check_vocabulary,
     is_regular,
     read_headers,
     read_json,
@@ -101,8 +102,10 @@ def _check_classes(index: Mapping[str, Any], what: str) -> None:
         shown = str(name)[:100]
         raise ModelError(f"{what}: `_class_name` is `{shown}`, no pipeline of diffusers{near}")
     check_pipeline(kind, what)
+    needed, _ = kind._get_signature_keys(kind)
     for part, entry in index.items():
-        if part.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+        is_setting = part not in needed and not isinstance(entry, list)
+        if part.startswith("_") or is_setting or entry == [None, None]:
             continue
         if not is_listed(index, part):
             raise ModelError(
@@ -134,10 +137,16 @@ def check_component(folder: Path, library: str, kind: str, variant: str | None =
         if not file.is_dir():
             is_regular(file)
             check_inside(file, root)
-            if file.suffix == ".json" and file.name != "tokenizer.json":
+            if file.name in ("tokenizer.json", "merges.txt", "vocab.txt"):
+                check_vocabulary(file)
+            elif file.suffix == ".json":
                 content = read_json(file, MAX_INDEX)
                 if file.name == "scheduler_config.json":
                     check_bounds(content, str(file))
+    if kind.removesuffix("Fast").endswith("Tokenizer") and not _has_vocabulary(folder, kind):
+        raise ModelError(
+            f"`{folder}` has no vocabulary, such as a tokenizer.json, for its `{kind}`"
+        )
     built = class_of(library, kind)
     if built is None or not issubclass(built, nn.Module):
         return
@@ -158,6 +167,11 @@ def check_component(folder: Path, library: str, kind: str, variant: str | None =
         )
     if any(any(root.glob(f"*/{pattern}")) for pattern in ("*.safetensors", *PICKLES)):
         _check_weights(folder, variant, config)
+
+
+def _has_vocabulary(folder: Path, kind: str) -> bool:
+    names = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+    return kind.startswith("ByT5") or any(any(folder.glob(name)) for name in names)
 
 
 def _check_weights(folder: Path, variant: str | None, config: Mapping[str, Any]) -> None:

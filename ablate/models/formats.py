@@ -18,6 +18,7 @@ from ablate.models.errors import ModelError, cause
 
 MAX_JSON = 2**22  # bytes of a configuration
 MAX_INDEX = 2**25  # bytes of the index of shards, and of a header of safetensors
+MAX_VOCABULARY = 2**27  # bytes of a tokenizer's file
 DEPTH = 30  # levels of a configuration
 # Bytes of one entry by dtype; those that hold no plain floating point numbers are `PACKED`.
 BYTES = {
@@ -81,7 +82,10 @@ def check_inside(file: Path, folder: Path) -> None:
                       if p.name == "snapshots"), None)  # fmt: skip
     roots = (root,) if snapshots is None else (root, snapshots.parent.resolve())
     if not any(file.resolve().is_relative_to(allowed) for allowed in roots):
-        raise ModelError(f"{file} is a link out of the folder `{folder}`, which is not followed")
+        raise ModelError(
+            f"{file} is a link out of the folder `{folder}`, which is not followed: a folder from"
+            f" someone else could name any file; put a copy of `{file.resolve()}` in its place"
+        )
 
 
 def read_json(file: Path, largest: int = MAX_JSON) -> dict[str, Any]:
@@ -99,6 +103,30 @@ def read_json(file: Path, largest: int = MAX_JSON) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ModelError(f"{file} contains no mapping of keys to values, but {_kind(data)}")
     return data
+
+
+def check_vocabulary(file: Path) -> None:
+    """Raise `ModelError` for a file of a tokenizer, `tokenizer.json` or `merges.txt`, that is none.
+
+    Tokenizers that are built from such files name neither the file nor what it lacks.
+    """
+    if file.suffix == ".txt":
+        try:
+            if file.stat().st_size > MAX_VOCABULARY:
+                raise ModelError(f"{file} has more than {MAX_VOCABULARY:,} bytes")
+            file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file} cannot be read: {cause(error)}") from error
+        return
+    model = read_json(file, MAX_VOCABULARY).get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
+        raise ModelError(f"{file} has no `model.vocab`, the vocabulary of a tokenizer")
+    if not model["vocab"]:
+        raise ModelError(f"{file}: its vocabulary, `model.vocab`, is empty")
+    for merge in model.get("merges") or ():
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(type(p) is str for p in pair):
+            raise ModelError(f"{file}: `{str(merge)[:100]}` in `model.merges` is no pair of texts")
 
 
 def _kind(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from hostile import DAMAGES, LOADED
+from hostile import DAMAGES, HARMLESS, LOADED, PARTS
 
 from ablate.cli.main import main
 from ablate.edits import Edit, Variant, applied
@@ -55,9 +55,13 @@ def test_commands_answer_in_a_sentence(name: str, tiny_folder: Path, tmp_path: P
         more = ("--out", tmp_path / "run", "--device", "cpu") if command == "run" else ()
         codes[command], output = ablate(command, recipe, *more)
         assert codes[command] in (0, 1, 2), output
-    assert codes["run"] == 0 or output.strip()
-    if name in LOADED:
-        assert codes["run"] == 2
+    expected = 0 if name in HARMLESS else 2
+    assert codes["run"] == expected, output
+    if name not in LOADED:
+        assert codes["check"] == codes["plan"] == expected, output
+        first = name.split()[0].partition("/")[0]
+        where = "model" if first == "index" else PARTS.get(first, first)
+        assert not expected or where in output
 
 
 @pytest.mark.parametrize(
@@ -80,6 +84,12 @@ def test_commands_answer_in_a_sentence(name: str, tiny_folder: Path, tmp_path: P
         ("text_encoder scaled", "contains scaled or quantized weights"),
         ("unet packed", "of packed numbers (U8)"),
         ("index of another folder", "must be the name of a file beside it"),
+        ("vae class x", "`vae` must be the names of a library and a class, not x"),
+        ("unet a link out", "put a copy of `/etc/hostname` in its place"),
+        ("tokenizer cut off", "tokenizer/tokenizer.json is not JSON"),
+        ("tokenizer no vocabulary", "tokenizer.json: its vocabulary, `model.vocab`, is empty"),
+        ("tokenizer garbage merges", "tokenizer.json: `a` in `model.merges` is no pair of texts"),
+        ("tokenizer without files", "tokenizer` has no vocabulary, such as a tokenizer.json"),
         ("index missing", "has no model_index.json; it is no diffusers pipeline"),
     ],
 )
