@@ -12,6 +12,7 @@ import click
 from ablate.bench import bench
 from ablate.cli.errors import Exit
 from ablate.cli.options import DEVICE, quiet_libraries
+from ablate.cli.output import echo
 from ablate.cli.process import WRONG
 
 
@@ -29,7 +30,7 @@ def bench_command(file: Path | None, **options: Any) -> None:
     """Measure the lab against a diffusers script and against the limit of this machine."""
     quiet_libraries()
     try:
-        report = bench(**options, log=partial(click.echo, err=True))
+        report = bench(**options, log=partial(echo, err=True))
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("nnsight"):
             raise
@@ -37,4 +38,4 @@ def bench_command(file: Path | None, **options: Any) -> None:
         raise Exit(message, WRONG) from None
     if file is not None:
         file.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
-    click.echo(str(report))
+    echo(str(report))

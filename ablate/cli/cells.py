@@ -11,6 +11,7 @@ import click
 
 from ablate.cli.errors import Exit
 from ablate.cli.options import DEVICE, quiet_libraries
+from ablate.cli.output import echo
 from ablate.cli.process import FAILED, WRONG
 from ablate.edits import load_code
 from ablate.engine import ALIKE, Recorded, export_variant, replay_cell
@@ -31,7 +32,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _confirmed(recorded: Recorded, yes: bool) -> None:
     """Print what is about to be loaded and computed; ask where the user did not name it."""
     for line in recorded.sentences():
-        click.echo(line, err=True)
+        echo(line, err=True)
     if yes or not recorded.unnamed:
         return
     first, *others = recorded.unnamed
@@ -76,9 +77,9 @@ def replay_command(
     if out is not None:
         replay.image.save(out)
     if not replay.same_model:
-        click.echo("its model has changed since this cell was computed")
+        echo("its model has changed since this cell was computed")
     elif not replay.same_key:
-        click.echo("its name is not the key of its record: one of the two was changed")
+        echo("its name is not the key of its record: one of the two was changed")
     if replay.difference is None:
         result = "of another size"
     elif not replay.difference:
@@ -86,7 +87,7 @@ def replay_command(
     else:
         degree = "the same but for" if replay.is_alike else "different by"
         result = f"{degree} {replay.difference}/255"
-    click.echo(f"{png}: {result}")
+    echo(f"{png}: {result}")
     if verify and not replay.is_alike:
         raise Exit(f"more than {ALIKE}/255 apart", FAILED)
 
@@ -123,4 +124,4 @@ def export_command(
         before=lambda recorded: _confirmed(recorded, yes),
     )
     for line in export.sentences():
-        click.echo(line)
+        echo(line)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ablate.cli.output import echo
 from ablate.messages import counted
 from ablate.store import Run
 
@@ -15,4 +16,4 @@ from ablate.store import Run
 def clean_command(run: Path) -> None:
     """Remove finished cells that are not part of a run's recipe any more."""
     sizes = Run(run).clean()
-    click.echo(f"{run}: {counted(len(sizes), 'cell')} removed, {sum(sizes):,} bytes")
+    echo(f"{run}: {counted(len(sizes), 'cell')} removed, {sum(sizes):,} bytes")

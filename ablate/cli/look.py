@@ -12,9 +12,9 @@ import yaml
 
 from ablate.cli.errors import Exit
 from ablate.cli.options import key_values, stored_run
+from ablate.cli.output import echo
 from ablate.cli.process import WRONG
 from ablate.drift import compare_runs
-from ablate.messages import printable
 from ablate.store import check_asked, parameters_text, read_record
 from ablate.view import (
     draw_curves,
@@ -40,14 +40,14 @@ def sheet_command(
         stored_run(run), rows=list(rows) or None, columns=list(columns) or None, concepts=concepts
     )
     for page in pages:
-        click.echo(str(page))
+        echo(str(page))
 
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
 def report_command(run: Path) -> None:
     """Write the HTML report of a run again, one file."""
-    click.echo(str(present_run(stored_run(run))))
+    echo(str(present_run(stored_run(run))))
 
 
 @click.command("map")
@@ -78,7 +78,7 @@ def curves_command(run: Path, metric: str | None) -> None:
 
 def _print_paths(paths: tuple[Path, Path]) -> None:
     for path in paths:
-        click.echo(str(path))
+        echo(str(path))
 
 
 @click.command("animate")
@@ -92,7 +92,7 @@ def animate_command(
     run: Path, over: str, fixed: dict[str, Any], out: Path | None, fps: float
 ) -> None:
     """Write an animation over an axis of a run."""
-    click.echo(str(save_animation(stored_run(run), over, out, where=fixed, fps=fps)))
+    echo(str(save_animation(stored_run(run), over, out, where=fixed, fps=fps)))
 
 
 @click.command("show")
@@ -102,11 +102,11 @@ def show_command(png: Path, as_json: bool) -> None:
     """Print what a cell is, from its PNG alone."""
     record = read_record(png)
     if as_json:
-        click.echo(json.dumps(record, indent=1))
+        echo(json.dumps(record, indent=1))
         return
     check_asked(png, record)
     for line in _description(record):
-        click.echo(printable(line, keep="\n"))
+        echo(line)
 
 
 def _description(record: dict[str, Any]) -> Iterator[str]:
@@ -145,4 +145,4 @@ def compare_command(run: Path, other: Path, out: Path | None, top: int | None, s
     comparison = compare_runs(stored_run(run), stored_run(other))
     paths = save_comparison(comparison, out or comparison.folder, top, sort)
     for line in (*comparison.sentences(), *map(str, paths)):
-        click.echo(line)
+        echo(line)

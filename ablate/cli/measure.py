@@ -11,6 +11,7 @@ import click
 from ablate import lab
 from ablate.cli.errors import Exit
 from ablate.cli.options import CLIP, DEVICE, stored_run
+from ablate.cli.output import echo
 from ablate.cli.process import WRONG
 from ablate.cli.tables import print_table
 from ablate.drift import DISTANCES, Effect, read_cells, read_effects, read_notes
@@ -44,7 +45,7 @@ def drift_command(
     page = present_run(store)
     _print_effects([e for e in read_effects(store) if e.metric == metric], metric, top)
     print_drift(store)
-    click.echo(str(page))
+    echo(str(page))
 
 
 def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
@@ -54,11 +55,11 @@ def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
     strongest = sorted(floored or measured, key=lambda e: -(e.drift or e.mean or 0))[:top]
     if not strongest:
         if top:
-            click.echo(f"no edited cell has a drift by `{metric}`")
+            echo(f"no edited cell has a drift by `{metric}`")
         return
     unit = "1 − ssim" if metric == "ssim" else metric
     if not floored:
-        click.echo("there is no noise floor: drift is as measured, from each cell's baseline")
+        echo("there is no noise floor: drift is as measured, from each cell's baseline")
     several = len({effect.prompt for effect in measured}) > 1
     heads = [
         f"{unit} / floor" if floored else unit,
@@ -88,14 +89,14 @@ def print_drift(store: Run) -> None:
     classes = Counter(cell.class_name for cell in read_cells(store) if not cell.is_baseline)
     counts = ", ".join(f"{n} {name}" for name, n in classes.most_common() if name)
     if counts:
-        click.echo(f"classes   {counts}")
+        echo(f"classes   {counts}")
     effects = read_effects(store)
     for metric in ("rmse", "embedding"):
         verdicts = Counter(e.verdict for e in effects if e.metric == metric and e.verdict)
         if verdicts:
-            click.echo(
+            echo(
                 f"{metric:9} {verdicts['matters']} of {verdicts.total()} edits are above the noise"
                 f" floor, {verdicts['nothing']} do nothing"
             )
     for note in read_notes(store):
-        click.echo(note)
+        echo(note)

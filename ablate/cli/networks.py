@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ablate.cli.errors import Exit
+from ablate.cli.output import echo
 from ablate.cli.process import WRONG
 from ablate.cli.tables import print_table
 from ablate.models import Source, load_catalog
@@ -43,7 +44,7 @@ def modules_command(
     except SelectorError as error:
         raise Exit(f"--select: {error}", WRONG) from None
     if as_json:
-        click.echo(json.dumps([asdict(m) for m in listed], indent=1))
+        echo(json.dumps([asdict(m) for m in listed], indent=1))
         return
     heads = ("#", "path", "kind", "stage", "role", "heads", "parameters")
     rows = [
@@ -53,11 +54,11 @@ def modules_command(
     print_table(heads, rows, right=("#", "heads", "parameters"))
     for field in ("stage", "role"):
         counts = Counter(getattr(m, field) for m in listed)
-        click.echo(f"{field:6} {', '.join(f'{name} {n}' for name, n in counts.items())}")
+        echo(f"{field:6} {', '.join(f'{name} {n}' for name, n in counts.items())}")
     if blocks:  # nested, so that their parameters do not add up
-        click.echo(f"{len(listed)} blocks")
+        echo(f"{len(listed)} blocks")
     else:
-        click.echo(f"{len(listed)} modules, {sum(m.parameters for m in listed):,} parameters")
+        echo(f"{len(listed)} modules, {sum(m.parameters for m in listed):,} parameters")
 
 
 @click.command("architecture")
@@ -81,4 +82,4 @@ def architecture_command(run: str, metric: str | None, thumbnails: bool, out: Pa
         title = folder.name if folder.is_dir() else run
         drawing, folder = draw_layout(load_catalog(run), title), Path()
     for path in save_drawing(drawing, out or folder / "architecture"):
-        click.echo(str(path))
+        echo(str(path))

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ablate.cli.output import echo
 from ablate.messages import shown
 from ablate.recipe import MAX_CELLS, Document
 from ablate.store import Run
@@ -63,7 +64,7 @@ def stored_run(folder: Path) -> Run:
     run = Run(folder)
     run.manifest()
     if note := run.damage_note():
-        click.echo(note, err=True)
+        echo(note, err=True)
     return run
 
 

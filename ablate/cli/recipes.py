@@ -15,15 +15,16 @@ from ablate import lab
 from ablate.cli.errors import Exit
 from ablate.cli.measure import print_drift
 from ablate.cli.options import DEVICE, DTYPE, quiet_libraries, recipe_options
+from ablate.cli.output import echo
 from ablate.cli.process import DONE, GO_ON, INTERRUPTED
 from ablate.cli.progress import ProgressPrinter, clock
 from ablate.cli.tables import print_table
 from ablate.engine import Batcher, Summary, edits_in_phase
-from ablate.messages import counted
+from ablate.messages import counted, printable
 from ablate.models import Source, denoiser_of, estimate_cost, load_catalog
 from ablate.recipe import Recipe, recipe_docs, recipe_schema
 from ablate.store import Run, listed
-from ablate.sweep import plan
+from ablate.sweep import Plan, plan
 
 PACKAGE = Path(__file__).parent.parent
 # In a wheel the recipes are inside the package, in a checkout beside it.
@@ -81,6 +82,7 @@ def run_command(
         out = recipe
     changes = _with(overrides, model=model, dtype=dtype)
     planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
+    _print_notes(planned)
     with closing(ProgressPrinter()) as printer:
         result = lab.run(
             planned,
@@ -105,36 +107,41 @@ def run_command(
 def _print_outcome(store: Run, summary: Summary) -> None:
     if summary.damaged:
         one = len(summary.damaged) == 1
-        click.echo(
+        echo(
             f"{counted(len(summary.damaged), 'cell')} {'was' if one else 'were'} damaged and"
             f" {'is' if one else 'are'} computed again: {listed(summary.damaged)}"
         )
     _print_application(summary)
     _print_without_effect(summary.without_effect)
     if summary.not_finite:
-        click.echo(f"{summary.not_finite} images contain NaN or infinity; they are drawn as such")
-    click.echo(
+        echo(f"{summary.not_finite} images contain NaN or infinity; they are drawn as such")
+    echo(
         f"{summary.computed} images computed, {summary.reused} reused, of {summary.total},"
         f" in {clock(summary.seconds)}"
     )
     if orphans := len(store.orphans()):
-        click.echo(
+        echo(
             f"{counted(orphans, 'finished cell')} not part of this recipe any more;"
             f" `ablate clean {quote(str(store.folder))}` removes them"
         )
     print_drift(store)
     for page in (*sorted(store.folder.glob("sheet*.png")), store.folder / "report.html"):
         if page.exists():
-            click.echo(str(page))
+            echo(str(page))
+
+
+def _print_notes(planned: Plan) -> None:
+    for note in planned.notes:
+        echo(f"note: {note}")
 
 
 def _print_application(summary: Summary) -> None:
     ways = [(summary.by_rows, "by rows"), (summary.in_place, "in place")]
     used = ", ".join(f"{count} {way}" for count, way in ways if count)
     if used:
-        click.echo(f"edits applied {used}, in batches of up to {summary.batch_size}")
+        echo(f"edits applied {used}, in batches of up to {summary.batch_size}")
     if summary.rowless:
-        click.echo(f"in place because they cannot be edited by rows: {_some(summary.rowless)}")
+        echo(f"in place because they cannot be edited by rows: {_some(summary.rowless)}")
 
 
 def _print_without_effect(modules: dict[str, str]) -> None:
@@ -145,7 +152,7 @@ def _print_without_effect(modules: dict[str, str]) -> None:
         paths = [path for path, why in modules.items() if why == state]
         if paths:
             many = "modules" if len(paths) > 1 else "module"
-            click.echo(f"{len(paths)} {many} {meaning}: {_some(paths)}")
+            echo(f"{len(paths)} {many} {meaning}: {_some(paths)}")
 
 
 def _some(paths: Collection[str]) -> str:
@@ -161,8 +168,9 @@ def check_command(
 ) -> None:
     """Check a recipe without running it: print OK, or every problem with its file, line and key."""
     changes = _with(overrides, model=model)
-    plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
-    click.echo(f"{recipe}: OK")
+    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
+    echo(f"{recipe}: OK")
+    _print_notes(planned)
 
 
 @click.command("plan")
@@ -177,18 +185,19 @@ def plan_command(
     source = Source.of(loaded)
     cost = estimate_cost(source)
     total = sum(m.parameters for m in planned.catalog)
-    click.echo(f"{loaded.name}: {loaded.about}" if loaded.about else loaded.name)
-    click.echo(f"model     {loaded.model}: {len(planned.catalog)} modules, {total:,} parameters")
+    about = printable(loaded.about)
+    echo(f"{loaded.name}: {about}" if about else loaded.name)
+    echo(f"model     {loaded.model}: {len(planned.catalog)} modules, {total:,} parameters")
     for axis in planned.axes:
-        shown = ", ".join(axis.labels[:4])
-        shown += f", ... {axis.labels[-1]}" if len(axis.labels) > 4 else ""
+        shown = printable(", ".join(axis.labels[:4]))
+        shown += f", ... {printable(axis.labels[-1])}" if len(axis.labels) > 4 else ""
         note = f", {axis.note}" if axis.note else ""
-        click.echo(f"axis      {axis.name}: {len(axis.values)} ({shown}){note}")
+        echo(f"axis      {axis.name}: {len(axis.values)} ({shown}){note}")
     images = len(planned.distinct())
-    click.echo(f"variants  {len(planned.variants)}")
+    echo(f"variants  {len(planned.variants)}")
     spare = len(planned.floor)
     floor = f", and {counted(spare, 'baseline')} of other seeds, for the noise floor alone"
-    click.echo(
+    echo(
         f"cells     {len(planned.cells)}, {counted(images - spare, 'different image')}"
         f"{floor if spare else ''}"
     )
@@ -197,12 +206,13 @@ def plan_command(
     layout = Batcher(load_catalog(source, None), rows=whole)
     variants = [edits_in_phase(c.variant, component, "denoising") for c in planned.distinct()]
     by_rows = sum(map(layout.by_rows, variants))
-    click.echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
+    echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
     rows = planned.denoiser_rows
-    click.echo(
+    echo(
         f"estimate  {rows:,} denoiser rows of {cost.flops / 1e9:,.1f} GFLOP;"
         f" roughly {clock(rows * cost.flops / cost.rate)} on this {cost.device}"
     )
+    _print_notes(planned)
 
 
 @click.command("recipes")
@@ -216,4 +226,4 @@ def recipes_command() -> None:
 @click.option("--docs", is_flag=True, help="Print a reference of all keys in Markdown instead.")
 def schema_command(docs: bool) -> None:
     """Print the JSON Schema of recipes, for editors."""
-    click.echo(recipe_docs().rstrip() if docs else json.dumps(recipe_schema(), indent=2))
+    echo(recipe_docs().rstrip() if docs else json.dumps(recipe_schema(), indent=2))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import click
+from ablate.cli.output import echo
+from ablate.messages import printable
 
 
 def print_table(
@@ -17,10 +18,11 @@ def print_table(
         rows: As many texts each.
         right: Heads of the columns that are aligned at the right, as figures are.
     """
+    heads, *rows = ([*map(printable, row)] for row in (heads, *rows))
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):
         cells = [
             text.rjust(width) if head in right else text.ljust(width)
             for head, text, width in zip(heads, row, widths, strict=True)
         ]
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())

@@ -22,6 +22,7 @@ from ablate import drift, engine, network, sampling, store, units, view
 from ablate.cli.errors import Exit
 from ablate.cli.lazy import LazyGroup
 from ablate.cli.options import CLIP, DEVICE, DTYPE, key_values, quiet_libraries
+from ablate.cli.output import echo
 from ablate.cli.process import GO_ON, INTERRUPTED, WRONG
 from ablate.cli.progress import ProgressPrinter
 from ablate.cli.tables import print_table
@@ -139,9 +140,9 @@ def _selector(given: str | None) -> Any:
 
 def _present(folder: Path) -> None:
     """Write the pictures and the page of a study, and print their paths."""
-    for path in view.present_study(folder, lambda words: click.echo(words, err=True)):
+    for path in view.present_study(folder, lambda words: echo(words, err=True)):
         if path.parent == folder and path.suffix != ".svg":
-            click.echo(str(path))
+            echo(str(path))
 
 
 @click.command("selectivity", cls=StudyCommand)
@@ -164,7 +165,7 @@ def selectivity_command(
     units.check_window(study)
     study.begin("selectivity", fresh)
     for note in filter(None, (study.layers_note, study.letters_note)):
-        click.echo(note, err=True)
+        echo(note, err=True)
     with _progress() as study.progress:
         statistics = units.record_selectivity(study)
     _print_layers(statistics)
@@ -182,17 +183,17 @@ def _print_layers(statistics: Statistics) -> None:
         printed = (f"{figure:.3f}" if np.isfinite(figure) else "–" for figure in figures)
         rows.append((layer.path, str(layer.units), *printed))
     print_table(heads, rows, right=heads[1:])
-    click.echo(
+    echo(
         f"{counted(statistics.units, 'unit')} of {counted(len(statistics.layers), 'layer')},"
         f" {statistics.done:,} samples of {len(statistics.concepts)} concepts"
     )
     if not statistics.spreads:
-        click.echo(
+        echo(
             "one sample a concept: neither chance nor contrast can be measured; more `--seeds` or"
             " `--template` give them"
         )
     if statistics.skipped:
-        click.echo(f"{statistics.skipped:,} samples have NaN or infinity, and do not count")
+        echo(f"{statistics.skipped:,} samples have NaN or infinity, and do not count")
 
 
 @click.command("search", cls=StudyCommand)
@@ -204,7 +205,7 @@ def search_command(study: Path, what: str | None) -> None:
     if what is not None and "#" in what:
         unit = units.describe_unit(statistics, *_unit(what))
         active = "never active" if unit["silent"] else f"selectivity {unit['selectivity']:.3f}"
-        click.echo(f"{what}: {active}")
+        echo(f"{what}: {active}")
         print_table(
             ("contrast", "concept"),
             [(f"{figure:.2f}", name) for name, figure in (*unit["concepts"], *unit["against"])],
@@ -223,9 +224,9 @@ def search_command(study: Path, what: str | None) -> None:
     for row in found:
         if not row["units"]:
             least = f"none above {contrasts.least:.2f}"
-            click.echo(f"{row['concept']}: no unit is selective for it ({least})")
+            echo(f"{row['concept']}: no unit is selective for it ({least})")
     if note := units.few_samples_note(statistics):
-        click.echo(note)
+        echo(note)
 
 
 def _unit(given: str) -> tuple[str, int]:
@@ -260,9 +261,9 @@ def cards_command(
     _present(study)
     content = json.loads(path.read_text(encoding="utf-8"))
     for card in content["cards"]:
-        click.echo(f"{card['module']}#{card['unit']}: {card['sentence'] or card['concept']}")
+        echo(f"{card['module']}#{card['unit']}: {card['sentence'] or card['concept']}")
     for note in content["notes"]:
-        click.echo(note)
+        echo(note)
 
 
 # An objective may begin with -.
@@ -323,7 +324,7 @@ def visualize_command(
         rows.append((f"{one.start:.4g}", f"{one.end:.4g}", one.outcome, *typical, one.short_name))
     print_table(heads, rows, right=("start", "end", "typically"))
     for path in view.save_visualizations(out):
-        click.echo(str(path))
+        echo(str(path))
     if studied:
         _present(out)
 
@@ -361,7 +362,7 @@ def _visualize(
         picture, (width, height) = units.read_picture(start)
         if picture.size != (width, height):
             less = f"{picture.width:,} × {picture.height:,}"
-            click.echo(f"{start}: of {width:,} × {height:,} pixels {less} are dreamed on", err=True)
+            echo(f"{start}: of {width:,} × {height:,} pixels {less} are dreamed on", err=True)
         inputs = units.Dreams(reader, picture, seeds=seeds)
     return units.render(inputs.with_steps(steps), parsed, out, progress)
 
@@ -412,7 +413,7 @@ def atlas_command(
             edits=parsed,
         )  # fmt: skip
     _present(out)
-    click.echo(f"{atlas['vectors']:,} vectors in {len(atlas['bins'])} of {rows * columns} bins")
+    echo(f"{atlas['vectors']:,} vectors in {len(atlas['bins'])} of {rows * columns} bins")
     if dark := atlas.get("dark"):
         print_table(
             ("concept", "in its bins", "with the edit"),
@@ -420,7 +421,7 @@ def atlas_command(
             right=("in its bins", "with the edit"),
         )
     for note in atlas["notes"]:
-        click.echo(note)
+        echo(note)
 
 
 def _edit(given: str) -> Any:

@@ -8,6 +8,7 @@ import click
 
 from ablate.cli.errors import Exit
 from ablate.cli.options import DEVICE, quiet_libraries
+from ablate.cli.output import echo
 from ablate.cli.process import FAILED
 from ablate.messages import counted
 from ablate.store import Run, Verification, verify_run
@@ -32,22 +33,22 @@ def verify_command(run: Path, repair: bool, allow_code: bool, device: str | None
 
         quiet_libraries()
         checked = lab.repair(store, device, allow_code=allow_code)
-        click.echo("\nafter the repair")
+        echo("\nafter the repair")
         _print(checked)
     if checked.missing:
-        click.echo(f"{counted(checked.missing, 'planned cell')} not computed yet: run it again")
+        echo(f"{counted(checked.missing, 'planned cell')} not computed yet: run it again")
     if not checked.is_whole:
         damaged = len(checked.cells) + len(checked.files)
         mends = "" if repair else f"; `ablate verify {run} --repair` mends them"
         raise Exit(f"{counted(damaged, 'file')} of {run} not whole{mends}", FAILED)
-    click.echo(f"{run} is whole")
+    echo(f"{run} is whole")
 
 
 def _print(checked: Verification) -> None:
-    click.echo(f"{'what':14}{'how many':>10}{'whole':>8}")
+    echo(f"{'what':14}{'how many':>10}{'whole':>8}")
     for what, (count, whole) in checked.counts.items():
-        click.echo(f"{what:14}{count:10,}{whole:8,}")
+        echo(f"{what:14}{count:10,}{whole:8,}")
     for key, problem in checked.cells.items():
-        click.echo(f"cells/{key}.png  {problem}")
+        echo(f"cells/{key}.png  {problem}")
     for name, problem in checked.files.items():
-        click.echo(f"{name}  {problem}")
+        echo(f"{name}  {problem}")

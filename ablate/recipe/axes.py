@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from ablate.edits import When
+from ablate.recipe.document import KeyPath
 from ablate.recipe.numbers import NUMERIC, Counts, Series
 from ablate.recipe.spaces import Points, Space
 from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given, optional
@@ -216,6 +217,20 @@ class AxisSpec(Series):
         if isinstance(self.embedding, Points):
             return (self.embedding,)
         return tuple(self.embedding or ())
+
+    @property
+    def series(self) -> Iterator[tuple[Series, KeyPath]]:
+        """The numbers that follow each other in it, with their keys."""
+        yield self, ()
+        if self.cumulative and self.cumulative.counts:
+            yield self.cumulative.counts, ("cumulative", "counts")
+        several = isinstance(self.embedding, tuple)
+        for i, space in enumerate(self.spaces):
+            place: KeyPath = ("embedding", i) if several else ("embedding",)
+            if space and space.between and space.between.t:
+                yield space.between.t, (*place, "between", "t")
+            if space and space.plane and space.plane.zoom:
+                yield space.plane.zoom, (*place, "plane", "zoom")
 
     @property
     def plain(self) -> tuple[Any, ...] | None:

@@ -145,7 +145,7 @@ class Document:
             return
         loader = _Loader(self.text)
         try:
-            self._root = loader.get_single_node()
+            self._root = _composed(loader)
             known: dict[int, Any] = {}
             data = None if self._root is None else self._plain(loader, self._root, (), known)
         finally:
@@ -250,6 +250,15 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
+
+
+def _composed(loader: _Loader) -> yaml.Node | None:
+    """The document as nodes."""
+    try:
+        return loader.get_single_node()
+    except (ValueError, OverflowError) as error:  # of an escape such as "\\U00110000"
+        problem = "an escape names no character"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=loader.get_mark()) from error
 
 
 def _key(node: yaml.Node) -> str:

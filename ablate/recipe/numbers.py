@@ -65,6 +65,20 @@ class Series(Strict):
         return tuple(rounded)
 
     @property
+    def note(self) -> str | None:
+        """What of it may be a surprise: a last number that is not reached."""
+        if not self.range or not self.step or not self.numbers or not self._ends:
+            return None
+        (first, last), end = self._ends, self.numbers[-1]
+        if math.isclose(end, last, rel_tol=1e-9, abs_tol=1e-9):
+            return None
+        count = len(self.numbers) + 1
+        return (
+            f"steps of {abs(self.step):.10g} from {first:.10g} do not reach {last:.10g}, the last"
+            f" value is {end:.10g}; `linspace: [{first:.10g}, {last:.10g}, {count}]` does"
+        )
+
+    @property
     def _ends(self) -> tuple[float, float] | None:
         """The first and the last number; None where they are invalid, or listed."""
         given = self.range or self.linspace or self.geomspace
@@ -99,8 +113,8 @@ class Series(Strict):
             message = "must be from and to numbers of one sign, neither of them 0"
             yield Mistake(message, ("geomspace",))
         if self._count >= MOST + 1:
-            count = "endless" if math.isinf(self._count) else f"{self._count:.0f}"
-            yield Mistake(f"gives {count} values; {MOST} is the most", (self.form,))
+            count = "endless" if math.isinf(self._count) else f"{math.floor(self._count):,}"
+            yield Mistake(f"gives {count} values; {MOST:,} is the most", (self.form,))
         elif not all(map(math.isfinite, self.numbers if self._ends else ())):
             yield Mistake("goes beyond the largest number", (self.form,))
         elif self._ends is not None:

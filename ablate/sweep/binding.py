@@ -49,6 +49,7 @@ from ablate.sweep.check import (
     check_clip,
     check_loras,
     check_sampling,
+    check_series,
     check_sizes,
     check_texts,
 )
@@ -98,6 +99,7 @@ class _Binding:
         self.max_cells = max_cells
         self.recipe = recipe
         self.problems = list(problems)
+        self.notes: list[Problem] = []
         self.source = None if networks is not None else _source_of(recipe)
         self.networks = networks or self._networks()
         if networks is not None:
@@ -107,13 +109,18 @@ class _Binding:
         self.axes: dict[str, PlanAxis] = {}
 
     def report(self, path: KeyPath, message: str) -> None:
-        """Note a problem, unless there is one with the same key."""
+        """Add a problem, unless there is one with the same key."""
         problem = self.recipe.problem(path, message)
         if all(known.key != problem.key for known in self.problems):
             self.problems.append(problem)
 
+    def note(self, path: KeyPath, message: str) -> None:
+        """Note what is valid, but may not be what was meant."""
+        self.notes.append(self.recipe.problem(path, message))
+
     def plan(self) -> Plan:
         self._bind_axes()
+        check_series(self.recipe, self.note)
         edits = [
             BoundEdit(self.recipe, i, self.axes, self.networks, self.report)
             for i, edit in enumerate(self.recipe.edits)
@@ -277,7 +284,8 @@ class _Binding:
                 added[baseline] = Cell(BASELINE, baseline, values, baseline)
         everything = (*added.values(), *cells)
         floor = _floor(recipe.noise_floor or 0, everything)
-        return Plan(recipe, networks.catalog, axes, everything, floor, networks.guided)
+        notes = tuple(map(str, self.notes))
+        return Plan(recipe, networks.catalog, axes, everything, floor, networks.guided, notes)
 
     def _cell(
         self, edits_of: Sequence[BoundEdit], values: Assignment, labels: Mapping[str, str]

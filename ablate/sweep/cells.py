@@ -67,6 +67,7 @@ class Plan:
         cells: All images in the order of the sweep, added baselines first.
         floor: Further baselines, of other seeds, for the noise floor alone.
         guided: How many rows of the denoiser a step of a guided cell takes.
+        notes: Sentences on what is valid, but may not be what was meant.
     """
 
     recipe: Recipe
@@ -75,6 +76,7 @@ class Plan:
     cells: tuple[Cell, ...]
     floor: tuple[Cell, ...] = ()
     guided: int = 2
+    notes: tuple[str, ...] = ()
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -67,6 +67,14 @@ def _scheduler(name: str | None, default: Any, model: str) -> Any:
     return matched_scheduler(name, default, model)
 
 
+def check_series(recipe: Recipe, note: Report) -> None:
+    """Note the ranges of numbers that end before their last number."""
+    for name, axis in recipe.axes.items():
+        for series, path in axis.series if axis else ():
+            if series.note is not None:
+                note(("axes", name, *path), series.note)
+
+
 def check_texts(edits: Sequence[BoundEdit], sizes: Sequence[Size], report: Report) -> None:
     """Whether what is written can be drawn, and fits images of all these sizes."""
     for edit in edits:

@@ -26,6 +26,11 @@ from ablate.cli.main import main
 from ablate.messages import LONGEST
 
 SECONDS = 5.0  # longer is a hang
+FAST = settings(
+    max_examples=40, derandomize=True, deadline=None, database=None,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+LONG = settings(FAST, max_examples=100, derandomize=False, phases=[Phase.generate])
 
 
 def wrong_end(file: Path, command: str) -> str | None:
@@ -51,8 +56,7 @@ def wrong_end(file: Path, command: str) -> str | None:
 def test_any_recipe_ends_with_a_sentence(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
 
-    @settings(max_examples=40, derandomize=True, deadline=None, database=None,
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @FAST
     @given(KINDS[kind])
     def ends(data: bytes) -> None:
         file.write_bytes(data)
@@ -92,26 +96,26 @@ def try_for(seconds: float) -> None:
     tried, failed, slowest = Counter[str](), Counter[str](), 0.0
     file = Path(tempfile.mkdtemp()) / "r.yaml"
     end, number = time.monotonic() + seconds, time.time_ns() % 1_000_000
+
+    def tries(kind: str, data: bytes) -> None:
+        nonlocal slowest
+        file.write_bytes(data)
+        began = time.monotonic()
+        wrong = wrong_end(file, "plan" if tried[kind] % 4 == 0 else "check")
+        slowest = max(slowest, time.monotonic() - began)
+        tried[kind] += 1
+        if wrong is not None:
+            failed[f"{kind}: {wrong.strip().splitlines()[-1][:100]}"] += 1
+            print(f"--- {kind}\n{data[:600]!r}\n{wrong[-1500:]}", flush=True)
+
     while time.monotonic() < end:
         for kind, strategy in KINDS.items():
             number += 1
 
-            @seed(number)
-            @settings(max_examples=100, deadline=None, database=None, phases=[Phase.generate],
-                      suppress_health_check=list(HealthCheck))  # fmt: skip
-            @given(strategy)
-            def ends(data: bytes, kind: str = kind) -> None:
-                nonlocal slowest
-                file.write_bytes(data)
-                began = time.monotonic()
-                wrong = wrong_end(file, "plan" if tried[kind] % 4 == 0 else "check")
-                slowest = max(slowest, time.monotonic() - began)
-                tried[kind] += 1
-                if wrong is not None:
-                    failed[f"{kind}: {wrong.strip().splitlines()[-1][:100]}"] += 1
-                    print(f"--- {kind}\n{data[:600]!r}\n{wrong[-1500:]}", flush=True)
+            def ends(data: bytes) -> None:
+                tries(kind, data)  # noqa: B023 - called before the kind changes
 
-            ends()
+            seed(number)(LONG(given(data=strategy)(ends)))()
     print(f"{tried.total()} recipes: {dict(tried)}; slowest {slowest:.2f} s")
     print(f"{failed.total()} failures: {dict(failed)}")
 

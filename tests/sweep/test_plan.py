@@ -287,3 +287,28 @@ def test_what_cannot_be_made_at_some_values_is_told_once_a_place() -> None:
         "edits[0].zero.when.steps: is never open: sampling has 20 steps, and the first one named is"
         " 30, counted from 0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("axis", "note"),
+    [
+        (
+            {"range": [0, 1], "step": 0.3},
+            "axes.a: steps of 0.3 from 0 do not reach 1, the last value is 0.9;"
+            " `linspace: [0, 1, 5]` does",
+        ),
+        (
+            {"range": [5, 0], "step": 2},
+            "axes.a: steps of 2 from 5 do not reach 0, the last value is 1;"
+            " `linspace: [5, 0, 4]` does",
+        ),
+        ({"range": [0, 1], "step": 0.1}, None),
+        ({"range": [1, 0], "step": 0.25}, None),
+        ({"linspace": [0, 1, 3]}, None),
+    ],
+)
+def test_a_range_that_does_not_reach_its_end_is_noted(
+    axis: dict[str, Any], note: str | None
+) -> None:
+    planned = made({"a": axis}, [{"scale": {"modules": "*", "factor": "$a"}}])
+    assert planned.notes == ((note,) if note else ())
