@@ -44,6 +44,7 @@ from .loading import (
     load_pipeline as load_pipeline,
     random_pipeline as random_pipeline,
 )
+from .reading import lost_words as lost_words
 from .sizes import (
     default_side as default_side,
     outline_of as outline_of,

@@ -28,7 +28,8 @@ SHAPE = {
     "floor?": [CELL],
     "sheet?": (dict, type(None)),
     "clip?": (str, type(None)),
-    "vocabulary?": (list, type(None)),  # of texts
+    "vocabulary?": (list, type(None)),
+    "notes?": [str],  # of texts
     "touched?": dict,
     "catalog?": [list],
 }

@@ -17,6 +17,7 @@ from ablate.models import (
     denoiser_of,
     guided_rows,
     load_catalog,
+    lost_words,
 )
 from ablate.network import ModuleInfo, Networks
 from ablate.recipe import (
@@ -284,7 +285,11 @@ class _Binding:
                 added[baseline] = Cell(BASELINE, baseline, values, baseline)
         everything = (*added.values(), *cells)
         floor = _floor(recipe.noise_floor or 0, everything)
-        notes = tuple(map(str, self.notes))
+        if self.source is not None:
+            for note in lost_words(self.source, _texts(everything)):
+                self.note(("prompts",), note)
+        # Without places in the file, so that they are those of any copy of the recipe.
+        notes = tuple(f"{note.key}: {note.message}" for note in self.notes)
         return Plan(recipe, networks.catalog, axes, everything, floor, networks.guided, notes)
 
     def _cell(
@@ -337,6 +342,15 @@ class _Binding:
         if start is None:
             return replace(condition, steps=None)
         return replace(condition, prompt=text_of(start, values), point=None, steps=None)
+
+
+def _texts(cells: Sequence[Cell]) -> Iterator[str]:
+    """The prompts and negative prompts of cells."""
+    for condition in dict.fromkeys(cell.condition for cell in cells):
+        point = condition.point
+        yield from [condition.prompt] if point is None else (text for text, _ in point.weights)
+        if condition.sampling.guidance_scale > 1:
+            yield condition.sampling.negative_prompt
 
 
 def _source_of(recipe: Recipe) -> Source | None:

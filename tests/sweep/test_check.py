@@ -10,9 +10,11 @@ from typing import Any
 
 import diffusers
 import pytest
+from click.testing import CliRunner
 from diffusers.schedulers import scheduling_euler_discrete
 from diffusers.utils import dummy_torch_and_scipy_objects, dummy_torch_and_torchsde_objects
 
+from ablate.cli.main import main
 from ablate.engine.records import with_keys
 from ablate.engine.replay import replay_cell
 from ablate.recipe.document import RecipeError
@@ -166,3 +168,29 @@ def test_a_pipeline_that_needs_a_picture_is_a_mistake_of_the_recipe(
         (only,) = found
         assert only.startswith("model: ")
         assert sentence in only
+
+
+def test_words_that_a_tokenizer_does_not_read_are_notes_of_the_plan(build: Build) -> None:
+    sampling = {"num_inference_steps": 2, "negative_prompt": "blurry " * 30}
+    long = "a cat in a party hat " * 4 + "beside an owl"
+    notes = plan(build(edits=EDITS, prompts=["a cat", long], sampling=sampling)).notes
+    assert len(notes) == 2
+    assert all("`tokenizer` reads 24 tokens, without “" in note for note in notes)
+    assert any("beside an owl”" in note for note in notes)
+    assert any("the prompt “blurry" in note for note in notes)
+    assert plan(build(edits=EDITS, prompts=["a cat"])).notes == ()
+
+
+def test_notes_of_a_plan_are_printed_and_in_the_report(build: Build, tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text(
+        "version: 1\nname: long\nprompts: [" + "a cat in a party hat " * 4 + "beside an owl]\n"
+        "sampling: {num_inference_steps: 1}\nedits: [{zero: {modules: stage=mid}}]\n"
+    )
+    out = tmp_path / "out"
+    for command in (["check", file], ["plan", file], ["run", file, "--out", out]):
+        done = CliRunner().invoke(main, [*map(str, command)])
+        assert done.exit_code == 0, done.output
+        assert "note: prompts: of the prompt “a cat in a party hat" in done.output
+        assert "beside an owl”" in done.output
+    assert "beside an owl”" in (out / "report.html").read_text()

@@ -110,7 +110,7 @@ def _data(run: Run) -> dict[str, Any]:
         "facts": _facts(manifest),
         "settings": settings_of(manifest, LISTED),
         "recipe": _recipe(run),
-        "notes": [*read_notes(run), *filter(None, [run.damage_note()])],
+        "notes": [*manifest.get("notes", []), *read_notes(run), *filter(None, [run.damage_note()])],
         "axes": [
             {"name": a.name, "values": a.values, "labels": a.labels, "note": a.note} for a in axes
         ],
