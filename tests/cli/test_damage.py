@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -56,7 +57,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+# Kinds of the default suite.
+OFTEN = ("truncated", "another cell", "other pixels", "latents of objects", "a folder")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind in OFTEN else pytest.mark.slow) for kind in DAMAGES],
+)
 def test_a_damaged_cell_is_left_out_and_named(kind: str, damaged: Path) -> None:
     first, second, *_ = sorted((damaged / "cells").iterdir())
     DAMAGES[kind](first, second)
@@ -121,10 +129,18 @@ def test_verify_says_what_is_whole_and_repairs_it(whole: Path, damaged: Path) ->
     assert contents(damaged) == contents(whole)
 
 
+FILES = ("drift.csv", "effects.csv", "drift.json", "sheet.png", "report.html", "run.json")
+CONTENTS = (b"", b'{"format": 99}', None)
+OFTEN_DAMAGED = (("run.json", b""), ("effects.csv", b'{"format": 99}'), ("report.html", None))
+
+
 @pytest.mark.parametrize(
-    "name", ["drift.csv", "effects.csv", "drift.json", "sheet.png", "report.html", "run.json"]
+    ("name", "content"),
+    [
+        pytest.param(*case, marks=() if case in OFTEN_DAMAGED else pytest.mark.slow)
+        for case in itertools.product(FILES, CONTENTS)
+    ],
 )
-@pytest.mark.parametrize("content", [b"", b'{"format": 99}', None])
 def test_verify_repairs_files_beside_the_cells(
     name: str, content: bytes | None, whole: Path, damaged: Path
 ) -> None:

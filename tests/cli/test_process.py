@@ -46,12 +46,17 @@ def shell(command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
-        ("ablate schema | head -1", 141, ""),
-        ("ablate schema --docs > /dev/full", 1, "No space left on device"),
-        ("ablate recipes >&-", 1, "Bad file descriptor"),
         ("ablate --version > /dev/full", 1, "No space left on device"),
-        ("ablate run nothing.yaml 2> /dev/full", 2, ""),
-        ("ablate run nothing.yaml 2>&-", 2, ""),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("ablate schema | head -1", 141, ""),
+                ("ablate schema --docs > /dev/full", 1, "No space left on device"),
+                ("ablate recipes >&-", 1, "Bad file descriptor"),
+                ("ablate run nothing.yaml 2> /dev/full", 2, ""),
+                ("ablate run nothing.yaml 2>&-", 2, ""),
+            )
+        ),
     ],
 )
 def test_output_that_cannot_be_written_ends_with_a_code_and_no_traceback(
@@ -63,8 +68,22 @@ def test_output_that_cannot_be_written_ends_with_a_code_and_no_traceback(
     assert done.stderr == wanted
 
 
-@pytest.mark.parametrize("module", ["click", "torch", "diffusers"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("click", signal.SIGINT),
+        ("torch", signal.SIGTERM),
+        *(
+            pytest.param(module, number, marks=pytest.mark.slow)
+            for module, number in (
+                ("click", signal.SIGTERM),
+                ("torch", signal.SIGINT),
+                ("diffusers", signal.SIGINT),
+                ("diffusers", signal.SIGTERM),
+            )
+        ),
+    ],
+)
 def test_a_signal_while_libraries_are_imported_ends_with_the_sentence(
     module: str, number: signal.Signals
 ) -> None:

@@ -161,6 +161,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_later(
     assert len(Run(out).finished()) == 3
 
 
+@pytest.mark.slow
 def test_two_processes_run_the_same_recipe_in_one_folder(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ablate", "run", str(recipe), "--out", str(out)]
