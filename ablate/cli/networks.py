@@ -48,7 +48,7 @@ def modules_command(
         return
     heads = ("#", "path", "kind", "stage", "role", "heads", "parameters")
     rows = [
-        (str(m.number), m.path, m.kind, m.stage, m.role, str(m.heads or ""), f"{m.parameters:,}")
+        (str(m.number), m.name, m.kind, m.stage, m.role, str(m.heads or ""), f"{m.parameters:,}")
         for m in listed
     ]
     print_table(heads, rows, right=("#", "heads", "parameters"))

@@ -12,7 +12,7 @@ from .hooks import (
     tensors as tensors,
     watched as watched,
 )
-from .modules import Catalog as Catalog, ModuleInfo as ModuleInfo
+from .modules import ROOT as ROOT, Catalog as Catalog, ModuleInfo as ModuleInfo
 from .selectors import (
     FIELDS as FIELDS,
     Selector as Selector,

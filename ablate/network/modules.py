@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+ROOT = "(root)"  # the network itself, whose path is empty
+
 
 @dataclass(frozen=True)
 class ModuleInfo:
@@ -39,6 +41,11 @@ class ModuleInfo:
     channels: int = 0
     heads: int = 0
     passes: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """Its path, as people read and write it: that of the network itself is not empty."""
+        return self.path or ROOT
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ablate.network.modules import ModuleInfo
+from ablate.network.modules import ROOT, ModuleInfo
 
 SIDES = {
     "down_blocks": "down", "down_downscalers": "down", "down_repeat_mappers": "down",
@@ -65,7 +65,7 @@ def block_of(path: str) -> str:
     for i, part in enumerate(parts):
         if part.isdigit():
             return ".".join(parts[: i + 1]) if parts[0] != "mid_block" else "mid_block"
-    return parts[0]
+    return parts[0] or ROOT
 
 
 NORM = r"(^|\.)(\w*norm\w*)$|(^|\.)norm\d?_?\w*(\.|$)|_norm(\.|$)|layer_norm\d?$"

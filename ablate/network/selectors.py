@@ -123,7 +123,7 @@ def matcher(text: str) -> Callable[[ModuleInfo], bool]:
                 f" use {', '.join(f'{f}=' for f in FIELDS)}"
             )
         return lambda m: fnmatchcase(getattr(m, field), value)
-    return lambda m: fnmatchcase(m.path, text)
+    return lambda m: text == m.name or fnmatchcase(m.path, text)
 
 
 def _searcher(text: str) -> Callable[[ModuleInfo], bool]:

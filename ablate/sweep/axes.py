@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ablate.drift import read_cells
+from ablate.drift import MeasuredCell, read_cells
 from ablate.edits import When
-from ablate.network import Catalog, ModuleInfo, Selector, SelectorError, Unit, groups, select
+from ablate.network import ROOT, Catalog, ModuleInfo, Selector, SelectorError, Unit, groups, select
 from ablate.recipe import (
     CONDITION_AXES,
     UNIT_FORMS,
@@ -234,7 +234,7 @@ def _of_units(name: str, axis: AxisSpec, modules: Sequence[ModuleInfo]) -> Modul
     assert axis.chosen is not None
     kind = UNIT_FORMS[axis.form]
     units = {
-        f"{module.path} {kind.removesuffix('s')} {number}": (module.path, number)
+        f"{module.name} {kind.removesuffix('s')} {number}": (module.path, number)
         for module in modules
         for number in range(getattr(module, kind))
     }
@@ -257,7 +257,7 @@ def _of_modules(name: str, axis: AxisSpec, modules: Sequence[ModuleInfo]) -> Mod
     component = axis.chosen.component
     paths = tuple(module.path for module in modules)
     if axis.cumulative is None:
-        by = axis.group.by if axis.group else "path"
+        by = axis.group.by if axis.group else "name"
         members = dict(groups(modules, by))
         values = tuple(members)
         return ModuleAxis(name, values, values, members=members, component=component)
@@ -288,7 +288,14 @@ def _by_drift(folder: Path, paths: Sequence[str], path: KeyPath) -> tuple[str, .
     except StoreError as error:
         raise BindingError(path, str(error)) from error
     names = {name for cell in cells for name in cell.axes}
-    named = (name for name in names if set(paths) <= {cell.axes.get(name) for cell in cells})
+    labels = {path: path or ROOT for path in paths}
+
+    def label(cell: MeasuredCell, axis: str) -> Any:
+        value = cell.axes.get(axis)
+        return ROOT if value == "" else value  # as runs of older versions name the network itself
+
+    wanted = set(labels.values())
+    named = (name for name in names if wanted <= {label(cell, name) for cell in cells})
     axis = next(named, None)
     if axis is None:
         message = f"{folder} does not have every one of these modules by itself"
@@ -296,9 +303,9 @@ def _by_drift(folder: Path, paths: Sequence[str], path: KeyPath) -> tuple[str, .
     drift: dict[str, list[float]] = {}
     for cell in cells:
         if "rmse" in cell.drift:
-            drift.setdefault(str(cell.axes.get(axis)), []).append(cell.drift["rmse"])
+            drift.setdefault(str(label(cell, axis)), []).append(cell.drift["rmse"])
     mean = {p: sum(d) / len(d) for p, d in drift.items()}
-    return tuple(sorted(paths, key=lambda p: mean.get(p, float("inf"))))
+    return tuple(sorted(paths, key=lambda p: mean.get(labels[p], float("inf"))))
 
 
 def selected(

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from families import save
 from torch import nn
 
+from ablate import lab
 from ablate.cli.main import main
 from ablate.models.catalogs import estimate_cost, flops_of, load_catalog, skeleton
 from ablate.models.errors import ModelError
@@ -24,6 +26,8 @@ from ablate.network.catalog import build_catalog, heads_of
 from ablate.network.modules import Catalog, ModuleInfo
 from ablate.network.roles import role_of, stage_of
 from ablate.network.selectors import SelectorError, groups, select
+from ablate.recipe import Recipe
+from ablate.store import Run
 
 CONFIGS = Path(__file__).parent.parent / "data" / "configs"
 
@@ -629,3 +633,31 @@ def test_groups_come_in_network_order(sd15: Catalog) -> None:
     assert list(by_stage) == ["in", "down", "mid", "up", "out"]
     assert by_stage["out"] == ("conv_norm_out", "conv_out")
     assert sum(map(len, by_stage.values())) == 391
+
+
+def test_the_network_itself_has_a_name(tmp_path: Path) -> None:
+    """In listings, axes, columns of tables, drawings and pages; its path in records stays empty."""
+    folder = str(save("pixart", tmp_path))
+    catalog = load_catalog(folder)
+    (root,) = (m for m in catalog if not m.path)
+    assert (root.name, root.block, root.kind) == ("(root)", "(root)", "PixArtTransformer2DModel")
+    assert select("(root)", catalog) == select("block=(root)", catalog) == (root,)
+    listed = CliRunner().invoke(main, ["modules", folder, "--select", "(root)"])
+    assert listed.exit_code == 0
+    assert re.search(r"^ *\d+ +\(root\) +PixArtTransformer2DModel", listed.output, re.MULTILINE)
+    recipe = {
+        "version": 1,
+        "name": "root",
+        "model": folder,
+        "sampling": {"num_inference_steps": 1, "guidance_scale": 1.0},
+        "axes": {"module": {"each": ["(root)", "pos_embed.proj"]}},
+        "edits": [{"zero": {"modules": "$module"}}],
+    }
+    lab.run(Recipe.build(recipe), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    by_module = {cell.axes.get("module"): cell for cell in run.cells()}
+    assert by_module["(root)"].record()["edits"][0]["modules"] == [""]
+    drawn = CliRunner().invoke(main, ["architecture", str(run.folder)])
+    assert drawn.exit_code == 0, drawn.output
+    assert 'data-module="(root)"' in (run.folder / "architecture.svg").read_text("utf-8")
+    assert '["(root)","PixArtTransformer2DModel"' in (run.folder / "report.html").read_text("utf-8")

@@ -101,7 +101,7 @@ def test_a_u_has_all_modules_in_its_shape(model: str, count: int, skips: int) ->
     root = parsed(drawing)
     inside(root)
     at = tiles(drawing)
-    assert at.keys() == {m.path for m in modules}
+    assert at.keys() == {m.name for m in modules}
     assert len(at) == count
     assert overlapping(list(at.values())) == []
 
@@ -168,7 +168,7 @@ def test_a_transformer_is_a_column_with_equal_modules_below_one_another() -> Non
     drawing = architecture.draw_layout(modules, "x")
     inside(parsed(drawing))
     at = tiles(drawing)
-    assert at.keys() == {m.path for m in modules}
+    assert at.keys() == {m.name for m in modules}
     queries = [at[f"transformer_blocks.{i}.attn.to_q"] for i in range(3)]
     assert len({left for left, *_ in queries}) == 1
     assert all(a[3] < b[1] for a, b in itertools.pairwise(queries))
@@ -205,16 +205,16 @@ def test_inputs_of_a_transformer_are_on_their_sides_above_all_blocks(
     drawing = architecture.draw_layout(modules, model)
     inside(parsed(drawing))
     at = tiles(drawing)
-    assert at.keys() == {m.path for m in modules}
+    assert at.keys() == {m.name for m in modules}
     assert len(set(at.values())) == len(modules)
-    ends = [at[m.path] for m in modules if m.stage in ("in", "out")]
-    first = [at[m.path] for m in modules if m.stage not in ("in", "out") and m.block[-2:] == ".0"]
+    ends = [at[m.name] for m in modules if m.stage in ("in", "out")]
+    first = [at[m.name] for m in modules if m.stage not in ("in", "out") and m.block[-2:] == ".0"]
     assert overlapping(ends + first) == []
     blocks = span(at, *{m.block for m in modules if m.stage not in ("in", "out")})
     assert span(at, conditioning)[3] < min(span(at, image)[1], span(at, text)[1])
     assert span(at, image)[2] < span(at, text)[0]
     assert max(span(at, image)[3], span(at, text)[3]) < blocks[1]
-    assert min(at[m.path][1] for m in modules if m.stage == "out") > blocks[3]
+    assert min(at[m.name][1] for m in modules if m.stage == "out") > blocks[3]
     written = set(words(parsed(drawing)))
     assert {"noisy latents", "text", "prediction"} <= written
     roles = {m.role for m in modules}

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ablate.network import ModuleInfo
+from ablate.network import ROOT, ModuleInfo
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ class Blueprint:
         # Parameters of the network itself are tokens that join those of the text.
         blocks = [
             block for block in self.entry
-            if name == (_lane(block.modules) or ("image" if block.name else "text"))
+            if name == (_lane(block.modules) or ("text" if block.name == ROOT else "image"))
         ]  # fmt: skip
-        return tuple(sorted(blocks, key=lambda block: not block.name))
+        return tuple(sorted(blocks, key=lambda block: block.name == ROOT))
 
     def bands(self) -> list[list[Stack]]:
         """Stacks from input to output; those of image and text alone are beside one another."""

@@ -59,13 +59,13 @@ class Tiles:
         """Draw a module at a place."""
         value = self.values.get(module.number)
         broken = value is not None and not math.isfinite(value)
-        facts = f"{module.path or module.kind}\n{module.kind}, {module.role.replace('_', ' ')}, "
+        facts = f"{module.name}\n{module.kind}, {module.role.replace('_', ' ')}, "
         facts += f"{module.parameters:,} parameters"
         if value is not None:
             facts += f"\n{self.unit}: {'NaN' if broken else figure(value)}"
         color = VACANT if value is None else DARK if broken else ramp(self.scale.at(value))
         picture = self.pictures.get(module.number)
-        with canvas.group(facts, data_module=module.path, data_cell=self.keys.get(module.number)):
+        with canvas.group(facts, data_module=module.name, data_cell=self.keys.get(module.number)):
             if picture is not None and broken:
                 canvas.nan_tile(x, y, self.width, self.height)
             else:

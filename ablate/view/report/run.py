@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ablate.drift import read_cells, read_effects, read_notes
+from ablate.network import ROOT
 from ablate.store import REPORT, Run, StoredCell, spans
 from ablate.view.report.page import format_value, parse_drawing, settings_of, write_page
 from ablate.view.sheets import sampling_facts
@@ -194,9 +195,9 @@ def _variants(
             ],
         }
     rows: list[list[Any]] = [
-        [m.path, m.kind, m.stage, m.block, m.role, m.parameters] for m in catalog
+        [m.name, m.kind, m.stage, m.block, m.role, m.parameters] for m in catalog
     ]
-    rows += [[path, "", "", "", "", 0] for path in numbers if numbers[path] >= len(catalog)]
+    rows += [[path or ROOT, "", "", "", "", 0] for path in numbers if numbers[path] >= len(catalog)]
     return rows, variants
 
 
