@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +21,15 @@ from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
-from ablate.drift import MeasuredCell, Reader, classify, explained, read_cells, write_drift
+from ablate.drift import (
+    MeasuredCell,
+    Reader,
+    classify,
+    explained,
+    measured_with,
+    read_cells,
+    write_drift,
+)
 from ablate.edits import applied
 from ablate.engine import OnProgress, Processes, Progress, Summary, execute
 from ablate.messages import RequestError
@@ -112,9 +121,14 @@ class Result:
 
 
 def open(folder: str | Path) -> Result:
-    """Open a run that is on disk. Raises `StoreError` where the folder is none."""
+    """Open a run that is on disk; a warning names its damaged cells, which are left out.
+
+    Raises `StoreError` where the folder is none.
+    """
     store = Run(folder)
     store.manifest()
+    if note := store.damage_note():
+        warnings.warn(note, stacklevel=2)
     return Result(store)
 
 
@@ -273,6 +287,8 @@ def measure(
 def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -> Verification:
     """Compute the damaged cells of a run again from its recipe, and write what else is damaged.
 
+    It is measured with the CLIP model and the vocabulary that it was last measured with.
+
     On the machine that computed it, and with the same libraries, each file is then byte for byte as
     it was; other hardware may round differently.
 
@@ -312,7 +328,7 @@ def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -
         execute(planned, pipeline, store, only=before.cells)
         if verify_run(store).is_whole:
             return verify_run(store)
-    measure(store, device=device)
+    measure(store, *measured_with(store), device)
     save_sheet(store)
     present_run(store)
     return verify_run(store)

@@ -16,6 +16,7 @@ from .effects import (
 from .images import DISTANCES as DISTANCES
 from .measure import (
     MeasuredCell as MeasuredCell,
+    measured_with as measured_with,
     read_cells as read_cells,
     read_embeddings as read_embeddings,
     read_notes as read_notes,

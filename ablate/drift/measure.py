@@ -280,14 +280,31 @@ def read_cells(run: Run) -> list[MeasuredCell]:
 
 def read_notes(run: Run) -> list[str]:
     """The sentences to the user about what could not be measured."""
+    return [str(note) for note in _summary(run).get("notes", ())]
+
+
+def measured_with(run: Run) -> tuple[str | None, list[str] | None]:
+    """The CLIP model and the vocabulary that a run was last measured with; None where there were
+    none, or that is not known any more."""
+    try:
+        summary = _summary(run)
+    except StoreError:
+        summary = {}
+    clip, words = summary.get("clip"), summary.get("vocabulary")
+    known = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return clip if isinstance(clip, str) else None, words if known and words else None
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    """What `drift.json` contains; empty without one."""
     path = run.folder / SUMMARY
     if not path.exists():
-        return []
+        return {}
     with explained(run, SUMMARY):
         summary = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(summary, dict) or not isinstance(summary.get("notes"), list):
             raise StoreError("it has no list of `notes`")
-        return [str(note) for note in summary["notes"]]
+        return summary
 
 
 def read_embeddings(run: Run) -> Embeddings | None:

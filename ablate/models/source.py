@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,15 @@ class Source:
         data = asdict(self) | {"lora": [_without_none(asdict(lora)) for lora in self.lora] or None}
         del data["offload"]
         return {"id": data.pop("model")} | _without_none(data)
+
+    def located(self) -> Source:
+        """The same source, with full paths of all files and folders."""
+        return replace(
+            self,
+            model=located(self.model),
+            config=self.config and located(self.config),
+            lora=tuple(replace(lora, model=located(lora.model)) for lora in self.lora),
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Source:

@@ -45,6 +45,12 @@ from ablate.recipe.types import Into, ListOf, Number, Short, Text, Truth, Whole,
 from ablate.sampling import Sampling as Settings
 
 VERSION = 1
+# Where files and folders are named, `*` being each key, `[]` each item; not the model of a `blend`,
+# whose name is part of the keys of cells.
+LOCATED = (
+    "model", "config", "clip", "lora []", "lora [] model", "axes * cumulative run",
+    "edits [] * units run",
+)  # fmt: skip
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -206,14 +212,12 @@ class Recipe(Strict):
     def source(self) -> str:
         """Its text with all values that replaced others; files and folders by their full paths, so
         that it is the same recipe wherever it is read."""
-        changes: dict[str, Any] = {}
-        data = self._document.data
-        for key in ("model", "config", "clip"):
-            value = data.get(key)
-            if isinstance(value, str):
-                changes[key] = located(value)
+        data = changes = self._document.data
+        for place in LOCATED:
+            changes = _with_full_paths(changes, place.split())
         if isinstance(ops := data.get("ops"), str):
-            changes["ops"] = str((Path(self._document.file or "").parent / ops).absolute())
+            ops = str((Path(self._document.file or "").parent / ops).absolute())
+            changes = {**changes, "ops": ops}
         return self._document.written(
             {key: value for key, value in changes.items() if value != data[key]}
         )
@@ -334,6 +338,21 @@ def _read(
             )
             mistakes.append(((), message))
     return recipe, problems + [document.problem(path, message) for path, message in mistakes]
+
+
+def _with_full_paths(data: Any, place: list[str]) -> Any:
+    """The data in which the files and folders at a place are named by their full paths."""
+    if not place:
+        return located(data) if isinstance(data, str) else data
+    first, *rest = place
+    if isinstance(data, dict):
+        return {
+            key: _with_full_paths(value, rest) if first in (key, "*") else value
+            for key, value in data.items()
+        }
+    if isinstance(data, list) and first == "[]":
+        return [_with_full_paths(item, rest) for item in data]
+    return data
 
 
 def _whole(recipe: Recipe | None, problems: list[Problem]) -> Recipe:

@@ -30,7 +30,6 @@ from ablate.models import (
     identify,
     is_out_of_memory,
     load_pipeline,
-    located,
     source_like,
     weights_of,
     wrong_side,
@@ -176,8 +175,7 @@ class Pipeline:
     @property
     def identity(self) -> dict[str, Any]:
         """Its model in plain objects, which are enough to load the same again."""
-        source = replace(self.source, model=located(self.source.model))
-        return source.as_json() | {"fingerprint": self.fingerprint}
+        return self.source.located().as_json() | {"fingerprint": self.fingerprint}
 
     @property
     def device(self) -> torch.device:

@@ -174,8 +174,15 @@ class Run:
 
     def orphans(self) -> list[Path]:
         """Finished cells that are not part of its plan any more."""
+        return [path for path in self._unplanned() if _is_ours(path)]
+
+    def unrecorded(self) -> list[Path]:
+        """Files that are named as cells are, but that neither its plan nor a record tells to be."""
+        return [path for path in self._unplanned() if not _is_ours(path)]
+
+    def _unplanned(self) -> list[Path]:
         planned = self._planned()
-        return sorted(p for p in own_cells(self.folder) if p.stem not in planned and _is_ours(p))
+        return sorted(path for path in own_cells(self.folder) if path.stem not in planned)
 
     def clean(self) -> list[int]:
         """Remove orphans, and incomplete files of killed processes; return the orphans' sizes.

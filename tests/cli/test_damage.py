@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from damaged import DAMAGES
 
+from ablate import lab
 from ablate.cli.main import main
 from ablate.store.run import Run
 
@@ -73,6 +74,8 @@ def test_a_damaged_cell_is_left_out_and_named(kind: str, damaged: Path) -> None:
     assert done.exit_code == 0, done.output
     assert f"{first.stem} (" in done.stderr
     assert "--repair` computes them again" in done.stderr
+    with pytest.warns(UserWarning, match=first.stem):
+        assert first.stem not in {cell.key for cell in lab.open(damaged)}
 
 
 def test_every_view_leaves_damaged_cells_out(damaged: Path) -> None:

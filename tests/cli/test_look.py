@@ -105,6 +105,10 @@ def test_a_vocabulary_of_ones_own(run: Path, ablate: Ablate, tmp_path: Path) -> 
     assert {row["concept"] for row in table(run / "drift.csv")} <= {"pizza", "rocket"}
     done = ablate("sheet", run, "--concepts")
     assert (done.exit_code, done.output.strip()) == (0, str(run / "sheet.png"))
+    before = (run / "drift.csv").read_bytes()
+    (run / "drift.csv").write_bytes(before[:99])
+    assert ablate("verify", run, "--repair", "--device", "cpu").exit_code == 0
+    assert (run / "drift.csv").read_bytes() == before  # by the same words
 
 
 def test_concepts_are_written_on_the_sheet(run: Path, ablate: Ablate) -> None:

@@ -167,3 +167,5 @@ def test_cells_that_a_recipe_has_no_more_are_named_and_cleaned(
     assert len(finished(out)) == 3
     assert not before & finished(out)
     assert ablate("clean", out) == f"{out}: 0 cells removed, 0 bytes\n"
+    (out / "cells" / f"{'0' * 32}.png").write_text("damaged")
+    assert f"1 file of {out / 'cells'} not removed: {'0' * 32}.png" in ablate("clean", out)

@@ -146,6 +146,34 @@ def test_the_recipes_that_come_along_are_right(path: Path) -> None:
     assert recipe.source == path.read_text(encoding="utf-8")
 
 
+def test_files_and_folders_are_saved_by_their_full_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("study", "one.safetensors", "weights.safetensors", "other"):
+        (tmp_path / name).touch()
+    text = f"""{HEAD}lora: [one.safetensors, {{model: study, weight_name: weights.safetensors}}]
+axes:
+  step: {{cumulative: {{order: drift, run: study}}}}
+edits:
+  - zero: {{units: {{run: study, count: 3}}}}
+  - blend: {{modules: $step, amount: 0.5, with: other}}
+"""
+    recipe = read_text(text)
+    saved = yaml.safe_load(recipe.source)
+    study = str(tmp_path / "study")
+    assert saved["lora"] == [
+        str(tmp_path / "one.safetensors"),
+        {"model": study, "weight_name": "weights.safetensors"},
+    ]
+    assert saved["axes"]["step"]["cumulative"]["run"] == study
+    assert saved["edits"][0]["zero"]["units"]["run"] == study
+    assert saved["edits"][1] == yaml.safe_load(text)["edits"][1]  # it is part of cells' keys
+    monkeypatch.chdir("/")
+    again = read_text(recipe.source)
+    assert again.source == recipe.source
+
+
 def test_defaults() -> None:
     recipe = read_text(HEAD + ZERO)
     assert [edited(edit) for edit in recipe.edits] == [("zero", {})]
