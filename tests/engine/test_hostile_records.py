@@ -69,7 +69,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize("name", CHANGES.keys() - SHOWN.keys())
+@pytest.mark.parametrize("name", [name for name in CHANGES if name not in SHOWN])
 def test_a_record_that_describes_no_cell_is_refused(
     name: str, changed: Callable[[Change], Path]
 ) -> None:
