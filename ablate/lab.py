@@ -303,11 +303,17 @@ def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -
     Raises:
         RecipeError: The recipe of the run is damaged.
         ModelError: Its model cannot be loaded.
-        StoreError: The folder is no run, or its model has changed since.
+        StoreError: The folder is no run, a process is at work there, or the model has changed.
     """
     before = verify_run(store)
     if before.is_whole:
         return before
+    with store.working_alone():
+        _repair(store, before, device, allow_code)
+    return verify_run(store)
+
+
+def _repair(store: Run, before: Verification, device: str | None, allow_code: bool) -> None:
     if before.cells or before.files.keys() & {"run.json", "recipe.yaml"}:
         manifest = {} if "run.json" in before.files else store.manifest()
         planned = plan(store.folder / "recipe.yaml", allow_code=allow_code)
@@ -327,8 +333,7 @@ def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -
             )
         execute(planned, pipeline, store, only=before.cells)
         if verify_run(store).is_whole:
-            return verify_run(store)
+            return
     measure(store, *measured_with(store), device)
     save_sheet(store)
     present_run(store)
-    return verify_run(store)

@@ -40,6 +40,8 @@ def verify_command(run: Path, repair: bool, allow_code: bool, device: str | None
     if not checked.is_whole:
         damaged = len(checked.cells) + len(checked.files)
         mends = "" if repair else f"; `ablate verify {run} --repair` mends them"
+        if store.is_busy():
+            mends = ", but a process is at work there: wait for it"
         raise Exit(f"{counted(damaged, 'file')} of {run} not whole{mends}", FAILED)
     echo(f"{run} is whole")
 

@@ -11,13 +11,18 @@ import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from ablate.messages import RequestError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
 
 HOST = re.sub(r"[^\w]", "", socket.gethostname(), flags=re.ASCII)[:30] or "host"
 # Those of older versions name no host.
@@ -47,10 +52,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir() and path.exists():
             _replace_folder(temporary, path)
+        elif temporary.is_file() and _is_recorded(path):
+            _replace_recorded(temporary, path)
         else:
             temporary.replace(path)
-        if path.name != LEDGER and path.is_file() and (path.parent / "run.json").is_file():
-            _record(path)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None  # as of a disk that is full
@@ -59,21 +64,58 @@ def atomic_write(path: Path) -> Iterator[Path]:
         remove(temporary)
 
 
-def _record(path: Path) -> None:
-    """Record the digest of a file in its folder's ledger; files that are gone leave it."""
-    known = {n: d for n, d in read_ledger(path.parent).items() if (path.parent / n).exists()}
-    known[path.name] = digest_of_file(path)
-    with atomic_write(path.parent / LEDGER) as temporary:
-        temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+def _is_recorded(path: Path) -> bool:
+    """Whether a file is beside the cells of a run."""
+    return path.name == "run.json" or (path.name != LEDGER and (path.parent / "run.json").is_file())
 
 
-def read_ledger(folder: Path) -> dict[str, str]:
-    """Digests of the files of a run by their names; empty where none can be read."""
+def _replace_recorded(new: Path, path: Path) -> None:
+    """Rename `new` to `path`. At each moment the ledger has a digest of the file that is there."""
+    digest = digest_of_file(new)
+    with ledger_to_itself(path.parent):
+        _record(path, [digest, *read_ledger(path.parent).get(path.name, ())])
+        new.replace(path)
+        _record(path, [digest])
+
+
+def _record(path: Path, digests: list[str]) -> None:
+    """Record what a file may be in its folder's ledger; files that are gone leave it."""
+    before = read_ledger(path.parent)
+    known = {name: ds for name, ds in before.items() if (path.parent / name).exists()}
+    known[path.name] = list(dict.fromkeys(digests))
+    if known != before:
+        plain = {name: ds[0] if len(ds) == 1 else ds for name, ds in known.items()}
+        with atomic_write(path.parent / LEDGER) as temporary:
+            text = json.dumps(plain, indent=1, sort_keys=True) + "\n"
+            temporary.write_text(text, encoding="utf-8")
+
+
+def read_ledger(folder: Path) -> dict[str, list[str]]:
+    """Digests of the files of a run by their names: one each, or several of a file that was being
+    replaced when its process ended. Empty where none can be read."""
     try:
         known = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return {n: d for n, d in known.items() if Path(n).name == n} if isinstance(known, dict) else {}
+    known = known if isinstance(known, dict) else {}
+    listed = {name: ds if isinstance(ds, list) else [ds] for name, ds in known.items()}
+    return {name: ds for name, ds in listed.items() if Path(name).name == name}
+
+
+@contextmanager
+def ledger_to_itself(folder: Path) -> Iterator[None]:
+    """Keep other processes from changing the ledger of a run while inside."""
+    cells = folder / "cells"  # the folder itself is locked by processes at work in it
+    if fcntl is None or not cells.is_dir():
+        yield
+        return
+    descriptor = os.open(cells, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not known on this file system
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def digest_of_file(path: Path) -> str:

@@ -191,9 +191,7 @@ class Run:
             StoreError: The folder is no run, or a process is at work there.
         """
         self.manifest()
-        with self.working():
-            if not self.alone:
-                raise StoreError(f"{self.folder}: a process is at work there; wait for it")
+        with self.working_alone():
             self.sweep_temporaries()
             sizes = []
             for path in self.orphans():
@@ -229,6 +227,19 @@ class Run:
                 yield
             finally:
                 self._work = None
+
+    @contextmanager
+    def working_alone(self) -> Iterator[None]:
+        """Be at work in the folder while inside. Raises `StoreError` if another process is."""
+        with self.working():
+            if not self.alone:
+                raise StoreError(f"{self.folder}: a process is at work there; wait for it")
+            yield
+
+    def is_busy(self) -> bool:
+        """Whether a process is at work in the folder."""
+        with self.working():
+            return not self.alone
 
     @property
     def alone(self) -> bool:

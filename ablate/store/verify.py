@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ablate.store.files import LEDGER, StoreError, digest_of_file, read_ledger, read_table
+from ablate.store.files import (
+    LEDGER,
+    StoreError,
+    digest_of_file,
+    ledger_to_itself,
+    read_ledger,
+    read_table,
+)
 from ablate.store.images import open_image
 from ablate.store.run import Run
 
@@ -80,15 +87,21 @@ def _names(run: Run) -> list[str]:
 
 
 def _file_problems(run: Run) -> Iterator[tuple[str, str]]:
-    ledger = read_ledger(run.folder)
     for name in _names(run):
         path = run.folder / name
         if not path.is_file():
             yield name, "no regular file" if path.exists() else "missing"
         elif problem := _structure(run, path):
             yield name, problem
-        elif name in ledger and ledger[name] != digest_of_file(path):
+        elif not _is_as_written(path):
             yield name, "changed since it was written"
+
+
+def _is_as_written(path: Path) -> bool:
+    """Whether a file is as it was recorded, if it was; it may be replaced meanwhile."""
+    with ledger_to_itself(path.parent):
+        digests = read_ledger(path.parent).get(path.name)
+        return digests is None or digest_of_file(path) in digests
 
 
 def _structure(run: Run, path: Path) -> str | None:

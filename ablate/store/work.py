@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ablate.store.files import StoreError
-
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None  # type: ignore[assignment]
+from ablate.store.files import StoreError, fcntl
 
 CELL = re.compile(r"[0-9a-f]{32}\.png")
 FIRST = {"recipe.yaml", "cells"}  # what a run writes before `run.json`

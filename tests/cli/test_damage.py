@@ -126,6 +126,9 @@ def test_verify_says_what_is_whole_and_repairs_it(whole: Path, damaged: Path) ->
     assert "cells                 12       2\n" in done.stdout
     assert all(f"cells/{cell.name}  " in done.stdout for cell in cells[:10])
     assert "10 files of" in done.stderr
+    with Run(damaged).working():
+        assert "a process is at work there: wait for it" in ablate("verify", damaged).stderr
+        assert ablate("verify", damaged, "--repair").exit_code == 2
     done = ablate("verify", damaged, "--repair", "--device", "cpu")
     assert (done.exit_code, done.stderr) == (0, "")
     assert "is whole" in done.stdout

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ablate.store.files import StoreError, atomic_write, read_table, write_table
+from ablate.store.files import (
+    StoreError,
+    atomic_write,
+    digest_of_file,
+    read_ledger,
+    read_table,
+    write_table,
+)
 
 
 def test_a_file_is_written_atomically(tmp_path: Path) -> None:
@@ -25,6 +34,47 @@ def test_a_file_is_written_atomically(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "one"
     assert list(path.parent.iterdir()) == [path]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_the_ledger_has_what_is_there_whenever_a_process_ends(
+    renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file may be is recorded before it is replaced, and what it is after that."""
+    path = tmp_path / "a.csv"
+    write_table(tmp_path / "run.json", ["a run"], [])
+    write_table(path, ["a"], [[1]])
+    assert read_ledger(tmp_path)["a.csv"] == [digest_of_file(path)]
+    left, rename = renames, Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(Path, "replace", killed)
+        write_table(path, ["a"], [[2]])
+    assert read_table(path)[1] == [["1" if renames < 2 else "2"]]
+    assert digest_of_file(path) in read_ledger(tmp_path)["a.csv"]
+    write_table(path, ["a"], [[3]])
+    assert read_ledger(tmp_path)["a.csv"] == [digest_of_file(path)]
+
+
+def test_writers_at_once_keep_each_others_entries(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    write_table(tmp_path / "run.json", ["a run"], [])
+    with ThreadPoolExecutor(8) as pool:
+        paths = [tmp_path / f"{i}.csv" for i in range(40)]
+        list(pool.map(lambda path: write_table(path, [path.name], []), paths))
+    ledger = read_ledger(tmp_path)
+    assert all(ledger[path.name] == [digest_of_file(path)] for path in paths)
 
 
 def write_folder(path: Path, *names: str) -> None:
