@@ -20,7 +20,7 @@ import psutil
 from ablate.messages import RequestError
 
 try:
-    import fcntl
+    import fcntl as fcntl  # also for others in this package
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
