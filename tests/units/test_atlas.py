@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -152,6 +153,27 @@ def test_a_killed_collection_continues(begin: Begin, monkeypatch: pytest.MonkeyP
         assert (vectors.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     vectors.values_path.write_bytes(b"too short")
     assert Vectors(vectors.folder, vectors.about).done == 0  # it would be collected anew
+
+
+def test_damaged_vectors_are_collected_anew(study: Study, tmp_path: Path) -> None:
+    vectors = collect(study, PATH, 2)
+    manifest = json.loads((vectors.folder / "vectors.json").read_text())
+    older = json.dumps({key: value for key, value in manifest.items() if key != "digests"})
+    garbage = b"\x5b" * vectors.places_path.stat().st_size
+    for number, damage in enumerate((
+        {"values.f16": b"\x5b" * vectors.values_path.stat().st_size},
+        {"places.bin": garbage},
+        {"places.bin": garbage, "vectors.json": older.encode()},
+        {"vectors.json": b"[]"},
+        {"vectors.json": json.dumps(manifest | {"digests": []}).encode()},
+        {"vectors.json": older.encode()},
+    )):  # fmt: skip
+        folder = tmp_path / str(number)
+        shutil.copytree(vectors.folder, folder)
+        for name, content in damage.items():
+            (folder / name).write_bytes(content)
+        wanted = vectors.done if number == 5 else 0  # one of an older version is whole
+        assert Vectors(folder, vectors.about).done == wanted, damage.keys()
 
 
 def test_a_wrong_path_is_refused(study: Study) -> None:

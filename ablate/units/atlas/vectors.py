@@ -11,8 +11,8 @@ many vectors there are.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from ablate.edits import Variant
 from ablate.messages import did_you_mean
 from ablate.network import SelectorError
-from ablate.store import Run, key_of
+from ablate.store import Run, key_of, remove
 from ablate.sweep import Plan
 from ablate.units.record.layers import Grid, middle_of
 from ablate.units.record.recording import grids_of, render_missing, stream
@@ -57,11 +57,18 @@ class Vectors:
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder = folder
         self.about = json.loads(json.dumps(about))
+        self._forget()
         try:
             self._load()
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.done = self.count = self.units = self.rows = 0
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError,
+                RecursionError):  # fmt: skip
+            remove(self.folder)
+            self._forget()
+
+    def _forget(self) -> None:
+        self.done = self.count = self.units = self.rows = 0
+        paths = (self.values_path, self.places_path)
+        self._digests = {path: hashlib.blake2b(digest_size=16) for path in paths}
 
     def __len__(self) -> int:
         return self.count
@@ -91,6 +98,15 @@ class Vectors:
                 raise ValueError
             with path.open("r+b") as file:
                 file.truncate(size)
+                while part := file.read(2**20):
+                    self._digests[path].update(part)
+            # Those of older versions have no digest.
+            digest = self._digests[path].hexdigest()
+            if known.get("digests", {}).get(path.name, digest) != digest:
+                raise ValueError
+        samples = self.places()["sample"]
+        if samples.min(initial=0) < 0 or samples.max(initial=-1) >= self.done:
+            raise ValueError
         if min(self.done, self.count, self.units, self.rows) < 0:
             raise ValueError
 
@@ -110,11 +126,13 @@ class Vectors:
             (self.places_path, np.ascontiguousarray(places, PLACE)),
         ):
             with path.open("ab") as file:
-                part.tofile(file)
+                file.write(part.data)
+            self._digests[path].update(part.data)
         # Vectors are valid only once this file counts them.
         self.done, self.units, self.count = done, values.shape[1], self.count + len(values)
         counts = {name: getattr(self, name) for name in COUNTS}
-        manifest = {"format": FORMAT, "about": self.about, **counts}
+        digests = {path.name: digest.hexdigest() for path, digest in self._digests.items()}
+        manifest = {"format": FORMAT, "about": self.about, **counts, "digests": digests}
         Run(self.folder).write_text("vectors.json", json.dumps(manifest, indent=1) + "\n")
 
     def places(self) -> np.ndarray:
