@@ -67,8 +67,8 @@ def drawn_order(seed: int, path: str, units: int) -> list[float]:
 
     It depends on the seed and the path alone: more units drawn contain fewer.
     """
-    generator = random.Random(f"{seed}/{path}")
-    return [generator.random() for _ in range(units)]
+    draw = random.Random(f"{seed}/{path}").random
+    return [draw() for _ in range(units)]
 
 
 def layer_of(path: str) -> str:

@@ -18,7 +18,7 @@ from .recipe import (
     parse_recipe as parse_recipe,
     read_recipe as read_recipe,
 )
-from .references import unequal as unequal
+from .references import references_in as references_in, unequal as unequal
 from .schema import recipe_docs as recipe_docs, recipe_schema as recipe_schema
 from .spaces import Plane as Plane, Points as Points
 from .strict import INVALID as INVALID

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ from ablate.recipe.document import (
 from ablate.recipe.edits import AnyEdit, Prompts, Seeds
 from ablate.recipe.references import reference_mistakes
 from ablate.recipe.strict import (
+    ENOUGH,
     INVALID,
     Mistake,
     Strict,
@@ -326,7 +328,7 @@ def _read(
     if recipe is not None:
         recipe._document = document
         wrong = [path for path, _ in mistakes]
-        of_references = list(reference_mistakes(recipe, document.data, wrong))
+        of_references = list(islice(reference_mistakes(recipe, document.data, wrong), ENOUGH))
         mistakes += of_references
         recipe, *_ = validated(Recipe, invalidated(data, [path for path, _ in of_references]))
     if recipe is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,7 +14,7 @@ from ablate.recipe.axes import AxisSpec
 from ablate.recipe.conditions import CONDITION_AXES, Asked
 from ablate.recipe.document import KeyPath, replaced, written
 from ablate.recipe.edits import EditSpec
-from ablate.recipe.strict import INVALID, NOTHING, Strict, mistakes_of
+from ablate.recipe.strict import ENOUGH, INVALID, NOTHING, Strict, mistakes_of
 from ablate.recipe.types import Literally, Ref, is_ref
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class _References:
         typed: dict[KeyPath, tuple[EditSpec, Ref]] = {}
         for i, edit in enumerate(self.recipe.edits):
             if edit:
-                for path, ref in references(edit, ("edits", i, edit.op.name)):
+                for path, ref in references_in(edit, ("edits", i, edit.op.name)):
                     typed[path] = (edit, ref)
         edits = self.data.get("edits")
         for path, name in _mentions(edits, ("edits",)):
@@ -113,7 +114,7 @@ class _References:
             values: Any = list[_type_of(field)]  # type: ignore[misc]
             TypeAdapter(values).validate_python(items)
         except ValidationError as error:
-            for mistake in mistakes_of(error):
+            for mistake in islice(mistakes_of(error), ENOUGH):
                 number, *place = (part for part in mistake.place if str(part)[:1] != "<")
                 value = self.recipe.value_path(name, int(number))
                 if tuple(place[: len(inner)]) == inner and value not in self.wrong:
@@ -124,7 +125,7 @@ class _References:
     def of_axes(self) -> Mistakes:
         """References of axes to others: of seeds, and of prompts."""
         for name, axis in self.axes.items():
-            for path, ref in references(axis, ("axes", name)):
+            for path, ref in references_in(axis, ("axes", name)):
                 self.used.add(ref.axis)
                 of_prompts = axis.kind == "embedding"
                 if ref.axis not in self.axes and not (of_prompts and ref.axis == "prompt"):
@@ -184,16 +185,16 @@ def _type_of(field: FieldInfo) -> Any:
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
-def references(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Ref]]:
+def references_in(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Ref]]:
     """All references in a part of a recipe, with their keys."""
     if isinstance(value, Ref):
         yield path, value
     elif isinstance(value, Strict):
         for name, field in type(value).model_fields.items():
-            yield from references(getattr(value, name), (*path, field.alias or name))
+            yield from references_in(getattr(value, name), (*path, field.alias or name))
     elif isinstance(value, tuple):
         for i, item in enumerate(value):
-            yield from references(item, (*path, i))
+            yield from references_in(item, (*path, i))
 
 
 def _mentions(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:

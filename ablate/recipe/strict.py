@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import (
@@ -28,6 +29,7 @@ from ablate.messages import did_you_mean
 from ablate.recipe.document import KeyPath, kind_of, replaced, without
 
 M = TypeVar("M", bound="Strict")
+ENOUGH = 100  # mistakes: of a recipe with more no further ones are looked for
 
 
 class _Invalid:
@@ -100,16 +102,16 @@ def validated(model: type[M], data: Any) -> tuple[M | None, Any, list[tuple[KeyP
     """Read data with a model.
 
     Returns:
-        The model, or None where all is wrong; the data that it is read from, in which wrong parts
-        are `INVALID`; every mistake with its path.
+        The model, or None where all is wrong, or too much; the data that it is read from, in which
+        wrong parts are `INVALID`; every mistake with its path.
     """
     known: list[tuple[KeyPath, str]] = []
-    while data is not INVALID:
+    while data is not INVALID and len(known) < ENOUGH:
         try:
             return model.model_validate(data), data, known
         except ValidationError as error:
             part = data
-            for mistake in mistakes_of(error):
+            for mistake in islice(mistakes_of(error), ENOUGH):
                 path = _path_of(mistake.place, part)
                 if (path, mistake.message) in known:  # what contains it does not accept INVALID
                     data = replaced(data, path[:-1], INVALID)
@@ -248,11 +250,11 @@ class Strict(BaseModel):
         if not isinstance(data, dict):
             names = ", ".join(cls.known_keys())
             fail(Mistake(f"must be a mapping with {names}, not {given(data)}"))
-        mistakes = list(cls._of_keys(data))
+        mistakes = list(islice(cls._of_keys(data), ENOUGH))
         if mistakes:
             fail(*mistakes)
         model = handler(data)
-        mistakes = list(model.mistakes())
+        mistakes = list(islice(model.mistakes(), ENOUGH))
         if mistakes:
             fail(*mistakes)
         return model

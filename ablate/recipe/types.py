@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import yaml
@@ -12,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
 from ablate.network import Selector as AnySelector, SelectorError, matcher
-from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given
+from ablate.recipe.strict import ENOUGH, INVALID, Mistake, Strict, fail, given
 
 T = TypeVar("T")
 Inner = Callable[[Any], Any]
@@ -147,7 +148,7 @@ class ListOf(Rule):
         if not isinstance(value, list) or not (value or self.empty):
             fail(Mistake(f"must be a list of {self.what}, not {given(value)}"))
         items = inner(value)
-        mistakes = list(repeated(value)) if self.distinct else []
+        mistakes = list(islice(repeated(value), ENOUGH)) if self.distinct else []
         if mistakes:
             fail(*mistakes)
         return items

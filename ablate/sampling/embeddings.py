@@ -95,9 +95,9 @@ def random_point(seed: int, number: int, prompts: Sequence[str] = PROMPTS) -> Po
     It is their mean plus a normally distributed share of each one's deviation from it; so it has
     their covariance across tokens, channels and encoders, which is never computed.
     """
-    mean = dict.fromkeys(prompts, 1 / len(prompts))
+    mean = 1 / len(prompts)
     deviation = _deviation(seed, number, prompts)
-    return _point({text: mean[text] + deviation[text] for text in mean})
+    return _point({text: mean + share for text, share in deviation.items()})
 
 
 def _deviation(seed: int, number: int, prompts: Sequence[str]) -> dict[str, float]:

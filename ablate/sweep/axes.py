@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,19 @@ class CumulativeAxis(ModuleAxis):
     seed: int | Ref | None = None
 
     def modules(self, assignment: Assignment) -> tuple[str, ...]:
-        ordered = list(self.order)
-        if self.seed is not None:
-            seed = assignment[self.seed.axis] if isinstance(self.seed, Ref) else self.seed
-            random.Random(seed).shuffle(ordered)
-        kept = set(ordered[: assignment[self.name]])
+        seed = assignment[self.seed.axis] if isinstance(self.seed, Ref) else self.seed
+        kept = set(_shuffled(self.order, seed)[: assignment[self.name]])
         return tuple(path for path in self.paths if path in kept)
+
+
+@lru_cache(maxsize=1024)
+def _shuffled(order: tuple[str, ...], seed: int | None) -> tuple[str, ...]:
+    """An order, shuffled by a seed if there is one."""
+    if seed is None:
+        return order
+    ordered = list(order)
+    random.Random(seed).shuffle(ordered)
+    return tuple(ordered)
 
 
 @dataclass(frozen=True)

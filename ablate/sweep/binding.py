@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ablate.edits import Edit, Variant
 from ablate.models import (
@@ -25,11 +25,13 @@ from ablate.recipe import (
     MAX_CELLS,
     AxisSpec,
     KeyPath,
+    Points,
     Problem,
     Recipe,
     RecipeError,
     Ref,
     read_recipe,
+    references_in,
     unequal,
 )
 from ablate.sampling import SAMPLING
@@ -56,6 +58,11 @@ from ablate.sweep.check import (
 )
 from ablate.sweep.edits import BoundEdit
 
+T = TypeVar("T")
+Numbers = Mapping[str, int]  # which value of every axis, by name
+_OfNumbers = Callable[[Numbers], T]
+MORE = "; `--max-cells`, or `max_cells=` in Python, allows more"
+
 
 def plan(
     recipe: Recipe | str | Path,
@@ -72,7 +79,8 @@ def plan(
         networks: What modules are chosen from; by default the networks of the recipe's model.
         overrides: Values by the dotted keys of the file that they replace.
         allow_code: Execute the file of ops that a recipe's file names.
-        max_cells: A plan of more cells is refused before it is expanded.
+        max_cells: A plan of more cells is refused before it is expanded, one whose variants have
+            more edits together while it is.
 
     Raises:
         RecipeError: With all mistakes, each once.
@@ -185,6 +193,10 @@ class _Binding:
 
     # ------------------------------------------------------------ axes
 
+    @property
+    def _spaces(self) -> list[Points]:
+        return [space for axis in self.recipe.axes.values() if axis for space in axis.spaces]
+
     def _bind_axes(self) -> None:
         """Every axis with its values; those that have mistakes are left out."""
         users: dict[str, set[str]] = {}
@@ -199,7 +211,7 @@ class _Binding:
                     self.axes[bound.name] = bound
             except BindingError as error:
                 self.report(error.path, str(error))
-        spaces = [space for axis in self.recipe.axes.values() if axis for space in axis.spaces]
+        spaces = self._spaces
         free: dict[str, PlanAxis] = {}
         if not spaces or any(Ref("prompt") in space.prompts for space in spaces):
             free["prompt"] = condition_axis("prompt", tuple(self.recipe.prompts))
@@ -256,19 +268,20 @@ class _Binding:
         )
         self.report(
             ("axes",) if cells >= floor else ("noise_floor",),
-            f"the plan has {max(cells, floor):,} cells ({sizes}), more than {self.max_cells:,};"
-            " `--max-cells`, or `max_cells=` in Python, allows more",
+            f"the plan has {max(cells, floor):,} cells ({sizes}), more than {self.max_cells:,}"
+            + MORE,
         )
 
     def _expanded(
         self, edits: Sequence[BoundEdit], groups: Sequence[tuple[PlanAxis, ...]], networks: Networks
     ) -> Plan:
         recipe, axes = self.recipe, tuple(self.axes.values())
+        variants, conditions = self._variants(edits), self._conditions()
         cells = []
-        for values, labels in _assignments(axes, groups):
-            cell = self._cell(edits, values, labels)
-            if cell is not None:
-                cells.append(cell)
+        for numbers in _combinations(groups):
+            variant, condition = variants(numbers), conditions(numbers)
+            if variant is not None and condition is not None:
+                cells.append(Cell(variant, condition, _values(axes, numbers), condition))
         if self.problems:
             raise RecipeError(self.problems)
         if not recipe.edits:
@@ -292,31 +305,55 @@ class _Binding:
         notes = tuple(f"{note.key}: {note.message}" for note in self.notes)
         return Plan(recipe, networks.catalog, axes, everything, floor, networks.guided, notes)
 
-    def _cell(
-        self, edits_of: Sequence[BoundEdit], values: Assignment, labels: Mapping[str, str]
-    ) -> Cell | None:
-        """The cell of one combination of values; None, and problems, where it is impossible."""
-        parts: list[list[Edit]] = []
-        for bound in edits_of:
+    def _variants(self, edits: Sequence[BoundEdit]) -> _OfNumbers[Variant | None]:
+        """The variants by the numbers of the axes that they depend on; None, and problems, where
+        one is impossible."""
+        used = {"num_inference_steps"}.union(*(edit.used for edit in edits))
+        axes = [axis for axis in self.axes.values() if axis.name in used or not axis.of_condition]
+        varied = [axis for axis in axes if not axis.of_condition]
+        total = 0
+
+        def variant(numbers: Numbers) -> Variant | None:
+            nonlocal total
+            values = _values(axes, numbers)
+            parts = [part for part in self._parts(edits, values) if part]
+            total += sum(map(len, parts))
+            if total > self.max_cells:
+                message = f"the plan has more than {self.max_cells:,} edits in its variants"
+                self.report(("edits",), message + MORE)
+                raise RecipeError(self.problems)
+            if self.problems:
+                return None
+            if not parts:
+                return BASELINE
+            name = ", ".join(f"{axis.name}={axis.labels[numbers[axis.name]]}" for axis in varied)
+            seed = int(values.get("perturbation_seed", self.recipe.perturbation_seed))
+            flat = tuple(itertools.chain(*parts))
+            return Variant(name or " + ".join(part[0].op for part in parts), flat, seed)
+
+        return _kept(axes, variant)
+
+    def _parts(self, edits: Sequence[BoundEdit], values: Assignment) -> Iterator[list[Edit]]:
+        for edit in edits:
             try:
-                parts.append(bound.at(values))
+                yield edit.at(values)
             except BindingError as error:
                 self.report(error.path, str(error))
-        try:
-            condition = self._condition(values)
-        except BindingError as error:
-            self.report(error.path, str(error))
-        if self.problems:
-            return None
-        edits = [edit for part in parts for edit in part]
-        if not edits:
-            return Cell(BASELINE, condition, values, condition)
-        varied = [axis for axis in self.axes.values() if not axis.of_condition]
-        name = ", ".join(f"{axis.name}={labels[axis.name]}" for axis in varied) or " + ".join(
-            part[0].op for part in parts if part
-        )
-        seed = int(values.get("perturbation_seed", self.recipe.perturbation_seed))
-        return Cell(Variant(name, tuple(edits), seed), condition, values, condition)
+
+    def _conditions(self) -> _OfNumbers[Condition | None]:
+        """The conditions by the numbers of the axes that they depend on; None, and a problem, where
+        one is impossible."""
+        used = {ref.axis for _, ref in references_in(tuple(self._spaces), ())}
+        axes = [axis for axis in self.axes.values() if axis.of_condition or axis.name in used]
+
+        def condition(numbers: Numbers) -> Condition | None:
+            try:
+                return self._condition(_values(axes, numbers))
+            except BindingError as error:
+                self.report(error.path, str(error))
+                return None
+
+        return _kept(axes, condition)
 
     def _condition(self, values: Assignment) -> Condition:
         settings = {key: value for key, value in values.items() if key in SAMPLING}
@@ -337,8 +374,7 @@ class _Binding:
     def _origin(self, condition: Condition, values: Assignment) -> Condition:
         """Where a sweep without edits starts: the finished image of the first of two prompts, or of
         the center of a plane."""
-        spaces = [space for axis in self.recipe.axes.values() for space in axis.spaces]
-        start = next((s.prompts[0] for s in spaces if s.between or s.plane), None)
+        start = next((s.prompts[0] for s in self._spaces if s.between or s.plane), None)
         if start is None:
             return replace(condition, steps=None)
         return replace(condition, prompt=text_of(start, values), point=None, steps=None)
@@ -360,22 +396,33 @@ def _source_of(recipe: Recipe) -> Source | None:
     return Source.of(recipe)
 
 
-def _assignments(
-    axes: Sequence[PlanAxis], groups: Sequence[tuple[PlanAxis, ...]]
-) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
-    """Values and labels by axis: the product of the axes, those of a group counting as one."""
+def _combinations(groups: Sequence[tuple[PlanAxis, ...]]) -> Iterator[Numbers]:
+    """The product of the axes, those of a group counting as one."""
     for numbers in itertools.product(*(range(len(group[0].values)) for group in groups)):
-        number = {axis.name: i for group, i in zip(groups, numbers, strict=True) for axis in group}
-        yield (
-            {axis.name: axis.values[number[axis.name]] for axis in axes},
-            {axis.name: axis.labels[number[axis.name]] for axis in axes},
-        )
+        yield {axis.name: i for group, i in zip(groups, numbers, strict=True) for axis in group}
+
+
+def _values(axes: Sequence[PlanAxis], numbers: Numbers) -> dict[str, Any]:
+    return {axis.name: axis.values[numbers[axis.name]] for axis in axes}
+
+
+def _kept(axes: Sequence[PlanAxis], made: _OfNumbers[T]) -> _OfNumbers[T]:
+    """A function of the numbers of some axes, called once for each combination of them."""
+    known: dict[tuple[int, ...], T] = {}
+
+    def of(numbers: Numbers) -> T:
+        key = tuple(numbers[axis.name] for axis in axes)
+        if key not in known:
+            known[key] = made(numbers)
+        return known[key]
+
+    return of
 
 
 def _floor(count: int, cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """Baselines of as many further seeds as every group of cells lacks of `count`."""
     seeds: dict[Condition, set[int]] = {}
-    for cell in cells:
+    for cell in cells if count else ():
         seeds.setdefault(cell.group, set()).add(cell.baseline.seed)
     floor = []
     for group, used in seeds.items():

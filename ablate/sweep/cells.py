@@ -94,12 +94,11 @@ class Plan:
         Guidance counts twice where it is not distilled into the network; references, which run
         along in every batch, count once.
         """
-        samplings = {
-            (repr(c.variant.for_sampling.identity()), replace(c.condition, steps=None))
-            for c in self.distinct()
-        } | {
-            (repr(reference), replace(c.condition, prompt=reference.prompt, seed=reference.seed))
-            for c in self.distinct()
+        distinct = self.distinct()
+        exact = {variant: _exact(variant.for_sampling) for variant in self.variants}
+        samplings = {(exact[c.variant], replace(c.condition, steps=None)) for c in distinct} | {
+            (reference, replace(c.condition, prompt=reference.prompt, seed=reference.seed))
+            for c in distinct
             for reference in c.variant.references
         }
         return sum(
@@ -111,5 +110,11 @@ class Plan:
         """All cells without those whose edits and condition an earlier one has."""
         cells: dict[Any, Cell] = {}
         for cell in (*self.cells, *self.floor):
-            cells.setdefault((repr(cell.variant.identity()), cell.condition), cell)
+            cells.setdefault((_exact(cell.variant), cell.condition), cell)
         return tuple(cells.values())
+
+
+def _exact(variant: Variant) -> Any:
+    """What determines images of a variant, as `Variant.identity`; 1 and 1.0 are written unlike."""
+    numbers = [repr((edit.strength, edit.dose, edit.when)) for edit in variant.edits]
+    return variant.edits, *numbers, variant.perturbation_seed if variant.is_random else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from ablate.edits import Edit, Reference, When
 from ablate.network import Catalog, ModuleInfo, Networks, Unit, drawn_order, layer_of
-from ablate.recipe import DrawnUnits, KeyPath, Recipe, Ref, UnitSpec
+from ablate.recipe import DrawnUnits, KeyPath, Recipe, Ref, UnitSpec, references_in
 from ablate.sweep.axes import (
     Assignment,
     BindingError,
@@ -64,6 +64,14 @@ class BoundEdit:
         elif value.axis in self.axes and self.recipe.axes[value.axis].kind == "values":
             for i, one in enumerate(self.axes[value.axis].values):
                 yield one, self.recipe.value_path(value.axis, i)
+
+    @property
+    def used(self) -> set[str]:
+        """The axes that it refers to, itself or through another axis."""
+        names = {ref.axis for _, ref in references_in(self.spec, ())}
+        axes = [self.axes.get(name) for name in names]
+        seeds = [axis.seed for axis in axes if isinstance(axis, CumulativeAxis)]
+        return names | {seed.axis for seed in seeds if isinstance(seed, Ref)}
 
     @property
     def all_paths(self) -> frozenset[str]:

@@ -15,7 +15,7 @@ from ablate.recipe.axes import AxisSpec
 from ablate.recipe.document import RecipeError
 from ablate.recipe.edits import EditSpec
 from ablate.recipe.recipe import Recipe, parse_recipe, read_recipe
-from ablate.recipe.references import references
+from ablate.recipe.references import references_in
 from ablate.recipe.strict import Strict
 from ablate.recipe.types import Ref
 from ablate.sampling.settings import Sampling
@@ -129,7 +129,7 @@ def edited(edit: EditSpec) -> tuple[str, dict[str, Any]]:
 
 
 def referred(edit: EditSpec) -> set[str]:
-    return {ref.axis for _, ref in references(edit, ())}
+    return {ref.axis for _, ref in references_in(edit, ())}
 
 
 def edit_of(op: str, settings: str, modules: str = '"*"') -> str:
