@@ -385,7 +385,7 @@ AXES = [
     ("range of three", "{range: [0, 1, 0.1], step: 0.1}", 'scale: {modules: "*", factor: $a}',
      "3: axes.a.range: must be [first, last], not a list of 3", True),
     ("endless range", "{range: [0, 1], step: 0.000000001}", 'scale: {modules: "*", factor: $a}',
-     "3: axes.a.range: gives 1000000001 values; 100000 is the most", False),
+     "3: axes.a.range: gives 1,000,000,001 values; 100,000 is the most", False),
     ("step without range", "{linspace: [0, 1, 3], step: 1}", 'scale: {modules: "*", factor: $a}',
      "3: axes.a.step: `step` goes with `range`, not with `linspace`", True),
     ("geomspace through 0", "{geomspace: [0, 1, 3]}", 'scale: {modules: "*", factor: $a}',

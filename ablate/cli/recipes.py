@@ -115,8 +115,12 @@ def _print_outcome(store: Run, summary: Summary) -> None:
     _print_without_effect(summary.without_effect)
     if summary.not_finite:
         echo(f"{summary.not_finite} images contain NaN or infinity; they are drawn as such")
+    spare = len(store.floor())
+    floor = f" ({spare} of them for the noise floor alone)" if spare else ""
+    if summary.total < summary.planned:
+        floor = f" (--limit; {summary.planned} without it)"
     echo(
-        f"{summary.computed} images computed, {summary.reused} reused, of {summary.total},"
+        f"{summary.computed} images computed, {summary.reused} reused, of {summary.total}{floor},"
         f" in {clock(summary.seconds)}"
     )
     if orphans := len(store.orphans()):
@@ -125,7 +129,8 @@ def _print_outcome(store: Run, summary: Summary) -> None:
             f" `ablate clean {quote(str(store.folder))}` removes them"
         )
     print_drift(store)
-    for page in (*sorted(store.folder.glob("sheet*.png")), store.folder / "report.html"):
+    sheets = sorted(store.folder.glob("sheet*.png"), key=lambda page: (len(page.name), page.name))
+    for page in (*sheets, store.folder / "report.html"):
         if page.exists():
             echo(str(page))
 
@@ -193,26 +198,39 @@ def plan_command(
         shown += f", ... {printable(axis.labels[-1])}" if len(axis.labels) > 4 else ""
         note = f", {axis.note}" if axis.note else ""
         echo(f"axis      {axis.name}: {len(axis.values)} ({shown}){note}")
-    images = len(planned.distinct())
+    images = planned.distinct()
     echo(f"variants  {len(planned.variants)}")
-    spare = len(planned.floor)
-    floor = f", and {counted(spare, 'baseline')} of other seeds, for the noise floor alone"
-    echo(
-        f"cells     {len(planned.cells)}, {counted(images - spare, 'different image')}"
-        f"{floor if spare else ''}"
-    )
+    echo(f"cells     {len(images)}{_terms(planned)}")
     component = loaded.component or denoiser_of(source)
     whole = not loaded.compile and loaded.offload is None
     layout = Batcher(load_catalog(source, None), rows=whole)
-    variants = [edits_in_phase(c.variant, component, "denoising") for c in planned.distinct()]
+    variants = [edits_in_phase(c.variant, component, "denoising") for c in images]
     by_rows = sum(map(layout.by_rows, variants))
-    echo(f"applied   {by_rows} by rows, {images - by_rows} in place")
+    echo(f"applied   {by_rows} by rows, {len(images) - by_rows} in place")
     rows = planned.denoiser_rows
     echo(
         f"estimate  {rows:,} denoiser rows of {cost.flops / 1e9:,.1f} GFLOP;"
         f" roughly {clock(rows * cost.flops / cost.rate)} on this {cost.device}"
     )
     _print_notes(planned)
+
+
+def _terms(planned: Plan) -> str:
+    """Which cells of a plan there are, as a sum; empty if there are those of the axes alone."""
+    names = {axis.name for axis in planned.axes}
+    on_axes = [cell for cell in planned.cells if names <= cell.axes.keys()]
+    beside, spare = len(planned.cells) - len(on_axes), len(planned.floor)
+    different = len(planned.distinct()) - beside - spare
+    terms = [f"{different} on the axes"]
+    if different < len(on_axes):
+        terms[0] += f" (in {len(on_axes)} places: equal cells are one)"
+    if beside:
+        terms.append(f"{counted(beside, 'baseline')} beside them")
+    if spare:
+        terms.append(f"{counted(spare, 'baseline')} of other seeds for the noise floor alone")
+    if len(terms) == 1:
+        return terms[0].removeprefix(f"{different} on the axes")
+    return f": {', '.join(terms)}"
 
 
 @click.command("recipes")

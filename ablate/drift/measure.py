@@ -120,8 +120,17 @@ class _Measurement:
         vocabulary: Sequence[str] | None = None,
         classify: Classify | None = None,
     ) -> None:
-        planned = [cell for cell in run.cells() if cell.done]
-        spare = [cell for cell in run.floor() if cell.done]
+        everything, floor = list(run.cells()), run.floor()
+        planned = [cell for cell in everything if cell.done]
+        spare = [cell for cell in floor if cell.done]
+        self.unfinished = {  # conditions of which a baseline is planned and not there yet
+            (cell.group, cell.prompt)
+            for cell in (*everything, *floor) if cell.is_baseline and not cell.done
+        }  # fmt: skip
+        self.seeds: dict[tuple[str, str], set[int]] = {}  # as planned, by variant and prompt
+        for cell in everything:
+            if not cell.is_baseline:
+                self.seeds.setdefault((cell.variant, cell.prompt), set()).add(cell.seed)
         self.embedder = Embedder(reader)
         self.classify = classify
         self.concepts: Concepts | None = None
@@ -218,14 +227,17 @@ class _Measurement:
                 "No CLIP model has read these images, so that `embedding`, `score` and the concepts"
                 " are empty: name one by `clip:` in the recipe, or by `ablate drift RUN --clip ID`."
             )
-        bare = sum(len(floor.seeds) < 2 for floor in self.floors.values())
+        bare = sum(
+            len(floor.seeds) < 2 and (floor.group, floor.prompt) not in self.unfinished
+            for floor in self.floors.values()
+        )
         if bare:
             yield (
                 f"{_share(bare, len(self.floors), 'condition')} fewer than two baselines of"
                 " different seeds, and so no noise floor: write"
                 " `noise_floor: 8` into the recipe, or more `seeds`."
             )
-        most = max((len(sample.by_seed) for sample in self.samples()), default=effects.FEWEST)
+        most = max(map(len, self.seeds.values()), default=effects.FEWEST)
         if most < effects.FEWEST:
             seeds = "one seed" if most == 1 else f"{most} seeds"
             yield (

@@ -51,6 +51,7 @@ class Summary:
 
     Attributes:
         total: Images of the plan, or of the part that `limit` allows.
+        planned: Images of the plan, those for the noise floor among them.
         reused: Images that were on disk before.
         damaged: What was wrong with images that are computed again, by key.
         by_rows: Images computed with their variants applied by rows.
@@ -66,6 +67,7 @@ class Summary:
     """
 
     total: int
+    planned: int = 0
     reused: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
     by_rows: int = 0
@@ -129,7 +131,8 @@ def execute(
 
     Args:
         batch_size: Images computed at once; by default measured while running.
-        limit: Compute only the first so many cells of the plan.
+        limit: Compute only the first so many cells of the plan; those for the noise floor alone
+            are its last.
         fresh: Remove finished cells first.
         only: Compute only cells of these keys.
     """
@@ -141,10 +144,12 @@ def execute(
     processes.wait()  # until the folder is ready
     batcher = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
     jobs = in_order(jobs_of({cell.key: cell for cell in cells}.values(), pipeline.component))
-    chosen = [cell for job in jobs for cell in job.cells][:limit]
+    spare = {cell.key for cell in cells[len(plan.cells) :]}
+    everything = [cell for job in jobs for cell in job.cells]
+    chosen = sorted(everything, key=lambda cell: cell.key in spare)[:limit]
     if only is not None:
         chosen = [cell for cell in chosen if cell.key in only]
-    jobs = jobs_of(chosen, pipeline.component)
+    jobs = in_order(jobs_of(chosen, pipeline.component))
     size = BatchSize(batch_size, pipeline, jobs)
     known, damaged = store.keys(), store.damaged()
     finished = known - damaged.keys()
@@ -153,7 +158,8 @@ def execute(
         lambda cell: cell.key in finished,
         lambda rest: batcher.batches(rest, size.unit),
     )
-    summary = Summary(len(chosen), reused=sum(cell.key in finished for cell in chosen))
+    reused = sum(cell.key in finished for cell in chosen)
+    summary = Summary(len(chosen), len(everything), reused)
     summary.damaged = {c.key: damaged[c.key] for c in chosen if c.key in damaged}
     processes.wait()  # until every process knows what is finished, before more is
     progress = progress or Progress()

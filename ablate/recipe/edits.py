@@ -310,7 +310,7 @@ class _Place(Rule):
     op: Op
 
     def read(self, value: Any, inner: Inner) -> Any:
-        if value == "output" and value not in self.op.places:
+        if value == "output" and self.op.places == ("weights",):
             message = f"must be `weights`, not `output`: `{self.op.name}` edits weights alone"
             if self.op.code and self.op.draws in (None, "values"):
                 message += '; in its file, `@ablate.op(places=("weights", "output"))` allows both'

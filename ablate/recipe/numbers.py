@@ -113,7 +113,9 @@ class Series(Strict):
             message = "must be from and to numbers of one sign, neither of them 0"
             yield Mistake(message, ("geomspace",))
         if self._count >= MOST + 1:
-            count = "endless" if math.isinf(self._count) else f"{math.floor(self._count):,}"
+            count = (
+                "endless" if math.isinf(self._count) else f"{math.floor(round(self._count, 6)):,}"
+            )
             yield Mistake(f"gives {count} values; {MOST:,} is the most", (self.form,))
         elif not all(map(math.isfinite, self.numbers if self._ends else ())):
             yield Mistake("goes beyond the largest number", (self.form,))

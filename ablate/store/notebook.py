@@ -16,7 +16,7 @@ FEW = 8  # images that stand for a run without a sheet
 def run_html(run: Run) -> str:
     """The name of a run, how far it is, and its contact sheet or else its first images."""
     manifest = run.manifest()
-    cells = list(run.cells())
+    cells = {cell.key: cell for cell in run.cells()}.values()  # one may be in several places
     finished = [cell for cell in cells if cell.done]
     counts = f"{len(finished)} of {len(cells)} cells finished"
     words = [manifest["name"], str(manifest["model"]["id"]), counts, str(run.folder)]

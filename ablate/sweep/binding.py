@@ -61,6 +61,7 @@ from ablate.sweep.edits import BoundEdit
 T = TypeVar("T")
 Numbers = Mapping[str, int]  # which value of every axis, by name
 _OfNumbers = Callable[[Numbers], T]
+EDITS = 2  # edits of variants, on average, for each cell that a plan may have
 MORE = "; `--max-cells`, or `max_cells=` in Python, allows more"
 
 
@@ -80,7 +81,7 @@ def plan(
         overrides: Values by the dotted keys of the file that they replace.
         allow_code: Execute the file of ops that a recipe's file names.
         max_cells: A plan of more cells is refused before it is expanded, one whose variants have
-            more edits together while it is.
+            more than twice as many edits together while it is.
 
     Raises:
         RecipeError: With all mistakes, each once.
@@ -318,8 +319,9 @@ class _Binding:
             values = _values(axes, numbers)
             parts = [part for part in self._parts(edits, values) if part]
             total += sum(map(len, parts))
-            if total > self.max_cells:
-                message = f"the plan has more than {self.max_cells:,} edits in its variants"
+            if total > EDITS * self.max_cells:
+                most = EDITS * self.max_cells
+                message = f"the variants of the plan have more than {most:,} edits together"
                 self.report(("edits",), message + MORE)
                 raise RecipeError(self.problems)
             if self.problems:

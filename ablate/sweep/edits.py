@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from ablate.edits import Edit, Reference, When
@@ -203,9 +203,8 @@ class BoundEdit:
             message = f"`{path}` has {there} {kind}; there are no {count}"
             raise BindingError((*place, "count"), message)
         of_layer = kind == "heads" and module not in self._catalog.blocks
-        order = drawn_order(seed, layer_of(path) if of_layer else path, there)
-        wanted = round(share * there) if share is not None else count
-        return tuple(sorted(sorted(range(there), key=order.__getitem__)[:wanted]))
+        ranked = _ranked(seed, layer_of(path) if of_layer else path, there)
+        return tuple(sorted(ranked[: round(share * there) if share is not None else count]))
 
     def _edit(self, assignment: Assignment) -> Edit:
         spec = self.spec
@@ -339,6 +338,11 @@ class BoundEdit:
                 many = f"{there} {unit.kind}" if there else f"no {unit.kind}"
                 message = f"`{path}` has {many}; there is none of number {last}"
                 raise BindingError((*self.path, "unit", unit.kind), message)
+
+
+@lru_cache(maxsize=10_000)
+def _ranked(seed: int, path: str, units: int) -> tuple[int, ...]:
+    return tuple(sorted(range(units), key=drawn_order(seed, path, units).__getitem__))
 
 
 def _value(given: Any, assignment: Assignment) -> Any:

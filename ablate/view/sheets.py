@@ -453,7 +453,8 @@ def _facts(sweep: _Sweep) -> list[str]:
         facts.append(f"negative prompt “{sampling['negative_prompt']}”")
     shown = {"prompt", "seed", "negative_prompt", "width", "height", *SAMPLING_FACTS}
     facts += [_phrase(name, label) for name, label in only.items() if name not in shown]
-    facts += [f"{w} × {h} px" for w, h in sorted(set(sweep.sizes.values()))[:3]]
+    sizes = sorted(set(sweep.sizes.values()))
+    facts += [f"{w} × {h} px" for w, h in sizes] if len(sizes) < 4 else [f"{len(sizes)} sizes"]
     done, planned = len(sweep.sizes), sweep.planned
     finished = f"{done} of {planned} cells finished" if done < planned else f"{done} cells"
     facts += [str(manifest["dtype"]), str(manifest["device"]), finished]

@@ -84,14 +84,14 @@ def test_run_makes_cells_table_and_sheet(recipe: Path, tmp_path: Path) -> None:
 def test_run_again_resumes_limits_and_starts_afresh(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = ablate("run", recipe, "--out", out, "--limit", 3)
-    assert "3 images computed, 0 reused, of 3" in first.stdout
+    assert "3 images computed, 0 reused, of 3 (--limit; 8 without it)," in first.stdout
     assert len(list((out / "cells").glob("*.png"))) == 3
     rest = ablate("run", recipe, "--out", out)
     assert "5 images computed, 3 reused, of 8" in rest.stdout
     more = ablate("run", recipe, "--out", out, "--set", "axes.amount.values=[0.2, 0.9]")
     assert "2 images computed, 4 reused, of 6" in more.stdout
     fresh = ablate("run", recipe, "--out", out, "--fresh", "--batch-size", 2)
-    assert "8 images computed, 0 reused, of 8" in fresh.stdout
+    assert "8 images computed, 0 reused, of 8," in fresh.stdout
 
 
 def test_wrong_requests_end_with_2_and_write_nothing(recipe: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_plan_counts_without_weights(recipe: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"axis +amount: 3 \(0\.1, 0\.2, 0\.4\)", done.stdout)
     assert re.search(r"variants +4\n", done.stdout)
-    assert re.search(r"cells +8, 8 different images", done.stdout)
+    assert re.search(r"cells +8: 6 on the axes, 2 baselines beside them\n", done.stdout)
     by_rows, in_place = map(
         int, re.findall(r"applied +(\d+) by rows, (\d+) in place", done.stdout)[0]
     )

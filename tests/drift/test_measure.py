@@ -428,6 +428,15 @@ def test_one_seed_has_neither_floor_nor_interval(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_not_finished_yet_is_not_lacking_in_the_recipe(tmp_path: Path) -> None:
+    run = swept(tmp_path, [1, 2, 3, 4])
+    for cell in run.cells():
+        if cell.seed > 1:
+            cell.path.unlink()
+    drift.write_drift(run, ByColor())
+    assert drift.read_notes(run) == []
+
+
 def test_two_seeds_have_an_interval_from_one_to_the_other(tmp_path: Path) -> None:
     run = swept(tmp_path, [3, 8])
     drift.write_drift(run)

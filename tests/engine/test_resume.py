@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from reported import data_of
 
 from ablate import lab
 from ablate.cli.main import main
 from ablate.sampling.pipeline import Pipeline
+from ablate.store.run import Run
+from ablate.view import page
 
 RECIPE = """
 version: 1
@@ -122,6 +125,46 @@ def ablate(*arguments: object) -> str:
     done = CliRunner().invoke(main, [*map(str, arguments)])
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+EQUAL = """\
+version: 1
+name: equal
+model: {model}
+dtype: float32
+noise_floor: 2
+sampling: {{num_inference_steps: 2}}
+axes:
+  module: {{each: "mid_block.resnets.*.conv1"}}
+  amount: {{linspace: [0, 0.5, 11]}}
+edits: [{{mix_noise: {{modules: $module, amount: $amount}}}}]
+sheet: {{rows: amount, columns: module}}
+"""
+
+
+def test_counts_are_of_different_cells_and_agree(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "MAX_SIDE", 420)
+    recipe, out = tmp_path / "equal.yaml", tmp_path / "out"
+    recipe.write_text(EQUAL.format(model=tiny_folder))
+    assert (
+        "cells     22: 21 on the axes (in 22 places: equal cells are one),"
+        " 1 baseline of other seeds for the noise floor alone\n" in ablate("plan", recipe)
+    )
+    printed = ablate("run", recipe, "--out", out, "--limit", 3)
+    assert "3 images computed, 0 reused, of 3 (--limit; 22 without it)" in printed
+    assert "noise floor" not in printed
+    run = Run(out)
+    assert "3 of 21 cells finished" in run._repr_html_()
+    data = data_of(out / "report.html")
+    assert data["planned"] == 21
+    assert len({cell["key"] for cell in data["cells"] if cell.get("state") != "vacant"}) == 3
+    printed = ablate("run", recipe, "--out", out)
+    assert "19 images computed, 3 reused, of 22 (1 of them for the noise floor alone)" in printed
+    sheets = [Path(line).name for line in printed.splitlines() if line.endswith(".png")]
+    assert sheets == ["sheet.png", *(f"sheet-{i + 2}.png" for i in range(len(sheets) - 1))]
+    assert len(sheets) > 10
 
 
 def test_a_folder_resumes_with_what_was_overridden(

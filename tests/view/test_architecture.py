@@ -272,7 +272,7 @@ def test_half_a_u_is_drawn_whole() -> None:
 
 def test_a_module_without_a_path_is_drawn_too() -> None:
     rows = [ModuleInfo(0, "", "PixArt", "in", "", "other", 5), *transformer()[2:4]]
-    assert "" in tiles(architecture.draw_layout(rows, "x"))
+    assert "(root)" in tiles(architecture.draw_layout(rows, "x"))
 
 
 def test_no_modules_are_no_drawing() -> None:
@@ -330,8 +330,16 @@ def test_values_color_modules_and_what_is_not_known_is_vacant() -> None:
         assert color(drawing, module.path) == hexadecimal(expected)
     assert color(drawing, "proj_out") == hexadecimal(VACANT)
     written = words(parsed(drawing))
-    assert {"not edited: 1 module", "nothing but NaN: 1 module"} <= set(written)
+    assert {"not measured: 1 module", "nothing but NaN: 1 module"} <= set(written)
     assert "drift: NaN" in "".join(marked(parsed(drawing), "module")["norm_out.linear"].itertext())
+
+
+def test_a_block_that_is_not_known_has_no_mean() -> None:
+    modules = transformer()
+    values = {m.number: 0.5 for m in modules if m.block != "transformer_blocks.1"}
+    written = words(parsed(architecture.draw_drift(modules, title="x", unit="u", values=values)))
+    after = written[written.index("mean") + 1 :]
+    assert after[:3] == ["0.50", "0.50", "single_transformer_blocks"]
 
 
 def test_a_scale_has_round_ticks_with_room_for_each() -> None:

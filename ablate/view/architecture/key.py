@@ -39,10 +39,10 @@ class Key:
             bottom = canvas.paragraph(x, bottom, words, 17, min(width, PANEL + 60))
         unknown = sum(module.number not in tiles.values for module in self.catalog)
         broken = sum(not math.isfinite(value) for value in tiles.values.values())
-        for count, words in ((unknown, "not edited"), (broken, "nothing but NaN")):
+        for count, words in ((unknown, "not measured"), (broken, "nothing but NaN")):
             if count:
                 with canvas.group(transform=f"translate({x} {bottom - 6:.1f})"):
-                    if words == "not edited":
+                    if words == "not measured":
                         canvas.rect(0, 0, 34, 18, VACANT, stroke=HAIRLINE)
                     else:
                         canvas.nan_tile(0, 0, 34, 18)

@@ -315,10 +315,12 @@ def _table(stack: Stack, tiles: Tiles, key: Key) -> _Table:
                 canvas.arrow(((left + right) / 2, middle), (end, middle))
     end = edges[-1][1]
     canvas.text(end + 26, deepest - 12, "parameters" if key.by_size else "mean", 13, MUTED)
-    values = [key.value(block.modules) or 0.0 for block in stack.blocks]
+    values = [key.value(block.modules) for block in stack.blocks]
+    longest = max((value for value in values if value is not None), default=0.0)
     for line, value in enumerate(values):
-        middle = deepest + line * pitch + tiles.height / 2
-        key.draw_bar(canvas, value, max(values), (end + 26, middle + 5, BAR), 13)
+        if value is not None:  # what is not known has no bar
+            middle = deepest + line * pitch + tiles.height / 2
+            key.draw_bar(canvas, value, longest, (end + 26, middle + 5, BAR), 13)
     entries = [places[0] + tiles.width / 2 for places in lefts]
     reading = _reading(stack, streams[0])
     if not several and reading is not None:

@@ -15,6 +15,9 @@ const percent = (share) =>
   `${share >= 0.995 || share < 0.005 ? Math.round(100 * share) : (100 * share).toPrecision(2)} %`;
 const count = (number) => number.toLocaleString("en-US");
 
+/** How many different cells there are: one may be in several places. */
+const different = (cells) => new Set(cells.map((cell) => cell.key)).size;
+
 /** A figure to three digits or so, whatever its size. */
 function written(value) {
   if (value === 0) return "0";

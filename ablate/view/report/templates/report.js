@@ -14,8 +14,7 @@ const KEYS = [
 function head() {
   const prompts = sweep.prompts.slice(0, 3).map((prompt) => make("q", {}, prompt));
   const more = sweep.prompts.length - prompts.length;
-  // A cell may be in several places.
-  const number = (fits) => new Set(sweep.cells.filter(fits).map((cell) => cell.key)).size;
+  const number = (fits) => different(sweep.cells.filter(fits));
   const nan = number((cell) => cell.state === "nan");
   const finished = number((cell) => cell.state !== "vacant");
   const cells =
@@ -183,7 +182,7 @@ function build() {
 
   function draw(still) {
     shown = filters.result(still);
-    toolbar.update(shown.counts, shown.cells.length);
+    toolbar.update(shown.counts, shown.cells);
     if (tabs.current.name === "effects") effects.show();
     const sorted = filters.sort !== "plan" && filters.sort !== "network";
     grid.show(shown.cells, {
