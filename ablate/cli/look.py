@@ -69,8 +69,8 @@ def curves_command(run: Path, metric: str | None) -> None:
     drawing = draw_curves(stored_run(run), metric)
     if drawing is None:
         raise Exit(
-            f"{run}: no axis of at least three numbers varies its edits by itself; axes"
-            " of one `zip` vary together and have no curve",
+            f"{run}: no drift is known over an axis of three numbers or more that varies the edits"
+            " of one seed",
             WRONG,
         )
     _print_paths(save_drawing(drawing, run / "curves"))

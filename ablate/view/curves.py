@@ -1,7 +1,7 @@
 """Drift curves: how far images move as an edit grows, with confidence bands over seeds.
 
-One line for each value of the other axes; where these are many, prompts are taken together, and
-else there is one small plot for each. Several drawn orders of the same modules (the HAL experiment)
+One line for each value of the other axes, but for those that vary with the strength; where these
+are many, prompts are taken together, and else there is one small plot for each. Several drawn orders of the same modules (the HAL experiment)
 also have their mean.
 """
 
@@ -40,7 +40,7 @@ def draw_curves(run: Run, metric: str | None = None) -> str | None:
     """Draw the drift of a run over its strength; `metric`: see `choose_measure`.
 
     Returns:
-        The drawing; None where no axis has three numbers or more, or nothing was measured.
+        The drawing; None where nothing was measured over three numbers or more with one seed.
     """
     cells = read_cells(run)
     measure = choose_measure(cells, metric)
@@ -48,11 +48,26 @@ def draw_curves(run: Run, metric: str | None = None) -> str | None:
         return None
     axes = {axis.name: axis for axis in run.axes()}
     for name in strengths(run):
-        lines = _lines(axes, name, cells, measure)
-        # An axis that is paired with another has no two strengths with all else equal.
+        paired = _paired(axes, name, cells)
+        lines = _lines(axes, name, paired, cells, measure) if "seed" not in paired else []
         if lines:
-            return _draw(run, name, lines, measure, {cell.key: cell for cell in cells})
+            title = ", with ".join([name, " and ".join(paired)]) if paired else name
+            return _draw(run, title, lines, measure, {cell.key: cell for cell in cells})
     return None
+
+
+def _paired(axes: Mapping[str, RunAxis], name: str, cells: Sequence[MeasuredCell]) -> list[str]:
+    """The axes that vary with another, as those of a `zip` do."""
+    there = [cell.axes for cell in cells if name in cell.axes]
+
+    def different(*names: str) -> int:
+        return len({tuple(repr(at.get(n)) for n in names) for at in there})
+
+    return [
+        other for other in axes
+        if other != name
+        and 1 < different(name) == different(other) == different(name, other)
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,9 +108,13 @@ class _Line:
 
 
 def _lines(
-    axes: Mapping[str, RunAxis], name: str, cells: Sequence[MeasuredCell], measure: Measure
+    axes: Mapping[str, RunAxis],
+    name: str,
+    paired: Sequence[str],
+    cells: Sequence[MeasuredCell],
+    measure: Measure,
 ) -> list[_Line]:
-    others = [n for n in axes if n not in (name, "seed")]
+    others = [n for n in axes if n not in (name, "seed", *paired)]
     counts = {n: len({repr(c.axes[n]) for c in cells if n in c.axes}) for n in others}
     apart = [n for n in others if counts[n] > 1]  # a line for each of their values
     count = math.prod(counts[n] for n in apart)

@@ -191,6 +191,24 @@ def test_without_a_strength_there_are_no_curves(tmp_path: Path) -> None:
     assert curves.draw_curves(run) is None
 
 
+@pytest.mark.parametrize("other", ["other", "seed"])
+def test_a_strength_that_varies_with_another_axis_has_a_curve(other: str, tmp_path: Path) -> None:
+    numbers = [1, 2, 3, 4]
+    run = make_run(
+        tmp_path,
+        {"amount": AMOUNTS, other: numbers},
+        painted,
+        skip=lambda v: "amount" in v and AMOUNTS.index(v["amount"]) != numbers.index(v[other]),
+    )
+    drawing = curves.draw_curves(run, "rmse")
+    if other == "seed":  # whatever differs, the seed may be why
+        assert drawing is None
+    else:
+        (line,) = lines(parsed(drawing))
+        assert len(line) == 4
+        assert "amount, with other" in words(parsed(drawing))
+
+
 def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="`embeding`, did you mean `embedding`"):
         curves.draw_curves(sweep(tmp_path), "embeding")
