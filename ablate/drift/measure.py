@@ -30,7 +30,15 @@ from ablate.drift.images import (
     pairwise_distances,
 )
 from ablate.drift.metrics import score
-from ablate.store import Run, StoredCell, StoreError, atomic_write, read_table, write_table
+from ablate.store import (
+    Run,
+    StoredCell,
+    StoreError,
+    read_arrays,
+    read_table,
+    write_arrays,
+    write_table,
+)
 
 METRICS = (*DISTANCES, "score")
 NAMES = ("concept", "probability", "concept_2", "probability_2", "concept_3", "probability_3")
@@ -325,16 +333,13 @@ def read_embeddings(run: Run) -> Embeddings | None:
     if not path.exists():
         return None
     with explained(run, EMBEDDINGS):
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                keys, words = tuple(arrays["keys"].tolist()), tuple(arrays["words"].tolist())
-                known = Embeddings(keys, arrays["images"], words, arrays["texts"])
-        except Exception as error:  # numpy and zipfile raise anything about damaged files
-            raise StoreError(f"it cannot be read as arrays: {error}") from error
-        shapes = known.images.shape, known.texts.shape
-        if [s[0] for s in shapes] != [len(keys), len(words)] or shapes[0][1:] != shapes[1][1:]:
+        arrays = read_arrays(path)
+        keys, words = (tuple(arrays[name].ravel().tolist()) for name in ("keys", "words"))
+        images, texts = arrays["images"], arrays["texts"]
+        shapes = [(len(keys), *images.shape[1:]), (len(words), *images.shape[1:])]
+        if images.ndim != 2 or [images.shape, texts.shape] != shapes:
             raise StoreError("its arrays do not fit together")
-        return known
+        return Embeddings(keys, images, words, texts)
 
 
 def _heads(run: Run) -> list[str]:
@@ -389,11 +394,9 @@ def _write_embeddings(run: Run, measured: _Measurement) -> None:
     keys = [key for key in dict.fromkeys(measured.order) if key in measured.embedder.embeddings]
     width = measured.concepts.texts.shape[1]
     images = np.array([measured.embedder.embeddings[key] for key in keys], np.float32)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            keys=np.array(keys, dtype=str),
-            images=images.reshape(-1, width),
-            words=np.array(measured.concepts.words, dtype=str),
-            texts=measured.concepts.texts.astype(np.float32),
-        )
+    write_arrays(path, {
+        "keys": np.array(keys, dtype=str),
+        "images": images.reshape(-1, width),
+        "words": np.array(measured.concepts.words, dtype=str),
+        "texts": measured.concepts.texts.astype(np.float32),
+    })  # fmt: skip

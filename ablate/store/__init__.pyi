@@ -4,8 +4,9 @@ from .activations import (
     StatisticsError as StatisticsError,
     read_statistics as read_statistics,
 )
+from .arrays import read_arrays as read_arrays, write_arrays as write_arrays
 from .asked import check_asked as check_asked
-from .cells import listed as listed
+from .cells import listed as listed, problem_of as problem_of
 from .files import (
     StoreError as StoreError,
     atomic_write as atomic_write,

@@ -7,18 +7,17 @@ the largest activations.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from ablate.messages import RequestError
-from ablate.store.files import atomic_write
+from ablate.store.arrays import read_arrays, write_arrays
+from ablate.store.files import StoreError
 
 EPSILON = 1e-7
 TOP = 16  # samples of the largest activations that are kept of a unit
@@ -268,8 +267,7 @@ class Statistics:
                for name in self.FIELDS},
             **{name: getattr(self, name) for name in self.ARRAYS},
         }  # fmt: skip
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
+        write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path, whole: bool = False) -> Statistics:
@@ -281,19 +279,21 @@ class Statistics:
         Raises:
             StatisticsError: The file is missing, no file of statistics, inconsistent, or a part.
         """
-        if not path.exists():
+        try:
+            statistics = cls._read(read_arrays(path))
+        except FileNotFoundError:
             raise StatisticsError(
                 f"there is no {path}; `ablate units selectivity` records one into a study's folder"
-            )
-        try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                statistics = cls._read(file)
+            ) from None
+        except StoreError as error:
+            raise StatisticsError(
+                f"{error}; without it `ablate units selectivity` records them anew"
+            ) from error
         except StatisticsError as error:
             raise StatisticsError(f"{path}{error}") from error.__cause__
-        except _UNREADABLE as error:
+        except KeyError as error:
             raise StatisticsError(
-                f"{path} is no file of statistics of units ({error}); without it `ablate units"
-                " selectivity` records them anew"
+                f"{path} is no file of statistics of units: it has no array {error}"
             ) from error
         if whole and statistics.total is not None and statistics.done < statistics.total:
             raise StatisticsError(
@@ -359,11 +359,6 @@ def read_statistics(folder: Path) -> Statistics:
 @lru_cache(maxsize=4)
 def _load(path: Path, _version: tuple[int, ...] | None) -> Statistics:
     return Statistics.load(path, whole=True)
-
-
-# What numpy raises for files that `Statistics.save` did not write.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile,
-               zlib.error, MemoryError, OverflowError, RuntimeError)  # fmt: skip
 
 
 def _number(file: Mapping[str, np.ndarray], name: str) -> int:

@@ -6,10 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from ablate.store.arrays import read_arrays
 from ablate.store.files import (
     LEDGER,
     StoreError,
@@ -116,7 +114,7 @@ def _structure(run: Run, path: Path) -> str | None:
         elif path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".npz":
-            _read_arrays(path)
+            read_arrays(path)
         elif path.suffix in PICTURES:
             with open_image(path) as image:
                 image.load()
@@ -125,11 +123,3 @@ def _structure(run: Run, path: Path) -> str | None:
     except (StoreError, ValueError, RecursionError) as error:
         return str(error).removeprefix(str(path)).lstrip(": ")
     return None
-
-
-def _read_arrays(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # numpy and zipfile raise anything about files that are wrong
-        raise StoreError(f"{path} cannot be read as arrays: {error}") from error

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ablate.store.activations import TOP, Layer, Statistics, StatisticsError
+from ablate.store.arrays import read_arrays
 
 LAYERS = (Layer("unet", "a.conv", "channels", 3, "down", "resnet"), Layer("unet", "b", "heads", 2))
 CONCEPTS = ("cat", "dog", "fox")
@@ -124,7 +125,9 @@ def test_a_file_of_something_else_is_an_error(tmp_path: Path, content: bytes) ->
     with pytest.raises(StatisticsError, match=r"there is no .*activations.npz.*selectivity"):
         Statistics.load(path)
     path.write_bytes(content)
-    with pytest.raises(StatisticsError, match="is no file of statistics of units"):
+    with pytest.raises(
+        StatisticsError, match=r"cannot be read as arrays: .*selectivity` records them anew"
+    ):
         Statistics.load(path)
 
 
@@ -137,9 +140,9 @@ def test_an_inconsistent_file_is_an_error(tmp_path: Path) -> None:
 
 
 def rewritten(path: Path, **arrays: Any) -> None:
-    """A file of statistics with some of its arrays replaced."""
-    with np.load(path) as file:
-        np.savez(path, **{**file, **arrays})
+    """A file of statistics with some of its arrays replaced, as of an older version: without a
+    digest."""
+    np.savez(path, **{**read_arrays(path), **arrays})
 
 
 @pytest.mark.parametrize(
@@ -172,10 +175,21 @@ def test_wrong_arrays_in_a_file_are_an_error(
     assert str(error.value).startswith(str(path))
 
 
+def test_other_arrays_than_were_written_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    streamed([50]).save(path)
+    with np.load(path) as arrays:
+        np.savez(path, **{**arrays, "mean": arrays["mean"] + 1})
+    with pytest.raises(StatisticsError, match=r"has other arrays than were written; without it"):
+        Statistics.load(path)
+
+
 def test_an_array_is_no_file_of_statistics(tmp_path: Path) -> None:
     with (tmp_path / "a.npz").open("wb") as file:
         np.save(file, np.ones(3))
-    with pytest.raises(StatisticsError, match="is no file of statistics of units"):
+    with pytest.raises(
+        StatisticsError, match=r"cannot be read as arrays: .*selectivity` records them anew"
+    ):
         Statistics.load(tmp_path / "a.npz")
 
 

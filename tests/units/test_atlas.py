@@ -167,6 +167,7 @@ def test_damaged_vectors_are_collected_anew(study: Study, tmp_path: Path) -> Non
         {"vectors.json": b"[]"},
         {"vectors.json": json.dumps(manifest | {"digests": []}).encode()},
         {"vectors.json": older.encode()},
+        {"vectors.json": json.dumps(manifest | {"rows": 1 << 70}).encode()},
     )):  # fmt: skip
         folder = tmp_path / str(number)
         shutil.copytree(vectors.folder, folder)
@@ -312,12 +313,19 @@ def test_broken_files_are_written_again(study: Study, painted: list[int]) -> Non
     patch = study.folder / one["patch"]
     before = patch.read_bytes()
     patch.write_bytes(before[:60])
-    for picture in study.pictures.folder.glob("cells/*.png"):  # patches are cut from them
+    files = sorted(study.pictures.folder.glob("cells/*.png"))  # patches are cut from them
+    whole = [picture.read_bytes() for picture in files]
+    for picture in files:
         picture.write_bytes(b"no picture")
     (study.folder / other["picture"]).write_bytes(b"no picture")
     (study.folder / "atlas.json").write_text("{")
     assert make_atlas(study, PATH, rows=2, columns=2, each=8) == result
     assert painted == [len(result["bins"]), 1]
+    assert patch.read_bytes() == before
+    for picture, content in zip(files, whole[1:] + whole[:1], strict=True):
+        picture.write_bytes(content)  # of another cell
+    patch.unlink()
+    assert make_atlas(study, PATH, rows=2, columns=2, each=8) == result
     assert patch.read_bytes() == before
     (layout,) = study.folder.glob("bins/*/layout.npz")
     layout.write_bytes(layout.read_bytes()[:300])

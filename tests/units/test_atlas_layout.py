@@ -140,6 +140,9 @@ def test_a_layout_is_saved_and_loaded(method: str, tmp_path: Path) -> None:
     assert (again.bins(values, 4, 4) == fitted.bins(values, 4, 4)).all()
     assert Layout.load(tmp_path / "layout.npz", "that") is None
     assert [path.name for path in tmp_path.iterdir()] == ["layout.npz"]
+    changed = dict(np.load(tmp_path / "layout.npz")) | {"numbers": np.array([1, 2**30, 1])}
+    np.savez(tmp_path / "layout.npz", **changed)  # under the digest of the former
+    assert Layout.load(tmp_path / "layout.npz", "this") is None
     (tmp_path / "layout.npz").write_bytes(b"PK\x03\x04")
     assert Layout.load(tmp_path / "layout.npz", "this") is None
 

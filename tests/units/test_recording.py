@@ -364,6 +364,11 @@ def test_a_folder_of_another_study_is_left_alone(begin: Begin) -> None:
     with pytest.raises(StudyError, match=r"of other concepts"):
         begin(Stimuli(("cat", "fox"), ("a {}",), (0,)))
     study = begin()
+    statistics = Statistics.load(study.folder / "activations.npz")
+    statistics.concepts = ("cat", "fox")
+    statistics.save(study.folder / "activations.npz")
+    with pytest.raises(StudyError, match=r"activations\.npz is of another study; without it"):
+        record_selectivity(study)
     manifest = study.folder / "study.json"
     manifest.write_text(manifest.read_text(encoding="utf-8")[:99], encoding="utf-8")
     with pytest.raises(StudyError, match=r"study.json cannot be read: .* anew with `--fresh`"):

@@ -174,8 +174,10 @@ def test_what_a_failed_batch_left_is_not_written(
     monkeypatch.setattr(selectivity, "stream", stream)
     monkeypatch.setattr(selectivity, "ByConcept", Sink)
     study: Any = SimpleNamespace(
-        folder=tmp_path, samples=range(9), component="text_encoder", texts=True, progress=Progress()
-    )
+        folder=tmp_path, samples=range(9), component="text_encoder", texts=True,
+        progress=Progress(), layers=found.layers,
+        setup=SimpleNamespace(stimuli=SimpleNamespace(concepts=found.concepts)),
+    )  # fmt: skip
     with pytest.raises(ZeroDivisionError):
         selectivity.record_selectivity(study)
     assert Statistics.load(tmp_path / "activations.npz").done == 6

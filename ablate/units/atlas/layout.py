@@ -11,17 +11,15 @@ placed by the same. Methods:
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from ablate.drift import has_umap, principal_components, umap_plane
 from ablate.messages import RequestError
-from ablate.store import atomic_write
+from ablate.store import StoreError, read_arrays, write_arrays
 
 METHODS = ("pca", "som", "umap")
 FORMAT = 1
@@ -33,9 +31,6 @@ NARROWEST = 0.3  # width, in bins, of the neighborhood in the last round
 KNOTS = 257  # quantiles of an axis
 SLACK = 1e-4  # of an axis's length, so that rounding puts nothing outside
 CHUNK = 1000  # points whose distances are computed at once
-# What reading a file may raise that is no layout, or half of one.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile,
-              zlib.error)  # fmt: skip
 Chunks = Callable[[], Iterable[np.ndarray]]  # all vectors from the first, (n, units) each
 
 
@@ -117,33 +112,30 @@ class Layout:
 
     def save(self, path: Path, key: str) -> None:
         """Write the layout, whole or not at all. `key` identifies what it was fitted to."""
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                format=FORMAT,
-                key=key,
-                method=self.method,
-                numbers=np.array([self.total, self.neighbors, self.reach]),
-                **{name: getattr(self, name) for name in self.ARRAYS},
-            )
+        write_arrays(path, {
+            "format": FORMAT,
+            "key": key,
+            "method": self.method,
+            "numbers": [self.total, self.neighbors, self.reach],
+            **{name: getattr(self, name) for name in self.ARRAYS},
+        })  # fmt: skip
 
     @classmethod
     def load(cls, path: Path, key: str) -> Layout | None:
         """The layout that `save` wrote with this key, else None."""
         try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                if int(file["format"]) != FORMAT or str(file["key"]) != key:
-                    return None
-                total, neighbors, reach = file["numbers"].tolist()
-                arrays = {name: file[name] for name in cls.ARRAYS}
-                return cls(
-                    str(file["method"]),
-                    **arrays,
-                    total=total,
-                    neighbors=int(neighbors),
-                    reach=reach,
-                )
-        except UNREADABLE:
+            arrays = read_arrays(path)
+            if int(arrays["format"]) != FORMAT or str(arrays["key"]) != key:
+                return None
+            total, neighbors, reach = arrays["numbers"].tolist()
+            return cls(
+                str(arrays["method"]),
+                **{name: arrays[name] for name in cls.ARRAYS},
+                total=total,
+                neighbors=int(neighbors),
+                reach=reach,
+            )
+        except (FileNotFoundError, StoreError, KeyError, ValueError, TypeError):
             return None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ablate.engine import compute_cell, stoppable, with_keys
-from ablate.store import as_image, atomic_write, key_of
+from ablate.store import as_image, atomic_write, key_of, problem_of
 from ablate.units.atlas.bins import Bins, central_vectors, mean_places
 from ablate.units.atlas.layout import Layout
 from ablate.units.atlas.vectors import Vectors
@@ -50,9 +50,9 @@ def cut_patches(study: Study, vectors: Vectors, bins: Bins, grid: str) -> None:
             continue
         place = places[central[number]]
         picture = study.pictures.path(cells[place["sample"]].key)
-        if is_picture(picture):
+        if problem_of(picture) is None:
             patch = open_picture(picture)
-        else:  # removed, or broken, since it was recorded
+        else:  # removed, or damaged, since it was recorded
             patch = Image.fromarray(compute_cell(study.samples[place["sample"]], study.pipeline)[1])
         if study.component == CLIP:
             patch = _center_square(patch)

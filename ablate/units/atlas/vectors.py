@@ -60,8 +60,8 @@ class Vectors:
         self._forget()
         try:
             self._load()
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError,
-                RecursionError):  # fmt: skip
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError,
+                OverflowError, RecursionError):  # fmt: skip
             remove(self.folder)
             self._forget()
 
@@ -89,6 +89,8 @@ class Vectors:
         if known["format"] != FORMAT or known["about"] != self.about:
             raise ValueError
         self.done, self.count, self.units, self.rows = (int(known[name]) for name in COUNTS)
+        if min(self.done, self.count, self.units, self.rows) < 0:
+            raise ValueError
         sizes = {
             self.values_path: 2 * self.count * self.units,
             self.places_path: PLACE.itemsize * self.count,
@@ -100,15 +102,17 @@ class Vectors:
                 file.truncate(size)
                 while part := file.read(2**20):
                     self._digests[path].update(part)
-            # Those of older versions have no digest.
-            digest = self._digests[path].hexdigest()
-            if known.get("digests", {}).get(path.name, digest) != digest:
-                raise ValueError
         samples = self.places()["sample"]
         if samples.min(initial=0) < 0 or samples.max(initial=-1) >= self.done:
             raise ValueError
-        if min(self.done, self.count, self.units, self.rows) < 0:
+        digests = self._all_digests()
+        if {**digests, **known.get("digests", {})} != digests:  # older versions wrote fewer or none
             raise ValueError
+
+    def _all_digests(self) -> dict[str, str]:
+        """Digests of the two files and of the counts."""
+        files = {path.name: digest.hexdigest() for path, digest in self._digests.items()}
+        return {**files, "counts": key_of({name: getattr(self, name) for name in COUNTS})}
 
     def append(self, values: np.ndarray, places: np.ndarray, done: int) -> None:
         """Add vectors.
@@ -131,8 +135,8 @@ class Vectors:
         # Vectors are valid only once this file counts them.
         self.done, self.units, self.count = done, values.shape[1], self.count + len(values)
         counts = {name: getattr(self, name) for name in COUNTS}
-        digests = {path.name: digest.hexdigest() for path, digest in self._digests.items()}
-        manifest = {"format": FORMAT, "about": self.about, **counts, "digests": digests}
+        about = {"format": FORMAT, "about": self.about}
+        manifest = {**about, **counts, "digests": self._all_digests()}
         Run(self.folder).write_text("vectors.json", json.dumps(manifest, indent=1) + "\n")
 
     def places(self) -> np.ndarray:

@@ -27,7 +27,7 @@ from ablate.units.concepts import ablation, search
 from ablate.units.concepts.ablation import Effects, Trial
 from ablate.units.concepts.multimodal import find_multimodal
 from ablate.units.concepts.search import Contrasts
-from ablate.units.concepts.selectivity import FILE as STATISTICS, record_selectivity
+from ablate.units.concepts.selectivity import record_selectivity, recorded_statistics
 from ablate.units.record.recording import missing_pictures, render_missing
 from ablate.units.record.setup import CLIP, StudyError
 from ablate.units.record.study import Study
@@ -117,11 +117,9 @@ def _with_earlier(study: Study, cards: list[dict[str, Any]]) -> list[dict[str, A
 
 def _statistics(study: Study) -> Statistics:
     """Return the statistics of all samples of a study; record those that are missing."""
-    path = study.folder / STATISTICS
-    if path.exists():
-        statistics = Statistics.load(path)
-        if statistics.done == len(study.samples):
-            return statistics
+    statistics = recorded_statistics(study)
+    if statistics is not None and statistics.done == len(study.samples):
+        return statistics
     return record_selectivity(study)
 
 
@@ -198,7 +196,7 @@ def _render_tops(study: Study, statistics: Statistics, units: Sequence[int]) -> 
         for rank in top_ranks(statistics, unit, prompts)
     }
     cells = [study.samples[n] for n in sorted(samples)]
-    missing = tuple(cells[n] for n in missing_pictures(study, cells, study.pictures))
+    missing = tuple(cells[n] for n in missing_pictures(study, cells))
     if not missing:
         return
     try:

@@ -108,6 +108,29 @@ class ByConcept:
         )
 
 
+def recorded_statistics(study: Study) -> Statistics | None:
+    """Return the statistics of the samples of a study that were recorded; None without any.
+
+    Raises:
+        StatisticsError: Their file cannot be read.
+        StudyError: They are of other samples or of other layers than the study.
+    """
+    path = study.folder / FILE
+    if not path.exists():
+        return None
+    statistics = Statistics.load(path)
+    paths = {layer.path for layer in statistics.layers}
+    if (
+        statistics.concepts != study.setup.stimuli.concepts
+        or statistics.done > len(study.samples)
+        or not paths <= {module.path for module in study.layers}
+    ):
+        raise StudyError(
+            f"{path} is of another study; without it `ablate units selectivity` records this one"
+        )
+    return statistics
+
+
 def record_selectivity(study: Study) -> Statistics:
     """Record all samples of a study, or those that are left of an earlier time.
 
@@ -115,10 +138,11 @@ def record_selectivity(study: Study) -> Statistics:
     then, and `units.csv` at the end.
 
     Raises:
+        StudyError: What was recorded earlier is of another study (`recorded_statistics`).
         Stopped: Ctrl-C was pressed; what was recorded until then is on disk.
     """
     path = study.folder / FILE
-    statistics = Statistics.load(path) if path.exists() else None
+    statistics = recorded_statistics(study)
     done = statistics.done if statistics is not None else 0
     sink = ByConcept.of(study, statistics)
     reads = study.component == CLIP and not study.texts

@@ -34,7 +34,7 @@ from ablate.engine import (
 from ablate.models import spare_memory
 from ablate.network import ScopeError
 from ablate.sampling import Callbacks, Context, Pipeline, Request, Stopped
-from ablate.store import Run, StoreError, batched, open_image
+from ablate.store import Run, StoreError, batched, open_image, problem_of
 from ablate.sweep import Cell, Plan
 from ablate.units.record.calls import Enough, calls_of, rows_of
 from ablate.units.record.layers import Grid, capturing, grid_of
@@ -301,7 +301,7 @@ def check_window(study: Study) -> None:
 
 
 def render_missing(study: Study, plan: Plan, run: Run | None = None) -> None:
-    """Render the pictures of a plan that a run lacks, or that are broken.
+    """Render the pictures of a plan that a run lacks, or that are damaged.
 
     Args:
         run: None for the study's pictures.
@@ -310,21 +310,14 @@ def render_missing(study: Study, plan: Plan, run: Run | None = None) -> None:
         Stopped: Ctrl-C was pressed.
     """
     run = study.pictures if run is None else run
-    missing_pictures(study, plan.cells, run)  # removes broken ones
     if execute(plan, study.pipeline, run, progress=study.progress).interrupted:
         raise Stopped
 
 
-def missing_pictures(study: Study, cells: Sequence[Cell], run: Run) -> list[int]:
-    """Return the numbers of the cells without a picture in a run; remove broken files."""
-    missing = []
-    for number, shot in enumerate(with_keys(cells, study.pipeline)):
-        path = run.path(shot.key)
-        if path.exists() and not is_picture(path):
-            path.unlink()
-        if not path.exists():
-            missing.append(number)
-    return missing
+def missing_pictures(study: Study, cells: Sequence[Cell]) -> list[int]:
+    """Return the numbers of the cells without a whole picture in a study."""
+    paths = (study.pictures.path(shot.key) for shot in with_keys(cells, study.pipeline))
+    return [number for number, path in enumerate(paths) if problem_of(path) is not None]
 
 
 def is_picture(path: Path) -> bool:
