@@ -1,8 +1,8 @@
 """Drift curves: how far images move as an edit grows, with confidence bands over seeds.
 
 One line for each value of the other axes, but for those that vary with the strength; where these
-are many, prompts are taken together, and else there is one small plot for each. Several drawn orders of the same modules (the HAL experiment)
-also have their mean.
+are many, prompts are taken together, and else there is one small plot for each. Several drawn
+orders of the same modules (the HAL experiment) also have their mean.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line, by real invocation."""
+"""The command line, most of it in one process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from ablate.cli.lazy import LazyGroup
@@ -22,7 +22,12 @@ ROOT = Path(__file__).parent.parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
-def ablate(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def ablate(*arguments: object) -> Result:
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def started(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """A process of its own."""
     command = [sys.executable, "-m", "ablate", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
@@ -55,7 +60,7 @@ sheet: {{rows: seed, columns: amount}}
 
 
 def test_run_makes_cells_table_and_sheet(recipe: Path, tmp_path: Path) -> None:
-    done = ablate("run", recipe, cwd=tmp_path)
+    done = started("run", recipe, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "small"
     assert str(Path("outputs/small/sheet.png")) in done.stdout
@@ -98,7 +103,7 @@ def test_wrong_requests_end_with_2_and_write_nothing(recipe: Path, tmp_path: Pat
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(recipe.read_text().replace("mid_block.*", "mid_blok.*").replace("0.4", "x"))
     out = tmp_path / "none"
-    done = ablate("run", wrong, "--out", out)
+    done = started("run", wrong, "--out", out)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
@@ -133,18 +138,18 @@ def test_wrong_requests_end_with_2_and_write_nothing(recipe: Path, tmp_path: Pat
 )
 def test_messages(arguments: tuple[str, ...], message: str, recipe: Path) -> None:
     done = ablate(*(recipe if a == "RECIPE" else a for a in arguments))
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_check(recipe: Path) -> None:
     done = ablate("check", recipe)
-    assert (done.returncode, done.stdout) == (0, f"{recipe}: OK\n")
+    assert (done.exit_code, done.stdout) == (0, f"{recipe}: OK\n")
 
 
 def test_plan_counts_without_weights(recipe: Path) -> None:
-    done = ablate("plan", recipe)
+    done = started("plan", recipe)
     assert done.returncode == 0, done.stderr
     assert re.search(r"axis +amount: 3 \(0\.1, 0\.2, 0\.4\)", done.stdout)
     assert re.search(r"variants +4\n", done.stdout)
@@ -159,7 +164,7 @@ def test_plan_counts_without_weights(recipe: Path) -> None:
 
 def test_modules_of_stable_diffusion_1_from_configuration_alone() -> None:
     done = ablate("modules", "sd15-random")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "391 modules, 859,520,964 parameters"
 
 
@@ -179,13 +184,13 @@ def test_recipes_are_listed_with_what_they_show() -> None:
 
 def test_sheet_is_drawn_again_in_another_layout(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert ablate("run", recipe, "--out", out).returncode == 0
+    assert ablate("run", recipe, "--out", out).exit_code == 0
     before = size(out / "sheet.png")
     done = ablate("sheet", out, "--rows", "amount", "--columns", "seed")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert size(out / "sheet.png") != before
     wrong = ablate("sheet", out, "--rows", "amont")
-    assert wrong.returncode == 2
+    assert wrong.exit_code == 2
     assert "did you mean `amount`" in wrong.stderr
 
 
