@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 2000  # characters of a message
+# Joiners within scripts that need them, such as Persian, and within emoji: they hide nothing.
+JOINED = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 
 
 class RequestError(Exception):
@@ -30,7 +32,10 @@ def printable(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if _is_shown(c) or c in keep else _escaped(c) for c in text)
+    joined = {match.start() for match in JOINED.finditer(text)}
+    return "".join(
+        c if _is_shown(c) or c in keep or i in joined else _escaped(c) for i, c in enumerate(text)
+    )
 
 
 def _is_shown(character: str) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+from ablate.messages import printable
+
 FONTS = Path(__file__).parent / "fonts"
 MEASURED = 64  # size of the type that scalable text is measured at
 LONGEST = 200  # letters of a line that are looked at
@@ -77,10 +79,14 @@ def ink_on(color: Color) -> Color:
 
 
 def clean(text: str) -> str:
-    """One line of what the font can draw; any other character becomes a box."""
-    line = " ".join(text.split())
-    drawn = {c: c if c == " " or typeface(20).getmask(c).getbbox() else "□" for c in set(line)}
-    return "".join(map(drawn.__getitem__, line))
+    """One printable line of what the font can draw; any other character becomes a box."""
+    return "".join(map(_drawn, printable(" ".join(text.split()))))
+
+
+@cache
+def _drawn(character: str) -> str:
+    is_drawn = character == " " or typeface(20).getmask(character).getbbox()
+    return character if is_drawn else "□"
 
 
 @cache
@@ -99,8 +105,10 @@ def leading(size: int) -> int:
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int = 99) -> list[str]:
     """Break text into at most so many lines, at spaces and between the names of a module path.
 
-    What still does not fit is elided: in the middle of a path, at the end of prose.
+    The text is cleaned. What still does not fit is elided: in the middle of a path, at the end of
+    prose.
     """
+    text = clean(text)
     words = _breakable(text)
     lines = _fill(words, font, width)
     cut = len(words) if " " in text else (len(words) + 1) // 2
@@ -163,7 +171,7 @@ def text_width(words: str, size: float, bold: bool = False) -> float:
 
 def fit_lines(words: str, size: float, width: float, most: int) -> list[str]:
     """Break text into at most so many lines; what does not fit is elided, as by `wrap`."""
-    return wrap(clean(words), typeface(MEASURED), width * MEASURED / size, most)
+    return wrap(words, typeface(MEASURED), width * MEASURED / size, most)
 
 
 def fit(words: str, size: float, width: float) -> str:

@@ -69,6 +69,8 @@ def test_single_words_are_read_with_an_article() -> None:
         ("\x1b[31m\x07\x00", r"\x1b[31m\x07\x00"),
         ("\u202eabc\u200b\u2028", r"\u202eabc\u200b\u2028"),
         ("\ud800\n\t", r"\ud800\n\t"),
+        ("می\u200cخواهم \U0001f469\u200d\U0001f466", "می\u200cخواهم \U0001f469\u200d\U0001f466"),
+        ("a\u200db", r"a\u200db"),
     ],
 )
 def test_what_controls_a_terminal_is_shown_escaped(text: str, safe: str) -> None:

@@ -30,7 +30,8 @@ FLOORS = [
     ["edits"],
     ["store"],
     ["network"],
-    ["style", "messages", "bundled"],
+    ["style"],
+    ["messages", "bundled"],
 ]
 FLOOR = {package: number for number, floor in enumerate(reversed(FLOORS)) for package in floor}
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ablate.store import Run, StoreError, read_table, write_table
+from ablate.store import Run, StoreError, in_table, read_table, write_table
 
 FILE = "effects.csv"
 MATTERS = 1.0  # an effect whose whole interval is above moves pictures more than a seed does
@@ -193,13 +193,14 @@ def read_effects(run: Run) -> list[Effect]:
     if not path.exists():
         return []
     axes = _axes(run)
+    texts = {in_table(text): text for c in run.cells() for text in (c.variant, c.prompt)}
     with explained(run, FILE):
         header, rows = read_table(path)
         if not header:
             raise StoreError("it is empty")
         if header != _header(axes):
             raise StoreError(f"its columns are not {', '.join(_header(axes))}")
-        return read_rows(rows, lambda row: _effect(row, axes))
+        return read_rows(rows, lambda row: _effect(row, axes, texts))
 
 
 @contextmanager
@@ -236,7 +237,9 @@ def figure(text: str) -> float:
     return number
 
 
-def _effect(row: Sequence[str], axes: Mapping[str, Mapping[str, Any]]) -> Effect:
+def _effect(
+    row: Sequence[str], axes: Mapping[str, Mapping[str, Any]], texts: Mapping[str, str]
+) -> Effect:
     # By position: an axis may have the name of a column.
     variant, prompt, *written = row[: 2 + len(axes)]
     metric, seeds, *figures, verdict = row[2 + len(axes) :]
@@ -246,6 +249,7 @@ def _effect(row: Sequence[str], axes: Mapping[str, Mapping[str, Any]]) -> Effect
         if text
     }
     mean, floor, drift, low, high = (figure(f) if f else None for f in figures)
+    variant, prompt = texts.get(variant, variant), texts.get(prompt, prompt)
     return Effect(
         variant, prompt, values, metric, int(seeds), mean, floor, drift, low, high, verdict
     )
@@ -254,7 +258,7 @@ def _effect(row: Sequence[str], axes: Mapping[str, Mapping[str, Any]]) -> Effect
 def _axes(run: Run) -> dict[str, dict[str, Any]]:
     """Axes but prompt and seed: by name, their values by how a table writes them."""
     return {
-        axis.name: {str(value): value for value in axis.values}
+        axis.name: {in_table(str(value)): value for value in axis.values}
         for axis in run.axes()
         if axis.name not in ("prompt", "seed")
     }

@@ -29,8 +29,7 @@ SHOWN = 8  # letters that a sentence names
 
 def wrong_letters(text: str) -> str | None:
     """A sentence on the letters of a text that the typeface lacks; None if it has them all."""
-    line = _line(text)
-    lacks = list(dict.fromkeys(c for c, drawn in zip(line, clean(line), strict=True) if c != drawn))
+    lacks = [c for c in dict.fromkeys(_line(text)) if c != " " and clean(c) != c]
     if not lacks:
         return None
     named = ", ".join(c if c.isprintable() and c.strip() else f"U+{ord(c):04X}"

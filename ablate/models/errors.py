@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablate.messages import RequestError
+from ablate.messages import RequestError, shown
 
 LONGEST = 300  # characters of another library's message
 
@@ -16,8 +16,6 @@ class SizeError(ModelError):
 
 
 def cause(error: BaseException) -> str:
-    """The first line of an error of another library, abbreviated and printable; else its class."""
+    """The first line of an error of another library, shortened and printable; else its class."""
     lines = (line.strip() for line in str(error).splitlines())
-    first = next(filter(None, lines), type(error).__name__)
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in first)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+    return shown(next(filter(None, lines), type(error).__name__), LONGEST)

@@ -10,6 +10,7 @@ from .cells import listed as listed, problem_of as problem_of
 from .files import (
     StoreError as StoreError,
     atomic_write as atomic_write,
+    in_table as in_table,
     read_table as read_table,
     remove as remove,
     sweep_temporaries as sweep_temporaries,

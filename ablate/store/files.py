@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from ablate.messages import RequestError
+from ablate.messages import RequestError, printable
 
 try:
     import fcntl as fcntl  # also for others in this package
@@ -186,12 +186,20 @@ def remove(path: Path) -> None:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    """Write a CSV file in UTF-8, with a line feed after each row; return its path."""
+    """Write a CSV file in UTF-8, with a line feed after each row; return its path.
+
+    Texts are written as by `in_table`.
+    """
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        for row in (header, *rows):
+            writer.writerow([in_table(v) if isinstance(v, str) else v for v in row])
     return path
+
+
+def in_table(text: str) -> str:
+    """A text as tables have it: printable, in as many lines."""
+    return printable(text, keep="\n\t")
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -7,6 +7,8 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablate.messages import printable
+
 if TYPE_CHECKING:
     from ablate.store.run import Run
 
@@ -21,7 +23,7 @@ def run_html(run: Run) -> str:
     counts = f"{len(finished)} of {len(cells)} cells finished"
     words = [manifest["name"], str(manifest["model"]["id"]), counts, str(run.folder)]
     words += filter(None, [run.damage_note()])
-    line = " · ".join(html.escape(word) for word in words)
+    line = " · ".join(html.escape(printable(word)) for word in words)
     sheet = run.folder / "sheet.png"
     pictures = [sheet] if sheet.exists() else [cell.path for cell in finished[:FEW]]
     shown = "".join(f'<img style="max-width:100%" src="{_data(path)}">' for path in pictures)

@@ -1,7 +1,7 @@
 """Drawings as SVG text: a canvas of shapes, type and pictures, and files of SVG and PNG.
 
 Lengths are user units: CSS pixels where the drawing is shown at its natural size. Colors and type
-are those of `ablate.style`. Text and attributes are escaped here.
+are those of `ablate.style`. Text and attributes are made printable and escaped here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image
 
+from ablate.messages import printable
 from ablate.store import atomic_write, open_image
 from ablate.style import (
     ACCENT,
@@ -44,14 +45,9 @@ Point = tuple[float, float]
 def _value(value: str | int | float | Color) -> str:
     if isinstance(value, tuple):
         return "#{:02x}{:02x}{:02x}".format(*value)
-    return (
-        f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else _legal(str(value))
-    )
-
-
-def _legal(text: str) -> str:
-    """The text with a box for every character that XML excludes."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "□", text)
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    return printable(str(value), keep="\n")
 
 
 def polyline(points: Sequence[Point]) -> str:
@@ -102,7 +98,7 @@ class Canvas:
         """
         outer, self.elements = self.elements, []
         if tooltip:
-            self.element("title", escape(_legal(tooltip)))
+            self.element("title", escape(printable(tooltip, keep="\n")))
         yield
         inner, self.elements = self.elements, outer
         self.element(tag, *inner, **attributes)

@@ -355,7 +355,7 @@ def test_a_scale_has_round_ticks_with_room_for_each() -> None:
 
 def test_words_are_escaped() -> None:
     drawing = architecture.draw_drift(transformer(), title="<b>&\x07\"'", about="</svg>", unit="u")
-    assert "<b>&□\"'" in words(parsed(drawing))
+    assert "<b>&\\x07\"'" in words(parsed(drawing))
     assert "</svg>" in words(parsed(drawing))
 
 

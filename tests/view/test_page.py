@@ -32,7 +32,13 @@ def test_what_does_not_fit_is_elided() -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("a\n cat\t", "a cat"), ("東京", "□□"), ("50 % → “½”", "50 % → “½”"), ("", "")],
+    [
+        ("a\n cat\t", "a cat"),
+        ("東京", "□□"),
+        ("a\x1b\u202e", r"a\x1b\u202e"),
+        ("50 % → “½”", "50 % → “½”"),
+        ("", ""),
+    ],
 )
 def test_only_what_the_font_can_draw_is_written(text: str, shown: str) -> None:
     assert clean(text) == shown

@@ -20,6 +20,7 @@ from reported import (
     policy_of,
 )
 
+from ablate.messages import printable
 from ablate.store.files import StoreError
 from ablate.store.run import Run
 from ablate.view.report import run as report
@@ -143,14 +144,15 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "onerror=alert" not in re.sub(r"<title>.*?</title>|<script type.*?</script>", "", text)
     (title,) = re.findall("<title>(.*?)</title>", text, re.S)
-    assert str(escape(NASTY)) in title
+    assert str(escape(printable(NASTY))) in title
     (data,) = re.findall(r'id="data">(.*?)</script>', text, re.S)
     assert not set("<>&\u2028\u2029\n") & set(data)
     assert text.count("<script") == text.count("</script>") == 2
     known = data_of(path)
-    assert known["prompts"] == [NASTY]
-    assert (known["name"], known["about"], known["recipe"]) == (NASTY, NASTY, recipe)
-    assert known["axes"][-1]["labels"][0] == NASTY
+    shown = printable(NASTY)
+    assert known["prompts"] == [shown]
+    assert (known["name"], known["about"], known["recipe"]) == (shown, shown, f"about: {shown}\n")
+    assert known["axes"][-1]["labels"][0] == shown
 
 
 def test_the_policy_names_what_may_run_and_nothing_else_may(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ablate.messages import printable
 from ablate.store import atomic_write
 from ablate.style import FONTS
 
@@ -109,7 +110,7 @@ def parse_drawing(title: str, svg: str) -> Drawing:
         element.tag = str(element.tag).rpartition("}")[2]
         for full in [name for name in element.attrib if name.startswith("{")]:
             element.set(full.rpartition("}")[2], element.attrib.pop(full))
-    return Drawing(title, root)
+    return Drawing(printable(title), root)
 
 
 def write_page(
@@ -138,12 +139,22 @@ def write_page(
         script=Markup(script),
         policy=Markup(_policy(script, css, drawings)),
         drawings=drawings,
-        **context,
+        **_printable(context),
     )
     with atomic_write(path) as temporary:
-        # A lone surrogate, which JSON may contain, becomes `?`.
-        temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
+        temporary.write_text(text, encoding="utf-8", newline="")
     return path
+
+
+def _printable(value: Any) -> Any:
+    """What a page shows, in which each text is printable. Lines stay lines."""
+    if isinstance(value, str):
+        return printable(value, keep="\n\t")
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_printable, value))
+    return value
 
 
 def _source(name: str) -> str:
