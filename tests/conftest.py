@@ -21,19 +21,19 @@ STEPS = 2
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What held of which family of pipelines, as a table."""
-    held: dict[str, dict[str, str]] = {}
-    for outcome, said in (("passed", "yes"), ("failed", "NO"), ("error", "NO")):
+    """What is true of which family of pipelines, as a table."""
+    table: dict[str, dict[str, str]] = {}
+    for outcome, word in (("passed", "yes"), ("failed", "NO"), ("error", "NO")):
         for report in terminalreporter.stats.get(outcome, []):
-            _, found, case = report.nodeid.partition("test_it_holds_of_every_family[")
-            if found and report.when == "call":
+            _, of_families, case = report.nodeid.partition("test_it_is_true_of_every_family[")
+            if of_families and report.when == "call":
                 name, _, feature = case.removesuffix("]").rpartition("-")
-                held.setdefault(name, {})[feature] = said
-    features = list(dict.fromkeys(f for told in held.values() for f in told))
+                table.setdefault(name, {})[feature] = word
+    features = list(dict.fromkeys(feature for row in table.values() for feature in row))
     if not features:
         return
     terminalreporter.section("families")
-    rows = [["family", *features], *([n, *map(told.get, features)] for n, told in held.items())]
+    rows = [["family", *features], *([n, *map(row.get, features)] for n, row in table.items())]
     for row in rows:
         terminalreporter.line(" ".join(str(word).ljust(18) for word in row).rstrip())
 

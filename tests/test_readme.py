@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 import yaml
 
 from ablate.cli import main, units
+from ablate.edits import OPS
 from ablate.recipe.recipe import Recipe
 from ablate.sweep.binding import plan
 
@@ -24,16 +23,15 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("example", blocks("python"), ids=lambda e: e.splitlines()[0][:40])
-def test_python_examples_run(example: str, tmp_path: Path) -> None:
+def test_python_examples_run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     program = tmp_path / "example.py"
     program.write_text(example)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        capture_output=True, text=True, cwd=tmp_path, env=environment, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    known = set(OPS)
+    runpy.run_path(str(program), run_name="__main__")
+    for name in OPS.keys() - known:  # an op of the example
+        del OPS[name]
 
 
 @pytest.mark.parametrize("example", blocks("yaml"), ids=lambda e: e.splitlines()[0][:40])
