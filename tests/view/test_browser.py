@@ -130,7 +130,7 @@ def cell_of(run: Run, **axes: Any) -> Any:
 
 def test_the_sheet_shows_all_cells_and_names_the_baseline(sweep: Run, opened: Open) -> None:
     page = opened(sweep)
-    assert total(page) == "42 of 42 cells"
+    assert total(page) == "42 of 42 cells shown"
     assert page.inner_text("h1") == "a-run"
     assert "40 of 42 cells finished" in page.inner_text(".facts")
     captions = shown(page)
@@ -173,7 +173,7 @@ def test_cells_that_are_not_there_say_so(sweep: Run, opened: Open) -> None:
 def test_menus_filter_and_count(sweep: Run, opened: Open) -> None:
     page = opened(sweep)
     choose(page, "stage", "down")
-    assert total(page) == "18 of 42 cells"  # two modules, and the baselines
+    assert total(page) == "18 of 42 cells shown"  # two modules, and the baselines
     assert [c for c in shown(page)[2:] if not re.match(r"(conv1|to_q) ", c)] == []
     page.click("[data-facet='role']")
     counts = page.locator(".menu:popover-open label").all_inner_texts()
@@ -183,15 +183,15 @@ def test_menus_filter_and_count(sweep: Run, opened: Open) -> None:
     page.wait_for_selector(".menu input:focus")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")  # by keyboard: resnet
-    assert total(page) == "10 of 42 cells"
+    assert total(page) == "10 of 42 cells shown"
     page.keyboard.press("Escape")
     choose(page, "seed", "1")
-    assert total(page) == "5 of 42 cells"
+    assert total(page) == "5 of 42 cells shown"
     assert page.locator("[data-facet='seed'] .chosen").inner_text() == "1"
     page.click("text=Reset")
-    assert total(page) == "42 of 42 cells"
+    assert total(page) == "42 of 42 cells shown"
     choose(page, "kind", "GroupNorm")
-    assert total(page) == "10 of 42 cells"
+    assert total(page) == "10 of 42 cells shown"
 
 
 def test_menus_of_class_and_concept(sweep: Run, opened: Open) -> None:
@@ -209,13 +209,13 @@ def test_search_finds_modules_variants_and_prompts(sweep: Run, opened: Open) -> 
     page = opened(sweep)
     page.keyboard.press("/")
     page.keyboard.type("attn2 Down")
-    assert total(page) == "8 of 42 cells"
+    assert total(page) == "8 of 42 cells shown"
     page.fill(".search", "amount=0.25")
-    assert total(page) == "10 of 42 cells"
+    assert total(page) == "10 of 42 cells shown"
     page.fill(".search", "a cat")
-    assert total(page) == "42 of 42 cells"
+    assert total(page) == "42 of 42 cells shown"
     page.fill(".search", "nothing like this")
-    assert total(page) == "0 of 42 cells"
+    assert total(page) == "0 of 42 cells shown"
     assert page.is_visible("text=No cell passes these filters.")
 
 
@@ -255,7 +255,7 @@ def test_a_slider_shows_one_value_and_cells_change_in_place(sweep: Run, opened: 
     for value in AMOUNTS:
         page.keyboard.press("ArrowRight")
         assert slider.get_attribute("aria-valuetext") == str(value)
-        assert total(page) == "12 of 42 cells"
+        assert total(page) == "12 of 42 cells shown"
         captions = shown(page)[2:]
         assert {re.findall(r"amount (\S+)", c)[0] for c in captions} == {str(value)}
         places.append([(c.split()[0], re.findall(r"seed (\d)", c)[0]) for c in captions])
@@ -267,7 +267,7 @@ def test_a_slider_shows_one_value_and_cells_change_in_place(sweep: Run, opened: 
     assert tile(page, 5).locator("img").get_attribute("src") != old
     assert page.evaluate("window.kept === document.querySelector('.tile[data-index=\"5\"] img')")
     page.click(".slider .all")
-    assert total(page) == "42 of 42 cells"
+    assert total(page) == "42 of 42 cells shown"
 
 
 # ------------------------------------------------------------ a cell enlarged
@@ -423,9 +423,9 @@ def test_pictures_answer(sweep: Run, opened: Open) -> None:
     assert page.inner_text("dialog[open] h2").startswith("down_blocks.0.attentions.0.attn2.to_q")
     page.keyboard.press("Escape")
     page.click(".picture [data-module]")
-    assert total(page) == "10 of 42 cells"
+    assert total(page) == "10 of 42 cells shown"
     page.click(".chip")
-    assert total(page) == "42 of 42 cells"
+    assert total(page) == "42 of 42 cells shown"
 
 
 def test_effects_are_sorted_and_filtered(sweep: Run, opened: Open) -> None:
@@ -467,8 +467,9 @@ def test_prompts_stay_text_everywhere(tmp_path: Path, opened: Open) -> None:
     run = make_run(tmp_path / "run", axes, name=NASTY, about=NASTY, recipe=NASTY)
     report.save_report(run, {NASTY: DRAWING.format("")})
     page = opened(run)
-    flat = " ".join(NASTY.split())
-    assert NASTY.replace("\u2028", " ") in page.inner_text("h1").replace("\u2028", " ")
+    written = NASTY.replace("\u2028", "\\u2028")
+    flat = " ".join(written.split())
+    assert written in page.inner_text("h1")
     tile(page, 5).locator(".frame").hover()
     page.wait_for_selector(".card", state="visible")
     assert "<script>" in page.inner_text(".card")
@@ -476,7 +477,7 @@ def test_prompts_stay_text_everywhere(tmp_path: Path, opened: Open) -> None:
     assert "<script>alert(1)</script>" in page.inner_text(".menu:popover-open")
     page.keyboard.press("Escape")
     page.fill(".search", "onerror=alert")
-    assert total(page) == "6 of 12 cells"
+    assert total(page) == "6 of 12 cells shown"
     tile(page, 1).locator(".frame").click()
     assert flat in " ".join(page.inner_text("dialog[open]").split())
     page.keyboard.press("Escape")
@@ -489,7 +490,7 @@ def test_runs_of_older_versions_open(tmp_path: Path, opened: Open) -> None:
     run = make_run(tmp_path / "run", {"module": PATHS}, new=False)
     report.save_report(run)
     page = opened(run)
-    assert total(page) == "6 of 6 cells"
+    assert total(page) == "6 of 6 cells shown"
     assert page.locator("[role=tab]").all_inner_texts() == ["Cells", "Settings & recipe"]
     assert page.locator(".opener .label").all_inner_texts() == ["module"]
     orders = page.locator("select[aria-label=Order] option").all_inner_texts()
@@ -510,7 +511,7 @@ def test_thousands_of_cells_stay_fluid(
     run = make_run(tmp_path / "run", axes, catalog=modules)
     report.save_report(run)
     page = opened(run, viewport={"width": 1280, "height": 800})
-    assert total(page) == "2,001 of 2,001 cells"
+    assert total(page) == "2,001 of 2,001 cells shown"
     load = page.evaluate("performance.getEntriesByType('navigation')[0].domComplete")
     images = page.evaluate("performance.getEntriesByType('resource').length")
     assert images < 200  # those in view and around

@@ -126,7 +126,7 @@ class Toolbar {
       this.module.setAttribute("aria-label", `Show cells of all modules, not only ${module.path}`);
       this.module.title = module.path;
     }
-    this.total.textContent = `${count(different(shown))} of ${count(sweep.planned)} cells`;
+    this.total.textContent = `${count(different(shown))} of ${count(sweep.planned)} cells shown`;
     this.reset.disabled = !filters.active;
   }
 }
