@@ -214,6 +214,8 @@ def run(
     reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
     is_main = Processes(pipeline.device.type).is_main
     with store.working() if is_main else nullcontext():
+        if is_main:  # again: another may have begun while the model was loaded
+            store.claim(recipe.name)
         with _bar() if on_progress is None else nullcontext(on_progress) as report:
             summary = execute(
                 planned,
@@ -314,7 +316,7 @@ def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -
 
 
 def _repair(store: Run, before: Verification, device: str | None, allow_code: bool) -> None:
-    if before.cells or before.files.keys() & {"run.json", "recipe.yaml"}:
+    if before.cells or before.files.keys() & {"run.json", "recipe.yaml", "files.json"}:
         manifest = {} if "run.json" in before.files else store.manifest()
         planned = plan(store.folder / "recipe.yaml", allow_code=allow_code)
         recipe = planned.recipe

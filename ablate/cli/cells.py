@@ -16,7 +16,9 @@ from ablate.cli.process import FAILED, WRONG
 from ablate.edits import load_code
 from ablate.engine import ALIKE, Recorded, export_variant, replay_cell
 from ablate.messages import counted, shown
-from ablate.store import Run
+from ablate.store import Run, atomic_write, check_folder
+
+FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,13 +71,18 @@ def replay_command(
     with --model, or with --yes.
     """
     quiet_libraries()
+    if out is not None:
+        if out.suffix.lower() not in FORMATS:
+            raise Exit(f"--out: {out.name} is no image; it ends in {', '.join(FORMATS)}", WRONG)
+        check_folder(out.parent)
     if file is not None:
         load_code(file)
     replay = replay_cell(
         png, device=device, model=model, before=lambda recorded: _confirmed(recorded, yes)
     )
     if out is not None:
-        replay.image.save(out)
+        with atomic_write(out) as temporary:
+            replay.image.save(temporary, FORMATS[out.suffix.lower()])
     if not replay.same_model:
         echo("its model has changed since this cell was computed")
     elif not replay.same_key:

@@ -15,7 +15,7 @@ from ablate.cli.options import key_values, stored_run
 from ablate.cli.output import echo
 from ablate.cli.process import WRONG
 from ablate.drift import compare_runs
-from ablate.store import check_asked, parameters_text, read_record
+from ablate.store import check_asked, check_folder, parameters_text, read_record
 from ablate.view import (
     draw_curves,
     draw_map,
@@ -143,6 +143,8 @@ def _as_yaml(value: Any) -> str:
 def compare_command(run: Path, other: Path, out: Path | None, top: int | None, sort: str) -> None:
     """Compare the cells that two runs share: are they the same, and where not?"""
     comparison = compare_runs(stored_run(run), stored_run(other))
-    paths = save_comparison(comparison, out or comparison.folder, top, sort)
+    folder = out or comparison.folder
+    check_folder(folder)
+    paths = save_comparison(comparison, folder, top, sort)
     for line in (*comparison.sentences(), *map(str, paths)):
         echo(line)

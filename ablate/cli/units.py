@@ -312,6 +312,7 @@ def visualize_command(
                 raise Exit(f"--{name}: only latents and prompt embeddings {what}", WRONG)
     elif options["start"] is not None:
         raise Exit("--start: only images are dreamed on", WRONG)
+    store.check_folder(out)
     studied = (out / "study.json").exists() and bool(units.read_manifest(out))
     with _progress() as progress:
         paths = _visualize(objectives, kind, out, numbers, progress, **options)

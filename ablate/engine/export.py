@@ -30,7 +30,14 @@ from ablate.engine.replay import Recorded
 from ablate.messages import RequestError, counted, did_you_mean
 from ablate.models import folder_of
 from ablate.sampling import Pipeline
-from ablate.store import Run, StoredCell, atomic_write, read_record, sweep_temporaries
+from ablate.store import (
+    Run,
+    StoredCell,
+    atomic_write,
+    check_folder,
+    read_record,
+    sweep_temporaries,
+)
 
 ABOUT = "ablate.json"  # in an exported folder: what it is, and which files the export wrote
 NAMED = 5  # modules or variants that a sentence names before it says that there are more
@@ -267,7 +274,10 @@ def safe_name(variant: str) -> str:
 def _check_target(target: Path, about: Mapping[str, Any]) -> bool:
     """Whether `target` is an earlier export of the same. Raises `ExportError` if it is not free."""
     is_file = target.suffix == ".safetensors" and not target.is_dir()
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not target.exists():
+        check_folder(target.parent if is_file else target)
+        return False
+    if target.is_dir() and not any(target.iterdir()):
         return False
     earlier = _read_file(target) if is_file else _read_folder(target)
     other = "choose another with --out"

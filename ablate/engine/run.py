@@ -192,7 +192,7 @@ def _prepare(
         describe_run(plan, pipeline, store, cells)
     elif fresh:
         raise StoreError(f"{store.folder}: another process is at work there; wait for it")
-    store.share({cell.key for cell in cells})
+    store.share(plan.recipe.name, {cell.key for cell in cells})
 
 
 def _compute_and_write(

@@ -54,3 +54,4 @@ from .visualizations import (
     write_visualization as write_visualization,
     write_visualization_table as write_visualization_table,
 )
+from .work import check_folder as check_folder

@@ -27,10 +27,10 @@ def problems_of(paths: Iterable[Path]) -> dict[Path, str]:
     """What is wrong with cells, by their files, which are named by their keys; whole ones are not
     listed. A file is read once in a process, and again only after it has changed.
     """
-    listed = list(paths)
+    files = list(paths)
     with ThreadPoolExecutor(THREADS) as pool:
-        problems = pool.map(problem_of, listed)
-        return {path: p for path, p in zip(listed, problems, strict=True) if p is not None}
+        problems = zip(files, pool.map(problem_of, files), strict=True)
+        return {path: problem for path, problem in problems if problem is not None}
 
 
 def listed(problems: Mapping[str, str]) -> str:
@@ -101,11 +101,5 @@ def _record_problem(
     given, actual = record["digest"], digest_of(pixels, latents)
     if not isinstance(given, Mapping):
         return "a digest that is no mapping"
-    return next(
-        (
-            f"other {what} than its record says"
-            for what in actual
-            if given.get(what) != actual[what]
-        ),
-        None,
-    )
+    others = (what for what, digest in actual.items() if given.get(what) != digest)
+    return next((f"other {what} than its record says" for what in others), None)

@@ -1,4 +1,4 @@
-"""Files and folders written atomically, and tables as CSV."""
+"""Files and folders written atomically, the digests of a run's files, and tables as CSV."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ except ImportError:  # Windows has none
 HOST = re.sub(r"[^\w]", "", socket.gethostname(), flags=re.ASCII)[:30] or "host"
 # Those of older versions name no host.
 TEMPORARY = re.compile(r"\..+\.(?:(?P<host>\w+)-)?(?P<process>\d{1,9})\.tmp", re.ASCII)
-LONG = 86_400  # seconds after which a temporary of another host is taken to be abandoned
+ABANDONED = 86_400  # seconds after which a temporary of another host is taken to be no one's
+LEDGER = "files.json"  # of a run: a digest of each file beside its cells
+LONGEST = 255  # bytes of a file's name
 
 
 class StoreError(RequestError):
     """A run folder or a file in it that cannot be read or used; the message says why."""
-
-
-LEDGER = "files.json"  # of a run: a digest of each file beside its cells
 
 
 @contextmanager
@@ -97,9 +96,11 @@ def read_ledger(folder: Path) -> dict[str, list[str]]:
         known = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    known = known if isinstance(known, dict) else {}
-    listed = {name: ds if isinstance(ds, list) else [ds] for name, ds in known.items()}
-    return {name: ds for name, ds in listed.items() if Path(name).name == name}
+    return {
+        name: [digest for digest in (ds if isinstance(ds, list) else [ds]) if type(digest) is str]
+        for name, ds in (known.items() if isinstance(known, dict) else ())
+        if Path(name).name == name and len(name.encode(errors="replace")) <= LONGEST
+    }
 
 
 @contextmanager
@@ -167,7 +168,7 @@ def _is_abandoned(path: Path) -> bool:
     if match is None:
         return False
     if match["host"] not in (None, HOST):
-        return time.time() - written > LONG
+        return time.time() - written > ABANDONED
     try:
         # A later process may have got the number.
         return bool(psutil.Process(int(match["process"])).create_time() > written + 2)
@@ -181,7 +182,7 @@ def remove(path: Path) -> None:
     """Remove a file or a folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
+    elif os.path.lexists(path):  # a read-only file system refuses to remove even what is not there
         path.unlink(missing_ok=True)
 
 

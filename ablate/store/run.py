@@ -32,7 +32,7 @@ from ablate.store.images import open_image
 from ablate.store.manifest import FORMAT, read_manifest
 from ablate.store.notebook import run_html
 from ablate.store.png import read_record, write_png
-from ablate.store.work import Work, at_work, check_folder, own_cells
+from ablate.store.work import Work, at_work, check_run_folder, own_cells
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Run:
 
     def claim(self, name: str) -> None:
         """Raise `StoreError` unless the run of a recipe of this name can be written here."""
-        check_folder(self.folder)
+        check_run_folder(self.folder)
         try:
             other = self.manifest().get("name", name)
         except StoreError:
@@ -246,11 +246,15 @@ class Run:
         """Whether no other process is known to be at work in the folder."""
         return self._work is None or self._work.alone
 
-    def share(self, keys: Collection[str]) -> None:
-        """Let others work on the same cells. Raises `StoreError` if one is at work on others."""
+    def share(self, name: str, keys: Collection[str]) -> None:
+        """Let others work on the same cells of a recipe of this name.
+
+        Raises `StoreError` if one is at work on another recipe.
+        """
         if self._work is None:
             return
         self._work.share()
+        self.claim(name)
         if self._planned() != set(keys):
             raise StoreError(
                 f"{self.folder}: another process is at work there on another recipe; wait for it,"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from ablate.store.images import open_image
 from ablate.store.run import Run
 
 DRIFT = "drift.csv"
-DESCRIPTIONS = ("recipe.yaml", "run.json")
+MANIFEST = "run.json"
+DESCRIPTIONS = ("recipe.yaml", MANIFEST, LEDGER)
 TABLES = (DRIFT, "effects.csv", "drift.json", "embeddings.npz")
-NEEDED = (*DESCRIPTIONS, *TABLES[:3], "report.html")  # files of each run that was measured
+# Files of each run that was measured; one of an older version has no ledger.
+NEEDED = (*DESCRIPTIONS[:2], *TABLES[:3], "report.html")
 PICTURES = (".png", ".webp", ".gif")
 
 
@@ -56,21 +58,20 @@ def verify_run(run: Run) -> Verification:
     """
     if not any((run.folder / name).exists() for name in (*DESCRIPTIONS, "cells")):
         raise StoreError(f"{run.folder} is not a run: it has no run.json")
-    files = dict(_file_problems(run))
+    names = _names(run)
+    files = dict(_file_problems(run, names))
     there, damaged = run.keys(), run.damaged()
     planned: set[str] = set()
-    if "run.json" not in files:
+    if MANIFEST not in files:
         planned = {cell.key for cell in (*run.cells(), *run.floor())}
     if DRIFT not in files and planned:
         known = {Path(row[0]).stem for row in read_table(run.folder / DRIFT)[1] if row}
         damaged |= dict.fromkeys(sorted(known & planned - there), "no file")
         if known != {cell.key for cell in run.cells()} & (there | known):
             files[DRIFT] = "out of date: it is of other cells"
-    counts = {
-        "cells": (len(there | damaged.keys()), len((there | damaged.keys()) - damaged.keys()))
-    }
+    counts = {"cells": (len(there | damaged.keys()), len(there - damaged.keys()))}
     kinds: dict[str, list[bool]] = {"tables": [], "pages": [], "descriptions": []}
-    for name in _names(run):
+    for name in names:
         kind = "descriptions" if name in DESCRIPTIONS else "tables" if name in TABLES else "pages"
         kinds[kind].append(name not in files)
     counts |= {kind: (len(whole), sum(whole)) for kind, whole in kinds.items()}
@@ -81,11 +82,12 @@ def _names(run: Run) -> list[str]:
     """Files beside the cells that are there, or that were recorded, or that each run has."""
     suffixes = (".csv", ".json", ".npz", ".yaml", ".html", ".svg", ".mp4", *PICTURES)
     there = {path.name for path in run.folder.glob("[!.]*") if path.suffix in suffixes}
-    return sorted((there | read_ledger(run.folder).keys() | {*NEEDED}) - {LEDGER})
+    return sorted(there | read_ledger(run.folder).keys() | {*NEEDED})
 
 
-def _file_problems(run: Run) -> Iterator[tuple[str, str]]:
-    for name in _names(run):
+def _file_problems(run: Run, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with files, by name."""
+    for name in names:
         path = run.folder / name
         if not path.is_file():
             yield name, "no regular file" if path.exists() else "missing"
@@ -107,12 +109,13 @@ def _structure(run: Run, path: Path) -> str | None:
     try:
         if path.stat().st_size == 0:
             return "empty"
-        if path.name == "run.json":
+        if path.name == MANIFEST:
             run.manifest()
         elif path.suffix == ".csv":
             read_table(path)
         elif path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+                return "no mapping"
         elif path.suffix == ".npz":
             read_arrays(path)
         elif path.suffix in PICTURES:
@@ -120,6 +123,6 @@ def _structure(run: Run, path: Path) -> str | None:
                 image.load()
         elif path.suffix == ".html" and not path.read_bytes().rstrip().endswith(b"</html>"):
             return "truncated"
-    except (StoreError, ValueError, RecursionError) as error:
+    except (OSError, StoreError, ValueError, RecursionError) as error:
         return str(error).removeprefix(str(path)).lstrip(": ")
     return None

@@ -54,7 +54,7 @@ def at_work(folder: Path) -> Iterator[Work]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `StoreError` unless a run can be written to a folder without harm to other files."""
+    """Raise `StoreError` unless files can be written to a folder, which may not exist yet."""
     nearest = folder.absolute()
     while True:
         try:
@@ -67,13 +67,18 @@ def check_folder(folder: Path) -> None:
         except OSError as error:  # such as a name that is too long
             raise StoreError(f"{folder} cannot be a folder: {error.strerror}") from error
     if not stat.S_ISDIR(mode):
-        raise StoreError(f"{nearest} is a file; a run needs a folder, `--out` names it")
+        raise StoreError(f"{nearest} is a file; `--out` names a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise StoreError(f"{nearest} cannot be written to; `--out` names another folder")
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise `StoreError` unless a run can be written to a folder without harm to other files."""
+    check_folder(folder)
     cells = folder / "cells"
     if cells.is_symlink():
         raise StoreError(f"{cells} is a link; the cells of a run are inside its folder")
-    if nearest != folder.absolute() or (folder / "run.json").exists():
+    if not folder.exists() or (folder / "run.json").exists():
         return
     others = sorted(p.name for p in folder.iterdir() if p.name[0] != "." and p.name not in FIRST)
     if others and not any(own_cells(folder)):

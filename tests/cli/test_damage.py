@@ -137,6 +137,7 @@ def test_verify_says_what_is_whole_and_repairs_it(whole: Path, damaged: Path) ->
 
 FILES = ("drift.csv", "effects.csv", "drift.json", "sheet.png", "report.html", "run.json")
 CONTENTS = (b"", b'{"format": 99}', None)
+LEDGERS = (b"", b"[]", b'{"run.json": 5}')
 OFTEN_DAMAGED = (("run.json", b""), ("effects.csv", b'{"format": 99}'), ("report.html", None))
 
 
@@ -144,7 +145,7 @@ OFTEN_DAMAGED = (("run.json", b""), ("effects.csv", b'{"format": 99}'), ("report
     ("name", "content"),
     [
         pytest.param(*case, marks=() if case in OFTEN_DAMAGED else pytest.mark.slow)
-        for case in itertools.product(FILES, CONTENTS)
+        for case in (*itertools.product(FILES, CONTENTS), *(("files.json", c) for c in LEDGERS))
     ],
 )
 def test_verify_repairs_files_beside_the_cells(

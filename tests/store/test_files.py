@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,20 @@ def test_a_file_is_written_atomically(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "one"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_is_read_only_is_named_by_the_file_and_not_by_its_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    path = write_table(tmp_path / "a.csv", ["a"], [])
+    for method in ("open", "unlink", "replace"):  # of a read-only mount, for root too
+        monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(OSError, match="Read-only file system") as error:
+        write_table(path, ["b"], [])
+    assert error.value.filename == str(path)
 
 
 class Killed(BaseException):

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fabricated import DESCRIBED
+from fabricated import DESCRIBED, NAME
 
 from ablate.cli.main import main
+from ablate.sampling import Pipeline
 from ablate.store.files import HOST, StoreError
 from ablate.store.run import Run
 
@@ -59,7 +61,7 @@ def long(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (file, "is a file; a run needs a folder"),
+        (file, "is a file; `--out` names a folder"),
         (lambda out: out.symlink_to("nowhere"), "is a link to what does not exist"),
         (lambda out: (out.mkdir(), file(out / "holiday.jpg")), "has files that no run wrote"),
         (lambda out: (out.mkdir(), (out / "cells").symlink_to("/")), "cells is a link"),
@@ -79,6 +81,30 @@ def test_an_output_that_is_no_folder_of_a_run_is_refused(
 
 def test_a_name_that_is_too_long_is_refused(recipe: Path, tmp_path: Path) -> None:
     assert "File name too long" in refused(ablate("run", recipe, "--out", tmp_path / ("x" * 300)))
+
+
+def test_outputs_of_other_commands_are_refused_before_anything_is_computed(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, link, mine = tmp_path / "run", tmp_path / "link", tmp_path / "mine"
+    assert ablate("run", recipe, "--out", run).exit_code == 0
+    cell = next(run.glob("cells/*.png"))
+    link.symlink_to(link)
+    file(mine)
+    monkeypatch.setattr("ablate.sampling.Pipeline.load", None)
+    monkeypatch.setattr("ablate.drift.Reader.of", None)
+    for command in (
+        ("compare", run, run),
+        ("export", run, "factor=0.5", "--yes"),
+        ("units", "visualize", "visual_projection#3"),
+    ):
+        assert "is a file; `--out`" in refused(ablate(*command, "--out", mine / "below"))
+        assert "levels of symbolic links" in refused(ablate(*command, "--out", link))
+    assert "no image; it ends in .png" in refused(ablate("replay", cell, "--yes", "--out", mine))
+    assert "is a file; `--out`" in refused(
+        ablate("replay", cell, "--yes", "--out", mine / "below.png")
+    )
+    assert mine.read_text() == "mine"
 
 
 def test_another_recipe_is_refused_and_other_files_survive_fresh(
@@ -122,12 +148,14 @@ def test_processes_share_a_folder_for_the_same_cells_alone(tmp_path: Path) -> No
     with first.working():
         assert first.alone
         first.write_manifest({**DESCRIBED, "axes": [], "cells": [planned]})
-        first.share({"a"})
+        first.share(NAME, {"a"})
         with second.working(), third.working():
             assert not second.alone
-            second.share({"a"})
+            second.share(NAME, {"a"})
             with pytest.raises(StoreError, match="another process is at work there"):
-                third.share({"b"})
+                third.share(NAME, {"b"})
+            with pytest.raises(StoreError, match="and this recipe is `other`"):
+                third.share("other", {"a"})
     with third.working():
         assert third.alone
 
@@ -159,6 +187,22 @@ def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_later(
     assert list(out.rglob("*.tmp")) == []
     assert ablate("run", recipe, "--out", out).exit_code == 0
     assert len(Run(out).finished()) == 3
+
+
+def test_a_recipe_that_another_preceded_while_its_model_was_loaded_is_refused(
+    recipe: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other, load = tmp_path / "out", tmp_path / "other.yaml", Pipeline.load
+    other.write_text(RECIPE.format(name="other", model=tiny_folder))
+
+    def slow(*arguments: Any, **options: Any) -> Pipeline:
+        monkeypatch.undo()
+        assert ablate("run", other, "--out", out).exit_code == 0
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(Pipeline, "load", slow)
+    assert "has the run of `other`" in refused(ablate("run", recipe, "--out", out))
+    assert ablate("verify", out).exit_code == 0
 
 
 @pytest.mark.slow

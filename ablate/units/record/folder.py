@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablate.store import Run, remove, study_pictures
+from ablate.store import Run, check_folder, remove, study_pictures
 from ablate.units.record.setup import StudyError
 
 FORMAT = 1
@@ -57,10 +57,10 @@ def prepare_folder(folder: Path, manifest: Mapping[str, Any], fresh: bool) -> No
 
     Raises:
         StudyError: The folder has another study or something else in it.
+        StoreError: It cannot be written to.
     """
     manifest = json.loads(json.dumps({"format": FORMAT, **manifest}, default=str))
-    if folder.exists() and not folder.is_dir():
-        raise StudyError(f"{folder} is a file; `--out` names a folder")
+    check_folder(folder)
     if (folder / "run.json").exists():
         raise StudyError(f"{folder} is the run of a recipe; `--out` names another folder")
     if (folder / MANIFEST).exists():
