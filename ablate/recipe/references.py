@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +13,7 @@ from ablate.recipe.axes import AxisSpec
 from ablate.recipe.conditions import CONDITION_AXES, Asked
 from ablate.recipe.document import KeyPath, replaced, written
 from ablate.recipe.edits import EditSpec
-from ablate.recipe.strict import ENOUGH, INVALID, NOTHING, Strict, mistakes_of
+from ablate.recipe.strict import INVALID, NOTHING, Strict, mistakes_of
 from ablate.recipe.types import Literally, Ref, is_ref
 
 if TYPE_CHECKING:
@@ -110,17 +109,19 @@ class _References:
         inner = path[4:]
         around = _at(self.data, path[:4]) if inner else None
         items = [replaced(around, inner, _literal(v)) for v in self.axes[name].numbers]
-        try:
-            values: Any = list[_type_of(field)]  # type: ignore[misc]
-            TypeAdapter(values).validate_python(items)
-        except ValidationError as error:
-            for mistake in islice(mistakes_of(error), ENOUGH):
-                number, *place = (part for part in mistake.place if str(part)[:1] != "<")
-                value = self.recipe.value_path(name, int(number))
-                if tuple(place[: len(inner)]) == inner and value not in self.wrong:
-                    self.wrong.add(value)
-                    used = f"; it goes to {written(path)}" if path else ""
-                    yield value, f"{mistake.message}{used}"
+        values: Any = list[_type_of(field)]  # type: ignore[misc]
+        adapter: TypeAdapter[Any] = TypeAdapter(values)
+        for first in range(0, len(items), 1000):  # whoever has enough mistakes asks for no more
+            try:
+                adapter.validate_python(items[first : first + 1000])
+            except ValidationError as error:
+                for mistake in mistakes_of(error):
+                    number, *place = (part for part in mistake.place if str(part)[:1] != "<")
+                    value = self.recipe.value_path(name, first + int(number))
+                    if tuple(place[: len(inner)]) == inner and value not in self.wrong:
+                        self.wrong.add(value)
+                        used = f"; it goes to {written(path)}" if path else ""
+                        yield value, f"{mistake.message}{used}"
 
     def of_axes(self) -> Mistakes:
         """References of axes to others: of seeds, and of prompts."""
