@@ -43,6 +43,12 @@ WRONG = [
         True,
     ),
     Wrong(
+        "blank word",
+        HEAD + 'vocabulary: [cat, " "]\n' + ZERO,
+        "r.yaml:3: vocabulary[1]: must not be blank",
+        True,
+    ),
+    Wrong(
         "text expected",
         HEAD + "prompts:\n  - a cat\n  - 1999\n" + ZERO,
         "r.yaml:5: prompts[1]: must be text, not `1999`; put it in quotes to make it text",
@@ -331,6 +337,10 @@ EDITS = [
     ("noise levels of three numbers", "zero", 'modules: "*", when: {t: [1, 0.5, 0]}',
      ".when.t: must be from which noise level, 1 for noise alone, to which, as in [1, 0.5], not"
      " a list of 3", True),
+    ("noise by the hundred", "mix_noise", 'modules: "*", amount: 150',
+     ".amount: must be at most 1, not `150`", True),
+    ("negative noise", "mix_noise", 'modules: "*", amount: -0.1',
+     ".amount: must be at least 0, not `-0.1`", True),
     ("empty window", "zero", 'modules: "*", when: {t: [0.5, 0.5]}',
      ".when.t: is empty: it begins and ends at 0.5", False),
     ("fraction that ends before it begins", "zero", 'modules: "*", when: {fraction: [0.5, 0.25]}',

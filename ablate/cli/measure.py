@@ -16,7 +16,7 @@ from ablate.cli.process import WRONG
 from ablate.cli.tables import print_table
 from ablate.drift import DISTANCES, Effect, read_cells, read_effects, read_notes
 from ablate.messages import did_you_mean
-from ablate.store import Run
+from ablate.store import Run, read_words
 from ablate.view import present_run
 
 
@@ -39,9 +39,9 @@ def drift_command(
     if metric not in DISTANCES:
         hint = did_you_mean(metric, DISTANCES) or f"; there are {', '.join(DISTANCES)}"
         raise Exit(f"--metric: there is no metric `{metric}`{hint}", WRONG)
-    words = vocabulary.read_text(encoding="utf-8").split("\n") if vocabulary else []
+    words = read_words(vocabulary) if vocabulary else None
     store = stored_run(run)
-    lab.measure(store, clip, [w.strip() for w in words if w.strip()] or None, device)
+    lab.measure(store, clip, words, device)
     page = present_run(store)
     _print_effects([e for e in read_effects(store) if e.metric == metric], metric, top)
     print_drift(store)

@@ -11,7 +11,7 @@ import click
 
 from ablate.cli.output import echo
 from ablate.messages import shown
-from ablate.recipe import MAX_CELLS, Document
+from ablate.recipe import MAX_CELLS, RecipeError, parse_value
 from ablate.store import Run
 
 
@@ -24,11 +24,10 @@ def key_values(
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise click.BadParameter(f"`{shown(item)}` is not key=value, as in sampling.width=256")
-        document = Document.parse(value)
-        if document.problems:
-            problem = document.problems[0].message.removeprefix("not valid YAML: ")
-            raise click.BadParameter(f"`{shown(value)}` is not valid YAML: {problem}")
-        values[key] = document.value
+        try:
+            values[key] = parse_value(value)
+        except RecipeError as error:
+            raise click.BadParameter(f"`{shown(item)}`: {error}") from error
     return values
 
 

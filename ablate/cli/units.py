@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import yaml
 from click.core import ParameterSource
 
 from ablate import drift, engine, network, sampling, store, units, view
@@ -26,7 +25,8 @@ from ablate.cli.output import echo
 from ablate.cli.process import GO_ON, INTERRUPTED, WRONG
 from ablate.cli.progress import ProgressPrinter
 from ablate.cli.tables import print_table
-from ablate.messages import counted
+from ablate.messages import counted, shown
+from ablate.recipe import RecipeError, parse_value
 
 if TYPE_CHECKING:
     from ablate.engine import Progress
@@ -133,9 +133,9 @@ def _selector(given: str | None) -> Any:
     if given is None or not given.startswith(("[", "{")):
         return given
     try:
-        return yaml.safe_load(given)
-    except yaml.YAMLError:
-        raise Exit(f"--select: `{given}` is not valid YAML", WRONG) from None
+        return parse_value(given)
+    except RecipeError as error:
+        raise Exit(f"--select: `{shown(given)}`: {error}", WRONG) from None
 
 
 def _present(folder: Path) -> None:
@@ -428,10 +428,12 @@ def atlas_command(
 def _edit(given: str) -> Any:
     """Parse an edit, as recipes write it."""
     try:
-        edit = yaml.safe_load(given)
-    except yaml.YAMLError:
+        edit = parse_value(given)
+    except RecipeError:
         edit = None
     if not isinstance(edit, dict) or not all(isinstance(v, dict) for v in edit.values()):
         example = "{zero: {modules: conv_in}}"
-        raise Exit(f"--edit: `{given}` is no edit; write it as in a recipe, `{example}`", WRONG)
+        raise Exit(
+            f"--edit: `{shown(given)}` is no edit; write it as in a recipe, `{example}`", WRONG
+        )
     return edit

@@ -31,6 +31,7 @@ from torch import Tensor
 from ablate.edits.ops import OPS
 from ablate.edits.registry import GIVEN, KINDS, Apply, NoiseSource, Op
 from ablate.messages import RequestError
+from ablate.store import StoreError, read_bytes
 
 PLACES = ("weights", "output")
 # Noise that exists in one place only.
@@ -55,9 +56,9 @@ def load_code(file: Path) -> tuple[str, ...]:
             is invalid. The registry is then as it was.
     """
     try:
-        source = file.read_bytes()
-    except OSError as error:
-        raise CodeError(file, f"cannot be read: {error.strerror}") from error
+        source = read_bytes(file)
+    except StoreError as error:
+        raise CodeError(file, str(error).removeprefix(f"{file} ")) from error
     digest = hashlib.blake2b(source, digest_size=16).hexdigest()
     loaded = tuple(name for name, op in OPS.items() if op.code == digest)
     if loaded:

@@ -46,7 +46,10 @@ def randomize(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
 
 
 # One stream with `randomize`: at amount 1 both are the same network.
-@op(strength="amount", neutral=0.0, draws="values", stream="randomize", linear=True, places=BOTH)
+@op(
+    strength="amount", neutral=0.0, draws="values", stream="randomize", linear=True, places=BOTH,
+    least=0.0, most=1.0,
+)  # fmt: skip
 def mix_noise(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """(1−a)·W + a·N, N as in `randomize`."""
     return torch.add(strength * noise, tensor, alpha=1 - strength)

@@ -6,6 +6,7 @@ from .document import (
     KeyPath as KeyPath,
     Problem as Problem,
     RecipeError as RecipeError,
+    parse_value as parse_value,
 )
 from .edits import (
     DrawnUnits as DrawnUnits,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,10 +112,11 @@ class Document:
             return
         path = _steps(self.data, re.sub(r"\[(\d+)\]", r".\1", key).split("."))
         if path is None:
-            self.problems.append(Problem("there is no such place in the recipe", f"--set {key}"))
+            where = f"--set {shown(key)}"
+            self.problems.append(Problem("there is no such place in the recipe", where))
             return
+        self._overridden.append(_new_part(self.data, path))
         self.data = replaced(self.data, path, value)
-        self._overridden.append(path)
 
     def written(self, changes: Mapping[str, Any]) -> str:
         """The text that says what the data are, with other values of some top-level keys."""
@@ -197,6 +198,14 @@ class Document:
                 node = node.value[part]
                 line = node.start_mark.line + 1
         return line
+
+
+def parse_value(text: str) -> Any:
+    """A value that is written as YAML, within the bounds of recipes. Raises `RecipeError`."""
+    document = Document.parse(text)
+    if document.problems:
+        raise RecipeError(document.problems)
+    return document.value
 
 
 class _TooLargeError(yaml.MarkedYAMLError):
@@ -312,8 +321,10 @@ def _large(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 # ---------------------------------------------------------------- places in plain data
 
 
-def _steps(data: Any, parts: Iterable[str]) -> KeyPath | None:
+def _steps(data: Any, parts: Sequence[str]) -> KeyPath | None:
     """The path that the parts of a dotted key name; None where there is no such place."""
+    if len(parts) > DEPTH or not all(0 < len(part) <= KEY for part in parts):
+        return None
     path: KeyPath = ()
     for part in parts:
         if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
@@ -322,6 +333,15 @@ def _steps(data: Any, parts: Iterable[str]) -> KeyPath | None:
             path, data = (*path, part), data.get(part, {})
         else:
             return None
+    return path
+
+
+def _new_part(data: Any, path: KeyPath) -> KeyPath:
+    """A path, up to the first part that the data lack."""
+    for i, part in enumerate(path):
+        if isinstance(data, dict) and part not in data:
+            return path[: i + 1]
+        data = data[part]
     return path
 
 

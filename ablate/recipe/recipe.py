@@ -43,7 +43,7 @@ from ablate.recipe.strict import (
     optional,
     validated,
 )
-from ablate.recipe.types import Into, ListOf, Number, Short, Text, Truth, Whole, is_text
+from ablate.recipe.types import Into, ListOf, Number, Short, Text, Truth, Whole, Word, is_text
 from ablate.sampling import Sampling as Settings
 
 VERSION = 1
@@ -154,7 +154,7 @@ class Recipe(Strict):
         "A file of further ops, beside the recipe; runs with `--allow-code`."
     )
     clip: Text | None = optional("The CLIP model that names concepts.")
-    vocabulary: Annotated[tuple[Text, ...], ListOf("words")] | None = optional(
+    vocabulary: Annotated[tuple[Word, ...], ListOf("words")] | None = optional(
         "The concepts that images are compared with."
     )
     prompts: Prompts = optional("What images show.", ("a cat in a party hat",))

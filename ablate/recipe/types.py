@@ -69,6 +69,19 @@ class _Below64Bits(Rule):
         return {**shape, "maximum": 2**64 - 1}
 
 
+class _Filled(Rule):
+    """A text that is not blank."""
+
+    def read(self, value: Any, inner: Inner) -> Any:
+        text = inner(value)
+        if text is not INVALID and not text.strip():
+            fail(Mistake("must not be blank"))
+        return text
+
+    def shape(self, shape: dict[str, Any]) -> dict[str, Any]:
+        return {**shape, "pattern": r"\S"}
+
+
 @dataclass(frozen=True, eq=False)
 class Json(Rule):
     """What the JSON Schema of a type says in addition."""
@@ -80,6 +93,7 @@ class Json(Rule):
 
 
 Text = Annotated[str, Field(strict=True), Rule()]
+Word = Annotated[str, Field(strict=True), _Filled()]
 Truth = Annotated[bool, Field(strict=True), Rule()]
 Whole = Annotated[int, Field(strict=True, ge=0), Rule()]
 Count = Annotated[int, Field(strict=True, ge=1), Rule()]

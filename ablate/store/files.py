@@ -30,10 +30,39 @@ TEMPORARY = re.compile(r"\..+\.(?:(?P<host>\w+)-)?(?P<process>\d{1,9})\.tmp", re
 ABANDONED = 86_400  # seconds after which a temporary of another host is taken to be no one's
 LEDGER = "files.json"  # of a run: a digest of each file beside its cells
 LONGEST = 255  # bytes of a file's name
+MAX_BYTES = 2_000_000  # of a file that is read at once: lists of words, files of ops
 
 
 class StoreError(RequestError):
     """A run folder or a file in it that cannot be read or used; the message says why."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file that the user names. Raises `StoreError`.
+
+    Only regular files are opened: a pipe may never end.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file() and not path.is_dir():
+            raise StoreError(f"{path} is no regular file")
+        if size > MAX_BYTES:
+            raise StoreError(f"{path} has {size:,} bytes; {MAX_BYTES:,} is the most")
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_words(path: Path) -> list[str]:
+    """The words in a file with one a line. Raises `StoreError`, also where there are none."""
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is no text in UTF-8") from error
+    words = [line.strip() for line in lines if line.strip()]
+    if not words:
+        raise StoreError(f"{path} has no words; write one a line")
+    return words
 
 
 @contextmanager

@@ -323,6 +323,11 @@ class BoundEdit:
             if when.by == "steps":
                 why = f"the first one named is {when.first:g}, counted from 0"
             message = f"is never open: sampling has {steps} steps, and {why}"
+        elif when.by == "steps" and when.last >= steps:
+            message = (
+                f"ends beyond the last step: sampling has {steps} steps, the last one is"
+                f" {steps - 1}, counted from 0, not {when.last:g}"
+            )
         if message is not None:
             given = self.spec.when
             of_axis = ("axes", given.axis, "windows") if isinstance(given, Ref) else None

@@ -274,10 +274,19 @@ def test_a_recipe_without_mistakes_is_planned(tmp_path: Path) -> None:
     ]
 
 
+def test_a_window_ends_by_the_last_step(tmp_path: Path) -> None:
+    text = "version: 1\nname: x\nedits:\n  - zero: {modules: conv_in, when: {steps: [5, 19]}}\n"
+    assert problems(text, tmp_path) == []
+    assert problems(text.replace("19", "90"), tmp_path) == [
+        "/r.yaml:4: edits[0].zero.when.steps: ends beyond the last step: sampling has 20 steps,"
+        " the last one is 19, counted from 0, not 90"
+    ]
+
+
 def test_what_cannot_be_made_at_some_values_is_told_once_a_place() -> None:
     axes = {"w": {"values": [1, 30, 40]}, "n": {"range": [0, 9], "step": 1}}
     edits = [
-        {"zero": {"modules": "*", "when": {"steps": ["$w", 50]}}},
+        {"zero": {"modules": "*", "when": {"steps": ["$w", "$w"]}}},
         {"zero": {"modules": "mid.*", "unit": {"heads": "$n"}}},
     ]
     with pytest.raises(RecipeError) as error:

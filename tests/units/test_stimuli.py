@@ -24,10 +24,11 @@ def test_concepts_are_the_lines_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a,b.txt").write_text("cat\n\ntoy, red\n", encoding="utf-8")
     assert parse_concepts(str(tmp_path / "a,b.txt")) == ("cat", "toy, red")
     for given, message in (
-        (tmp_path, "is a folder; a concept of this name needs a comma"),
-        (tmp_path / "missing", "there is no file"),
-        ("missing.txt", "there is no file missing.txt"),
-        (" ,", "there are none"),
+        (tmp_path, "cannot be read: Is a directory; a concept of this name needs"),
+        (tmp_path / "missing", "cannot be read: No such file"),
+        ("missing.txt", "missing.txt cannot be read: No such file"),
+        (" ,", "a concept is blank"),
+        ("cat,,dog", "a concept is blank in `cat,,dog`"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_concepts(str(given))

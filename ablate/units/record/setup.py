@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import yaml
-
 from ablate.drift import vocabulary_of
 from ablate.edits import BY, When
-from ablate.messages import RequestError, counted, did_you_mean
+from ablate.messages import RequestError, counted, did_you_mean, shown
 from ablate.network import Selector
-from ablate.recipe import Recipe, RecipeError
+from ablate.recipe import Recipe, RecipeError, parse_value
 from ablate.units.record.stimuli import Stimuli
 
 CLIP = "clip"  # the component that reads images
@@ -111,10 +109,11 @@ class Setup:
 def parse_window(given: str) -> When:
     """Parse a window of the sampling, as recipes write it. Raises `StudyError`."""
     try:
-        when = When.from_json(yaml.safe_load(given))
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError):
+        when = When.from_json(parse_value(given))
+    except (ValueError, TypeError, AttributeError):  # a `RecipeError`, too
         raise StudyError(
-            f"--when: `{given}` is no window; write one of {', '.join(BY)}, as in `{{t: [1, 0.5]}}`"
+            f"--when: `{shown(given)}` is no window; write one of {', '.join(BY)}, as in"
+            " `{t: [1, 0.5]}`"
         ) from None
     ends, wrong = (when.first, when.last), None
     if when.by == "steps" and any(type(end) is not int for end in ends):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ablate.messages import RequestError, takes_an
+from ablate.messages import RequestError, shown, takes_an
+from ablate.store import StoreError, read_words
 
 # Ordinary wordings, so that units which respond to a setting are not taken for units of a concept.
 TEMPLATES = ("a {}", "a picture of a {}", "a {} on a white background", "a {} at night")
@@ -51,6 +52,8 @@ class Stimuli:
             values: Sequence[object] = getattr(self, name)
             if not values:
                 raise StimuliError(f"there are no {name}")
+            if "" in [str(value).strip() for value in values]:
+                raise StimuliError(f"one of the {name} is blank")
             for value, count in Counter(values).items():
                 if count > 1:
                     raise StimuliError(f"`{value}` is twice among the {name}")
@@ -84,20 +87,21 @@ def parse_concepts(given: str) -> tuple[str, ...]:
     """Parse concepts: a list with commas, or the path of a file with one a line.
 
     Raises:
-        StimuliError: There are no concepts, or the file is missing or no text.
+        StimuliError: There are no concepts, one is blank, or the file is missing or no text.
     """
     words = given.split(",")
-    if _is(given, Path.is_file):
+    is_named = _is(given, Path.exists) or re.search(r"/|\\|\w\.\w+$", given)
+    if _is(given, Path.is_file) or (len(words) == 1 and is_named):
         try:
-            words = Path(given).read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError:
-            raise StimuliError(f"--concepts: {given} is no text in UTF-8") from None
-    elif len(words) == 1 and (_is(given, Path.is_dir) or re.search(r"/|\\|\w\.\w+$", given)):
-        what = f"{given} is a folder" if _is(given, Path.is_dir) else f"there is no file {given}"
-        raise StimuliError(f"--concepts: {what}; a concept of this name needs a comma behind it")
-    concepts = tuple(word.strip() for word in words if word.strip())
-    if not concepts:
-        raise StimuliError(f"--concepts: there are none in `{given}`")
+            return tuple(read_words(Path(given)))
+        except StoreError as error:
+            hint = "a concept of this name needs a comma behind it"
+            raise StimuliError(f"--concepts: {error}; {hint}") from error
+    concepts = tuple(word.strip() for word in words)
+    if len(concepts) > 1 and not concepts[-1]:
+        concepts = concepts[:-1]  # behind the last comma
+    if not all(concepts):
+        raise StimuliError(f"--concepts: a concept is blank in `{shown(given)}`")
     return concepts
 
 
