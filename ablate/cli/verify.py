@@ -39,7 +39,9 @@ def verify_command(run: Path, repair: bool, allow_code: bool, device: str | None
         echo(f"{counted(checked.missing, 'planned cell')} not computed yet: run it again")
     if not checked.is_whole:
         damaged = len(checked.cells) + len(checked.files)
-        mends = "" if repair else f"; `ablate verify {run} --repair` mends them"
+        mends = f"; `ablate verify {run} --repair` mends them"
+        if repair:
+            mends = "; what the run does not draw, the command that drew it draws again"
         if store.is_busy():
             mends = ", but a process is at work there: wait for it"
         raise Exit(f"{counted(damaged, 'file')} of {run} not whole{mends}", FAILED)

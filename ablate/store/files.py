@@ -128,8 +128,14 @@ def read_ledger(folder: Path) -> dict[str, list[str]]:
     return {
         name: [digest for digest in (ds if isinstance(ds, list) else [ds]) if type(digest) is str]
         for name, ds in (known.items() if isinstance(known, dict) else ())
-        if Path(name).name == name and len(name.encode(errors="replace")) <= LONGEST
+        if _is_name(name)
     }
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be the name of a file in a folder."""
+    size = len(text.encode(errors="replace"))
+    return 0 < size <= LONGEST and Path(text).name == text != ".."
 
 
 @contextmanager

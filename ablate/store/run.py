@@ -32,7 +32,7 @@ from ablate.store.images import open_image
 from ablate.store.manifest import FORMAT, read_manifest
 from ablate.store.notebook import run_html
 from ablate.store.png import read_record, write_png
-from ablate.store.work import Work, at_work, check_run_folder, own_cells
+from ablate.store.work import Work, at_work, check_run_folder, named_cells, own_cells
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,20 @@ class Run:
 
     def keys(self) -> set[str]:
         """Keys of all cells on disk, in the plan or not, whole or damaged."""
-        return {path.stem for path in (self.folder / "cells").glob("*.png")}
+        return {path.stem for path in named_cells(self.folder)}
 
     def damaged(self) -> dict[str, str]:
-        """What is wrong with cells on disk, by key; empty where all are whole."""
-        problems = problems_of(sorted((self.folder / "cells").glob("*.png")))
+        """What is wrong with cells of the plan that are on disk, by key; without a plan, with all
+        cells. Empty where all are whole."""
+        problems = self._problems()
+        try:
+            planned = self._planned()
+        except StoreError:
+            return problems
+        return {key: problem for key, problem in problems.items() if key in planned}
+
+    def _problems(self) -> dict[str, str]:
+        problems = problems_of(sorted(named_cells(self.folder)))
         return {path.stem: problem for path, problem in problems.items()}
 
     def damage_note(self) -> str | None:
@@ -145,7 +154,7 @@ class Run:
 
     def finished(self) -> set[str]:
         """Keys of all whole cells on disk, in the plan or not."""
-        return self.keys() - self.damaged().keys()
+        return self.keys() - self._problems().keys()
 
     def write_cells(
         self, cells: Iterable[tuple[str, Image.Image, Mapping[str, Any], np.ndarray | None]]

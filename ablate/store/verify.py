@@ -60,22 +60,22 @@ def verify_run(run: Run) -> Verification:
         raise StoreError(f"{run.folder} is not a run: it has no run.json")
     names = _names(run)
     files = dict(_file_problems(run, names))
-    there, damaged = run.keys(), run.damaged()
+    whole, damaged = run.finished(), run.damaged()
     planned: set[str] = set()
     if MANIFEST not in files:
         planned = {cell.key for cell in (*run.cells(), *run.floor())}
     if DRIFT not in files and planned:
         known = {Path(row[0]).stem for row in read_table(run.folder / DRIFT)[1] if row}
-        damaged |= dict.fromkeys(sorted(known & planned - there), "no file")
-        if known != {cell.key for cell in run.cells()} & (there | known):
+        damaged |= dict.fromkeys(sorted(known & planned - whole - damaged.keys()), "no file")
+        if known != {cell.key for cell in run.cells()} & (whole | damaged.keys() | known):
             files[DRIFT] = "out of date: it is of other cells"
-    counts = {"cells": (len(there | damaged.keys()), len(there - damaged.keys()))}
+    counts = {"cells": (len(whole) + len(damaged), len(whole))}
     kinds: dict[str, list[bool]] = {"tables": [], "pages": [], "descriptions": []}
     for name in names:
         kind = "descriptions" if name in DESCRIPTIONS else "tables" if name in TABLES else "pages"
         kinds[kind].append(name not in files)
-    counts |= {kind: (len(whole), sum(whole)) for kind, whole in kinds.items()}
-    return Verification(counts, damaged, files, len(planned - there - damaged.keys()))
+    counts |= {kind: (len(states), sum(states)) for kind, states in kinds.items()}
+    return Verification(counts, damaged, files, len(planned - whole - damaged.keys()))
 
 
 def _names(run: Run) -> list[str]:

@@ -88,9 +88,15 @@ def check_run_folder(folder: Path) -> None:
         )
 
 
+def named_cells(folder: Path) -> Iterator[Path]:
+    """What is named in a run's folder as its cells are, whatever it is."""
+    return (path for path in (folder / "cells").glob("*.png") if CELL.fullmatch(path.name))
+
+
 def own_cells(folder: Path) -> Iterator[Path]:
     """The files in a run's folder that are named as its cells are."""
-    cells = folder / "cells"
-    for path in () if cells.is_symlink() else cells.glob("*.png"):
-        if CELL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+    if (folder / "cells").is_symlink():
+        return
+    for path in named_cells(folder):
+        if path.is_file() and not path.is_symlink():
             yield path

@@ -5,11 +5,10 @@ Independent of runs: `draw_pages` takes blocks of tiles and the text around. Len
 
 from __future__ import annotations
 
+import itertools
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -345,7 +344,7 @@ def draw_pages(
     width = content + 2 * margin
     room = min(MAX_SIDE, MAX_PIXELS // width) - 2 * margin - header - foot
     tops = (max(m.top for m in shelf) for shelf in shelves)
-    rows = (zip_longest(*(m.rows for m in shelf), fillvalue=0) for shelf in shelves)
+    rows = (itertools.zip_longest(*(m.rows for m in shelf), fillvalue=0) for shelf in shelves)
     heights = [(top, list(map(max, row))) for top, row in zip(tops, rows, strict=True)]
     parts = _paginate(heights, room, space)
     if len(parts) > 1:  # as many pages, evenly filled
@@ -456,17 +455,18 @@ def nan_tile(width: int, height: int) -> Image.Image:
 
 
 def save_pages(pages: Iterable[Image.Image], folder: Path, name: str) -> list[Path]:
-    """Write pages as `name.png`, `name-2.png` ... and remove those of earlier calls that are left.
+    """Write pages as `name.png`, `name-2.png` ... and remove those of earlier calls that follow.
 
     Returns the paths of the pages. Each file is written atomically.
     """
+    files = (folder / (f"{name}-{number}.png" if number > 1 else f"{name}.png")
+             for number in itertools.count(1))  # fmt: skip
     paths: list[Path] = []
-    for page in pages:
-        path = folder / (f"{name}-{len(paths) + 1}.png" if paths else f"{name}.png")
+    for page, path in zip(pages, files, strict=False):
         with atomic_write(path) as temporary:
             page.save(temporary, format="PNG")
         paths.append(path)
-    for stale in folder.glob(f"{name}*.png"):
-        if re.fullmatch(rf"{name}(-\d+)?", stale.stem) and stale not in paths:
-            stale.unlink()
+    # No number is left out among pages, so that what follows a gap is no one's page.
+    for stale in itertools.takewhile(Path.is_file, files):
+        stale.unlink()
     return paths

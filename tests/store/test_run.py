@@ -44,14 +44,14 @@ def test_a_cell_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", failing)
         with pytest.raises(OSError, match="the disk is full"):
-            run.write_cells([("abc", image, RECORD, None)])
-    assert "abc" not in run.finished()
+            run.write_cells([("abc0" * 8, image, RECORD, None)])
+    assert "abc0" * 8 not in run.finished()
     assert list((tmp_path / "run" / "cells").glob("*.png")) == []
     run.sweep_temporaries()
     assert list((tmp_path / "run" / "cells").iterdir()) == []
-    run.write_cells([("abc", image, RECORD, None)])
-    path = run.path("abc")
-    assert run.finished() == {"abc"}
+    run.write_cells([("abc0" * 8, image, RECORD, None)])
+    path = run.path("abc0" * 8)
+    assert run.finished() == {"abc0" * 8}
     with Image.open(path) as stored:
         assert stored.text["parameters"].splitlines() == [  # type: ignore[attr-defined]
             "a cat",

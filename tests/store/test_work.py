@@ -121,6 +121,7 @@ def test_another_recipe_is_refused_and_other_files_survive_fresh(
     assert Run(out).finished() == cells
     for name in ("notes.txt", "cells/cat.png", f"cells/{'0' * 32}.png"):
         assert (out / name).read_text() == "mine"
+    assert ablate("verify", out).exit_code == 0
     other = tmp_path / "other.yaml"
     other.write_text(RECIPE.format(name="other", model=tiny_folder))
     message = refused(ablate("run", other, "--out", out))

@@ -401,7 +401,8 @@ def test_save_writes_whole_files_and_removes_stale_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, {"stage": [f"s{i}" for i in range(12)], "amount": [0.1, 0.2]})
-    (tmp_path / "sheet-mine.png").write_bytes(b"")
+    for mine in ("sheet-mine.png", "sheet-99.png"):
+        (tmp_path / mine).write_bytes(b"")
     with monkeypatch.context() as patch:
         patch.setattr(paper, "MAX_SIDE", 1000)
         paths = sheets.save_sheet(run)
@@ -414,6 +415,7 @@ def test_save_writes_whole_files_and_removes_stale_ones(
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [
         "files.json",
         "run.json",
+        "sheet-99.png",
         "sheet-mine.png",
         "sheet.png",
     ]
