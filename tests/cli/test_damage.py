@@ -137,7 +137,7 @@ def test_verify_says_what_is_whole_and_repairs_it(whole: Path, damaged: Path) ->
 
 FILES = ("drift.csv", "effects.csv", "drift.json", "sheet.png", "report.html", "run.json")
 CONTENTS = (b"", b'{"format": 99}', None)
-LEDGERS = (b"", b"[]", b'{"run.json": 5}')
+LEDGERS = (b"", b"[]", b"\xff")
 OFTEN_DAMAGED = (
     ("files.json", b""),
     ("run.json", b""),
