@@ -20,7 +20,7 @@ from torch import nn
 
 from ablate import bundled
 from ablate.messages import articled, counted
-from ablate.models.catalogs import denoiser_of
+from ablate.models.catalogs import class_of, denoiser_of, is_listed
 from ablate.models.errors import ModelError, cause
 from ablate.models.files import (
     RANDOM,
@@ -31,7 +31,7 @@ from ablate.models.files import (
     lora_file,
     read_config,
 )
-from ablate.models.folders import check_lora, check_model
+from ablate.models.folders import check_lora, check_model, only_variant
 from ablate.models.source import OFFLOADS, Lora, Source
 from ablate.network import AUTOENCODERS
 
@@ -143,17 +143,24 @@ def _from_file(source: Source, index: dict[str, Any], options: dict[str, Any]) -
 
 
 def network_of(source: Source, component: str) -> nn.Module:
-    """A component of a model that is one file, on the CPU. Raises `ModelError`."""
+    """A component of a model that is a folder or one file, on the CPU. Raises `ModelError`."""
     index = configuration(source, "model_index.json") or {}
-    if not isinstance(index.get(component), list) or not index[component][1]:
+    if not is_listed(index, component):
         raise ModelError(f"`{source.model}` has no component `{component}`")
+    what = f"`{component}` of `{source.model}`"
     try:
-        return _network(source, component, index, None)
+        if is_file(source.model):
+            return _network(source, component, index, None)
+        part = Path(source.model) / component
+        kind: Any = class_of(*index[component])
+        variant = source.variant or only_variant(part)
+        network: nn.Module = kind.from_pretrained(part, variant=variant, use_safetensors=True)
     except ModelError:
         raise
     except Exception as error:  # as above
-        message = f"`{component}` of `{source.model}` cannot be read: {cause(error)}"
-        raise ModelError(message) from error
+        raise ModelError(f"{what} cannot be read: {cause(error)}") from error
+    check_loaded(network, what)
+    return network
 
 
 def _network(

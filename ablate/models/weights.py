@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ablate.models.catalogs import shapes_of
 from ablate.models.errors import ModelError, cause
 from ablate.models.files import folder_of, is_file
 from ablate.models.folders import only_variant, weight_files
@@ -47,8 +49,9 @@ class Weights:
 def weights_of(model: str | Source, component: str) -> Weights:
     """The weights of a model's component, from safetensors alone. Raises `ModelError`.
 
-    Those of a model that is one file stay in memory: they have other names in the file. Where a
-    folder has weights of one variant alone, they are read.
+    Where tensors have other names in their files, as in one file and in older folders, the network
+    is loaded, and its tensors stay in memory. Where a folder has weights of one variant alone, they
+    are read.
     """
     source = as_source(model)
     label = f"`{component}` of `{source.model}`"
@@ -59,6 +62,9 @@ def weights_of(model: str | Source, component: str) -> Weights:
     files = weight_files(part, source.variant or only_variant(part))
     if not files:
         raise ModelError(f"{label} has no weights in safetensors")
+    there = replace(source, model=str(folder))
+    if not shapes_of(there, component).keys() <= files.keys():
+        return Weights(network_of(there, component).state_dict(), label)
     return Weights(files, label)
 
 

@@ -113,6 +113,23 @@ def test_two_sets_of_weights_are_blended_as_they_are_loaded(partner: Path) -> No
             assert torch.equal(weights[name], loaded[name])
 
 
+def test_tensors_of_older_names_are_blended_as_they_are_loaded(
+    partner: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    file = partner / "vae" / "diffusion_pytorch_model.safetensors"
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(file)
+    names = {name: name for name in tensors}
+    for new, old in older.items():
+        names = {name: stored.replace(f".{new}.", f".{old}.") for name, stored in names.items()}
+    assert sum(name != stored for name, stored in names.items()) == 16
+    save_file({stored: tensors[name] for name, stored in names.items()}, file, {"format": "pt"})
+    modules = "'*.to_q', component: vae"
+    assert check(tiny_folder, partner, tmp_path, modules)[0] == 0
+    weights = weights_of(str(partner), "vae")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in tensors.items())
+
+
 def test_a_hub_model_is_blended_from_the_cache(
     partner: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
