@@ -36,6 +36,7 @@ from ablate.store import (
     StoreError,
     read_arrays,
     read_table,
+    regular,
     write_arrays,
     write_table,
 )
@@ -321,7 +322,7 @@ def _summary(run: Run) -> dict[str, Any]:
     if not path.exists():
         return {}
     with explained(run, SUMMARY):
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(regular(path).read_text(encoding="utf-8"))
         if not isinstance(summary, dict) or not isinstance(summary.get("notes"), list):
             raise StoreError("it has no list of `notes`")
         return summary

@@ -14,6 +14,7 @@ from .files import (
     read_bytes as read_bytes,
     read_table as read_table,
     read_words as read_words,
+    regular as regular,
     remove as remove,
     sweep_temporaries as sweep_temporaries,
     write_table as write_table,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.store.files import StoreError, atomic_write
+from ablate.store.files import StoreError, atomic_write, regular
 
 DIGEST = "digest"  # the name of the digest among the arrays
 
@@ -30,7 +30,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         StoreError: It cannot be read, or has other arrays than were written.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+        with regular(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = dict(content)
     except FileNotFoundError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -37,15 +38,17 @@ class StoreError(RequestError):
     """A run folder or a file in it that cannot be read or used; the message says why."""
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file that the user names. Raises `StoreError`.
+def regular(path: Path) -> Path:
+    """The path of a file to open. Raises `OSError` for a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "No regular file", str(path))
+    return path
 
-    Only regular files are opened: a pipe may never end.
-    """
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file that the user names. Raises `StoreError`."""
     try:
-        size = path.stat().st_size
-        if not path.is_file() and not path.is_dir():
-            raise StoreError(f"{path} is no regular file")
+        size = regular(path).stat().st_size
         if size > MAX_BYTES:
             raise StoreError(f"{path} has {size:,} bytes; {MAX_BYTES:,} is the most")
         return path.read_bytes()
@@ -122,7 +125,7 @@ def read_ledger(folder: Path) -> dict[str, list[str]]:
     """Digests of the files of a run by their names: one each, or several of a file that was being
     replaced when its process ended. Empty where none can be read."""
     try:
-        known = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
+        known = json.loads(regular(folder / LEDGER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return {
@@ -246,7 +249,7 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
         StoreError: It is no table, or a row has more or fewer values than the header.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with regular(path).open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header, rows = next(reader, []), []
             for row in filter(None, reader):

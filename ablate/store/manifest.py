@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablate.store.files import StoreError
+from ablate.store.files import StoreError, regular
 
 FORMAT = 1  # of the run folder; raised when an older reader would misread it
 WRITES = "`ablate run {0}/recipe.yaml --out {0}` writes it again"
@@ -39,7 +39,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the `run.json` of a folder. Raises `StoreError` if there is none or it is damaged."""
     path, again = folder / "run.json", WRITES.format(folder)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(regular(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{folder} is not a run: it has no run.json") from None
     except (OSError, ValueError, RecursionError) as error:

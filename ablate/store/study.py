@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ablate.messages import counted
-from ablate.store.files import StoreError
+from ablate.store.files import StoreError, regular
 from ablate.store.images import open_image
 
 Item = TypeVar("Item")
@@ -89,7 +89,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None where there is no file. Raises `StoreError` for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(regular(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

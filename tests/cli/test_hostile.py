@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from reported import make_run
 
 from ablate.cli.main import main
 
@@ -78,6 +79,19 @@ def test_a_file_of_another_kind_is_refused(
 ) -> None:
     named = [a.replace("ODD", str(odd)).replace("RECIPE", str(recipe)) for a in command]
     assert odd.name in refused(*named)
+
+
+@pytest.mark.parametrize("name", ["run.json", "files.json", "drift.csv", "drift.json"])
+def test_a_pipe_in_the_folder_of_a_run_is_never_waited_for(name: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"module": ["a", "b"]})
+    (run.folder / name).unlink(missing_ok=True)
+    os.mkfifo(run.folder / name)
+    for command in ("sheet", "report"):
+        began = time.perf_counter()
+        done = CliRunner().invoke(main, [command, str(run.folder)])
+        assert time.perf_counter() - began < 5
+        assert done.exit_code in (0, 2), done.output
+        assert done.exit_code == 0 or f"{name}: " in done.output or f"{name} cannot" in done.output
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.store import Run, key_of
+from ablate.store import Run, key_of, regular
 from ablate.units.atlas.bins import (
     LEAST,
     LOST,
@@ -135,7 +135,7 @@ def read_atlas(folder: Path) -> Atlas:
     """
     path = folder / FILE
     try:
-        atlas: Atlas = json.loads(path.read_text(encoding="utf-8"))
+        atlas: Atlas = json.loads(regular(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StudyError(f"there is no atlas in {folder}; `ablate units atlas` makes one") from None
     except (ValueError, RecursionError) as error:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ablate.edits import Variant
 from ablate.messages import did_you_mean
 from ablate.network import SelectorError
-from ablate.store import Run, key_of, remove
+from ablate.store import Run, key_of, regular, remove
 from ablate.sweep import Plan
 from ablate.units.record.layers import Grid, middle_of
 from ablate.units.record.recording import grids_of, render_missing, stream
@@ -85,7 +85,7 @@ class Vectors:
 
     def _load(self) -> None:
         """Read `vectors.json`, and cut off what a killed process wrote of its last batch."""
-        known = json.loads((self.folder / "vectors.json").read_text(encoding="utf-8"))
+        known = json.loads(regular(self.folder / "vectors.json").read_text("utf-8"))
         if known["format"] != FORMAT or known["about"] != self.about:
             raise ValueError
         self.done, self.count, self.units, self.rows = (int(known[name]) for name in COUNTS)

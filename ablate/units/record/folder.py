@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablate.store import Run, check_folder, remove, study_pictures
+from ablate.store import Run, check_folder, regular, remove, study_pictures
 from ablate.units.record.setup import StudyError
 
 FORMAT = 1
@@ -30,7 +30,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read `study.json` of a folder. Raises `StudyError` where there is none or it is broken."""
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(regular(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StudyError(f"{folder} is no study of units: it has no {MANIFEST}") from None
     except (ValueError, RecursionError) as error:
@@ -95,7 +95,7 @@ def _forget(folder: Path) -> None:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(regular(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         manifest = {"format": FORMAT}
     if not isinstance(manifest, dict) or "format" not in manifest:
