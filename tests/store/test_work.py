@@ -217,3 +217,47 @@ def test_two_processes_run_the_same_recipe_in_one_folder(recipe: Path, tmp_path:
     assert [process.returncode for process in both] == [0, 0], errors
     assert len(Run(out).finished()) == 3
     assert list(out.rglob("*.tmp")) == []
+
+
+@pytest.mark.slow
+def test_of_two_recipes_that_start_at_once_in_one_folder_one_is_refused(
+    recipe: Path, tmp_path: Path
+) -> None:
+    out, command = tmp_path / "out", [sys.executable, "-m", "ablate", "run", str(recipe)]
+    both = [
+        subprocess.Popen(
+            [*command, "--out", str(out), "--set", f"seeds=[{seed}]"],
+            stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert ablate("verify", out).exit_code == 0
+    # Where the first ended before the second began, the second goes on with its own cells.
+    assert sorted(codes) == [0, 2] or (codes == [0, 0] and len(Run(out).finished()) == 6), errors
+    if 2 in codes:
+        assert "at work there on another recipe" in errors[codes.index(2)]
+        assert len(Run(out).finished()) == 3
+
+
+@pytest.mark.slow
+def test_views_while_a_run_is_at_work_leave_its_files_as_without(
+    recipe: Path, tmp_path: Path
+) -> None:
+    out, steps = tmp_path / "out", ("--set", "sampling.num_inference_steps=400")
+    command = [sys.executable, "-m", "ablate", "run", str(recipe), "--out", str(out), *steps]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        while process.poll() is None and not (out / "run.json").exists():
+            time.sleep(0.01)
+        for view in ("drift", "sheet", "report", "verify"):
+            done = ablate(view, out)
+            assert done.exit_code in (0, 1, 2), done.output
+            assert isinstance(done.exception, SystemExit | None), view
+        assert process.wait(timeout=120) == 0
+    assert ablate("run", recipe, "--out", tmp_path / "alone", *steps).exit_code == 0
+    files = [
+        {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        for run in (out, tmp_path / "alone")
+    ]
+    assert files[0] == files[1]
