@@ -35,7 +35,7 @@ from ablate.engine import OnProgress, Processes, Progress, Summary, execute
 from ablate.messages import RequestError
 from ablate.models import Source
 from ablate.network import Networks, Selector, build_catalog
-from ablate.recipe import Recipe
+from ablate.recipe import MAX_CELLS, Recipe
 from ablate.sampling import Pipeline
 from ablate.store import Run, StoreError, Verification, read_table, verify_run
 from ablate.sweep import Plan, plan
@@ -164,6 +164,7 @@ def run(
     batch_size: int | None = None,
     limit: int | None = None,
     fresh: bool = False,
+    max_cells: int = MAX_CELLS,
     on_progress: OnProgress | None = None,
     **keys: Unpack[Keys],
 ) -> Result:
@@ -180,6 +181,7 @@ def run(
         batch_size: Images in a batch. Default: as many as pays.
         limit: Compute only so many cells.
         fresh: Compute finished cells again.
+        max_cells: Refuse a recipe of more cells before it is expanded.
         on_progress: Called with the progress after every batch. Default: a bar, in terminals and
             notebooks.
         keys: Keys of the recipe; with a file they replace its values.
@@ -190,14 +192,14 @@ def run(
         StoreError: The folder cannot be that of this run, or is at work on another recipe.
     """
     if isinstance(recipe, str | Path):
-        planned = plan(recipe, overrides=keys)
+        planned = plan(recipe, overrides=keys, max_cells=max_cells)
     elif not isinstance(recipe, Recipe | Plan):
         pipeline = Pipeline.of(recipe)
-        planned = _plan_on(pipeline, keys)
+        planned = _plan_on(pipeline, keys, max_cells)
     elif keys:
         raise TypeError(f"a recipe is complete; leave out {', '.join(keys)}")
     else:
-        planned = recipe if isinstance(recipe, Plan) else plan(recipe)
+        planned = recipe if isinstance(recipe, Plan) else plan(recipe, max_cells=max_cells)
     recipe = planned.recipe
     store = Run(out if out is not None else Path("outputs") / recipe.name)
     store.claim(recipe.name)
@@ -234,7 +236,7 @@ def run(
     return Result(store, summary, is_main)
 
 
-def _plan_on(pipeline: Pipeline, keys: Keys) -> Plan:
+def _plan_on(pipeline: Pipeline, keys: Keys, max_cells: int) -> Plan:
     """The plan of a recipe that keys make, on the networks of a loaded pipeline."""
     data = {"version": 1, "name": "run", "model": pipeline.model, **keys}
     recipe = Recipe.build(data)
@@ -244,7 +246,7 @@ def _plan_on(pipeline: Pipeline, keys: Keys) -> Plan:
     others = {name: pipeline.catalog_of(name) for name in named if name in pipeline.networks}
     others.pop(pipeline.component, None)
     networks = Networks(pipeline.catalog, pipeline.component, others, pipeline.guided_rows)
-    return plan(recipe, networks)
+    return plan(recipe, networks, max_cells=max_cells)
 
 
 @contextmanager

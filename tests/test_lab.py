@@ -157,7 +157,11 @@ def test_a_recipe_file_runs_with_other_values(tmp_path: Path) -> None:
 def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="int is no pipeline"):
         ablate.run(3, tmp_path)
-    recipe = ablate.Recipe.build({"version": 1, "name": "x", "edits": [ablate.zero(modules="*")]})
+    recipe = ablate.Recipe.build(
+        {"version": 1, "name": "x", "seeds": [0, 1], "edits": [ablate.zero(modules="*")]}
+    )
+    with pytest.raises(ablate.RecipeError, match="cells .*, more than 1"):
+        ablate.run(recipe, tmp_path, max_cells=1)
     with pytest.raises(TypeError, match="a recipe is complete"):
         ablate.run(recipe, tmp_path, seeds=[1])
 

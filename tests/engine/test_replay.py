@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,25 @@ def test_a_model_that_the_user_did_not_name_is_not_loaded(
     assert ablate(command, *arguments, "--model", tiny.model)[0] == 0
     assert ablate(command, *arguments, "--yes")[0] == 0
     assert loaded == [tiny.model] * 2
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 2), ("", 2), ("y", 0)])
+def test_in_a_terminal_the_user_is_asked(
+    answer: str, code: int, cell: Path, tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(source: Any, **_: Any) -> Pipeline:
+        loaded.append(source.model)
+        return tiny
+
+    monkeypatch.setattr(Pipeline, "load", load)
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("ablate.cli.cells.sys", SimpleNamespace(stdin=terminal))
+    done = CliRunner().invoke(main, ["replay", str(cell)], input=f"{answer}\n")
+    assert f"names what is loaded: `{tiny.model}`; load it? [y/N]" in done.output
+    assert (done.exit_code, loaded) == (code, [tiny.model] if code == 0 else [])
+    assert code == 0 or "nothing was loaded" in done.output
 
 
 @pytest.mark.parametrize(
