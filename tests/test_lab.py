@@ -160,7 +160,7 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     recipe = ablate.Recipe.build(
         {"version": 1, "name": "x", "seeds": [0, 1], "edits": [ablate.zero(modules="*")]}
     )
-    with pytest.raises(ablate.RecipeError, match="cells .*, more than 1"):
+    with pytest.raises(ablate.RecipeError, match=r"cells .*, more than 1"):
         ablate.run(recipe, tmp_path, max_cells=1)
     with pytest.raises(TypeError, match="a recipe is complete"):
         ablate.run(recipe, tmp_path, seeds=[1])
