@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sys
 import tracemalloc
@@ -175,6 +176,17 @@ def test_damaged_vectors_are_collected_anew(study: Study, tmp_path: Path) -> Non
             (folder / name).write_bytes(content)
         wanted = vectors.done if number == 5 else 0  # one of an older version is whole
         assert Vectors(folder, vectors.about).done == wanted, damage.keys()
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    vectors, before = Vectors(tmp_path, {}), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            vectors.append(np.ones((4, 8)), np.zeros(4, PLACE), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.filename == str(vectors.values_path)
 
 
 def test_a_wrong_path_is_refused(study: Study) -> None:

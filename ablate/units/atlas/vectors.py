@@ -129,8 +129,12 @@ class Vectors:
             (self.values_path, np.ascontiguousarray(values, "<f2")),
             (self.places_path, np.ascontiguousarray(places, PLACE)),
         ):
-            with path.open("ab") as file:
-                file.write(part.data)
+            try:
+                with path.open("ab") as file:
+                    file.write(part.data)
+            except OSError as error:  # as of a disk that is full, which names no file
+                error.filename = str(path)
+                raise
             self._digests[path].update(part.data)
         # Vectors are valid only once this file counts them.
         self.done, self.units, self.count = done, values.shape[1], self.count + len(values)
