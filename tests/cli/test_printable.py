@@ -97,7 +97,9 @@ def test_no_text_of_a_recipe_controls_hides_or_becomes_markup(
     assert "<img src=x" not in page
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert data is not None
-    shown = strings(json.loads(html.unescape(data[1])))
+    content = json.loads(html.unescape(data[1]))
+    assert len({effect["prompt"] for effect in content["effects"]}) == 2
+    shown = strings(content)
     assert {c for text in shown for c in hidden(text)} == set()
     assert f"{SHOWN} a cat" in shown
     assert f"{MARKUP} a cat" in shown
