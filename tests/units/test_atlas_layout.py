@@ -77,18 +77,32 @@ def test_bins_are_counted_from_the_top_left() -> None:
 def test_a_map_organizes_itself() -> None:
     """Each heap has separate bins, near to one another, and the map is filled."""
     values, heap = groups()
-    fitted = fit(parts(values), "som", rows=6, columns=6)
-    of = fitted.bins(values, 6, 6)
+    fitted = fit(parts(values), "som", rows=7, columns=7)
+    of = fitted.bins(values, 7, 7)
     assert of.min() >= 0
     assert len(np.unique(of)) >= 20
     most = [np.bincount(heap[of == n]).max() for n in np.unique(of)]
     assert sum(most) > 0.97 * 800
-    places = np.stack([of // 6, of % 6], 1)
+    places = np.stack([of // 7, of % 7], 1)
     within = np.mean([places[heap == h].std(0).mean() for h in range(16)])
     assert within < 0.5 * places.std(0).mean()
-    assert fitted.bins(values + 100, 6, 6).max() == -1  # like none of these
-    again = fit(parts(values, 50), "som", rows=6, columns=6)
-    assert (again.bins(values, 6, 6) == of).all()
+    assert fitted.bins(values + 100, 7, 7).max() == -1  # like none of these
+    again = fit(parts(values, 50), "som", rows=7, columns=7)
+    assert (again.bins(values, 7, 7) == of).all()
+
+
+def test_neighbors_on_a_map_are_next_to_one_another() -> None:
+    """Of a curved sheet in six dimensions few vectors have their second-best bin farther away."""
+    rng = np.random.default_rng(0)
+    u, v = rng.random((2, 2000)) * 3
+    sheet = [np.cos(u) * v, np.sin(u) * v, np.cos(2 * v), np.sin(u + v)]
+    points = np.stack([*sheet, *(0.3 * rng.standard_normal((2, 2000)))], 1)
+    fitted = fit(parts(points), "som", rows=10, columns=10)
+    components = (points - fitted.mean) @ fitted.basis.T
+    distances = np.linalg.norm(components[:, None] - fitted.anchors, axis=2)
+    best, second = np.argsort(distances, axis=1)[:, :2].T
+    steps = np.abs(fitted.places[best] - fitted.places[second]).max(1)
+    assert np.mean(steps > 1.5) < 0.06
 
 
 def test_umap_has_the_settings_of_carter(monkeypatch: pytest.MonkeyPatch) -> None:
