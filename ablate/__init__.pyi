@@ -23,6 +23,7 @@ from .recipe.op_functions import (
     low_rank as low_rank,
     mean as mean,
     mix_noise as mix_noise,
+    mix_noise_vp as mix_noise_vp,
     prune as prune,
     quantize as quantize,
     randomize as randomize,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,14 @@ MODULES = (
     "conv_out",
 )
 STRENGTHS = {
-    "scale": 0.2, "mix_noise": 0.5, "add_noise": 1.5, "prune": 0.97, "quantize": 2,
-    "low_rank": 0.25, "flip_sign": 0.3,
+    "scale": 0.2, "mix_noise": 0.5, "mix_noise_vp": 0.5, "add_noise": 1.5,
+    "prune": 0.97, "quantize": 2, "low_rank": 0.25, "flip_sign": 0.3,
 }  # fmt: skip
 PROMPT, SEED, STEPS, GUIDANCE = "a cat in a party hat", 3, 2, 5.0
 
 
 def generator(op: str, module: str, parameter: str, shape: tuple[int, ...]) -> torch.Generator:
-    stream = "randomize" if op == "mix_noise" else op
+    stream = "randomize" if op.startswith("mix_noise") else op
     text = json.dumps([0, stream, module, parameter, list(shape)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -63,6 +64,10 @@ def by_hand(op: str, state: dict[str, torch.Tensor], module: str, parameter: str
         case "mix_noise":
             noise = mean + deviation * torch.randn(w.shape, generator=g)
             return (1 - STRENGTHS[op]) * w + STRENGTHS[op] * noise
+        case "mix_noise_vp":
+            noise = deviation * torch.randn(w.shape, generator=g)
+            share = STRENGTHS[op]
+            return mean + math.sqrt(1 - share**2) * (w - mean) + share * noise
         case "add_noise":
             return w + STRENGTHS[op] * deviation * torch.randn(w.shape, generator=g)
         case "shuffle":

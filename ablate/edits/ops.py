@@ -55,6 +55,21 @@ def mix_noise(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     return torch.add(strength * noise, tensor, alpha=1 - strength)
 
 
+@op(
+    strength="amount", neutral=0.0, draws="values", kinds=(), stream="randomize", whole=True,
+    places=WEIGHTS, least=0.0, most=1.0,
+)  # fmt: skip
+def mix_noise_vp(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
+    """μ + √(1−a²)·(W−μ) + a·(N−μ), N as in `randomize`: `mix_noise` that keeps the spread.
+
+    Variance preserving, as the noise of diffusion (Song et al. 2021, arXiv:2011.13456). That of
+    `mix_noise` shrinks W: its spread is √((1−a)² + a²)·σ, 0.82·σ at a = 0.2.
+    """
+    kept = math.sqrt(1 - strength**2)
+    mixed = torch.add(strength * noise, tensor, alpha=kept)
+    return mixed + (1 - kept - strength) * in_float64(tensor).mean().to(tensor)
+
+
 @op(strength="amount", neutral=0.0, draws="spread", linear=True)
 def add_noise(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """W + a·σ(W)·Normal(0, 1)."""

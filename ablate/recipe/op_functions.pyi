@@ -104,6 +104,31 @@ def mix_noise(
         distribution: Default: `normal`.
     """
 
+def mix_noise_vp(
+    *,
+    modules: Selector | None = ...,
+    component: str | None = ...,
+    where: Literal["weights"] | None = ...,
+    params: Literal["weight", "bias"] | None = ...,
+    when: Mapping[str, Any] | str | None = ...,
+    unit: Mapping[str, Any] | None = ...,
+    units: Mapping[str, Any] | None = ...,
+    amount: float | str | None = ...,
+) -> Edit:
+    """Edit with `mix_noise_vp`: μ + √(1−a²)·(W−μ) + a·(N−μ), N as in `randomize`: `mix_noise`
+    that keeps the spread.
+
+    Args:
+        modules: The modules to edit: a selector, or an axis (`$name`).
+        component: Which part of the pipeline they belong to. Default: the one that is edited.
+        where: Whether weights are edited, or what modules return.
+        params: Only parameters of this name. Default: all.
+        when: Only in this window of the sampling, or an axis of windows.
+        unit: Only these channels or heads of the modules.
+        units: Units that a study recorded, in place of `modules` and `unit`.
+        amount: The strength: a number or an axis.
+    """
+
 def add_noise(
     *,
     modules: Selector | None = ...,

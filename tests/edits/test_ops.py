@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -183,6 +184,20 @@ def test_low_rank_is_the_nearest_matrix_of_that_rank(rank: float, kept: int) -> 
     torch.testing.assert_close((result - kernel).norm(), missed, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("amount", [0.1, 0.2, 0.5, 0.9, 1.0])
+def test_mixing_noise_in_shrinks_weights_unless_it_preserves_their_variance(amount: float) -> None:
+    weights = torch.randn(400, 300, generator=torch.Generator().manual_seed(4)) * 3 + 0.5
+    noise = draw(OPS["mix_noise"], weights, seed=0, module="m", parameter="weight")
+    mixed, kept = (
+        ops.apply(OPS[name], weights, noise, amount) for name in ("mix_noise", "mix_noise_vp")
+    )
+    shrunk = 3 * math.sqrt((1 - amount) ** 2 + amount**2)
+    assert float(mixed.std()) == pytest.approx(shrunk, rel=0.01)
+    assert (float(kept.mean()), float(kept.std())) == pytest.approx((0.5, 3.0), rel=0.02)
+    like = torch.corrcoef(torch.stack([weights.flatten(), kept.flatten()]))[0, 1]
+    assert float(like) == pytest.approx(math.sqrt(1 - amount**2), abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("tensor", "rank"), [(WEIGHTS, 30), (WEIGHTS, 99), (WEIGHTS[0], 1), (WEIGHTS / 0, 2)]
 )
@@ -333,7 +348,9 @@ def test_ops_say_where_they_apply_and_what_they_hang_on() -> None:
     )
     placed |= dict.fromkeys(("mean", "resample", "identity"), ("output",)) | {"write": ("image",)}
     assert {n: o.places for n, o in table.items() if o.places != ("weights",)} == placed
-    assert {n for n, o in table.items() if o.whole} == {"shuffle", "prune", "quantize", "low_rank"}
+    assert {n for n, o in table.items() if o.whole} == {
+        "shuffle", "prune", "quantize", "low_rank", "mix_noise_vp",
+    }  # fmt: skip
     sure = {"zero", "scale", "quantize", "low_rank", "blend", "swap", "mean", "identity", "write"}
     assert {n for n, o in table.items() if not o.is_random} == sure
     assert [table["prune"].is_random_by(k) for k in (None, "magnitude", "random")] == [0, 0, 1]

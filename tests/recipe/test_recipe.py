@@ -38,6 +38,7 @@ EDITS: list[tuple[str, str, dict[str, Any]]] = [
     ("scale", "factor: -2, where: output", {"strength": -2.0, "where": "output"}),
     ("mix_noise", "dose: 0.1, distribution: uniform", {"dose": 0.1, "kind": "uniform"}),
     ("mix_noise", "amount: 0.5, where: output", {"strength": 0.5, "where": "output"}),
+    ("mix_noise_vp", "amount: 0.2", {"strength": 0.2}),
     ("add_noise", "dose: 2, params: bias", {"dose": 2.0, "params": "bias"}),
     ("prune", "amount: 1, by: random", {"strength": 1.0, "kind": "random"}),
     ("prune", "amount: 0, by: magnitude", {"strength": 0.0, "kind": "magnitude"}),
