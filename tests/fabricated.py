@@ -40,6 +40,7 @@ class Eye:
 
     id = "by color"
     scale = 20.0
+    margin = None
     vocabulary = ("red", "green", "blue")
 
     def images(self, images: Sequence[Image.Image]) -> np.ndarray:

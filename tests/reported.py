@@ -33,7 +33,16 @@ MODULES = [  # path, kind, stage, block, role, parameters
 PATHS = [module[0] for module in MODULES]
 METRICS = ["rmse", "ssim", "latent", "embedding", "score"]
 FLOORS = ["rmse_floors", "ssim_floors", "latent_floors", "embedding_floors"]
-CONCEPTS = ["concept", "probability", "concept_2", "probability_2", "concept_3", "probability_3"]
+CONCEPTS = [
+    "shows",
+    "margin",
+    "concept",
+    "probability",
+    "concept_2",
+    "probability_2",
+    "concept_3",
+    "probability_3",
+]
 
 Choice = Callable[[Mapping[str, Any]], bool]
 
@@ -99,7 +108,8 @@ def make_run(
         row += [drift / 0.1, drift / 0.2, drift / 0.3, drift / 0.2] if known else [""] * 4
         name = "intact" if drift < 0.03 else "altered" if drift < 0.1 else "noise"
         word = "cat" if drift < 0.1 else "dog"
-        row += [name, word, 0.8, "hat", 0.15, "fur", 0.05] if known else [""] * 7
+        shows = "none" if name == "noise" else word
+        row += [name, shows, 0.2, word, 0.8, "hat", 0.15, "fur", 0.05] if known else [""] * 9
         rows.append(row)
         if not own:
             place = json.dumps([variant, values["prompt"], [values[n] for n in edited]])
@@ -137,9 +147,10 @@ def make_run(
             verdict = (
                 "matters" if 0.8 * drift > 1 else "nothing" if 1.3 * drift < 0.1 else "changes"
             )
-            figures = [len(found), mean, floor, drift, 0.8 * drift, 1.3 * drift, verdict]
+            interval = [0.8 * drift, 1.3 * drift]
+            figures = [len(found), mean, floor, drift, *interval, 0.02, 0.03, verdict]
             table.append([variant, prompt, *at, metric, *figures])
-    tail = ["metric", "seeds", "mean", "floor", "drift", "low", "high", "verdict"]
+    tail = ["metric", "seeds", "mean", "floor", "drift", "low", "high", "p", "q", "verdict"]
     write_table(run, "effects.csv", [["variant", "prompt", *edited, *tail], *table])
     notes = ["Four seeds give narrow intervals."]
     run.write_text("drift.json", json.dumps({"notes": notes, "floors": []}))

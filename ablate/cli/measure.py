@@ -64,6 +64,7 @@ def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
     heads = [
         f"{unit} / floor" if floored else unit,
         "95 % interval",
+        "q",
         "verdict",
         "variant",
         "prompt",
@@ -72,6 +73,7 @@ def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
         [
             f"{e.drift:.2f}" if e.drift is not None else f"{e.mean:.4f}",
             "" if e.low is None else f"{e.low:.2f} to {e.high:.2f}",
+            "" if e.q is None else f"{e.q:.2g}" if e.q >= 0.001 else "< 0.001",
             e.verdict,
             e.variant,
             e.prompt if several else "",
@@ -80,7 +82,7 @@ def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
     ]
     shown = [i for i, head in enumerate(heads) if any(row[i] for row in rows)]
     print_table(
-        [heads[i] for i in shown], [[row[i] for i in shown] for row in rows], right=heads[:2]
+        [heads[i] for i in shown], [[row[i] for i in shown] for row in rows], right=heads[:3]
     )
 
 

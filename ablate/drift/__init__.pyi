@@ -8,12 +8,18 @@ from .compare import (
     compare_runs as compare_runs,
 )
 from .effects import (
-    COVERED as COVERED,
+    FEWEST as FEWEST,
     Effect as Effect,
     explained as explained,
     read_effects as read_effects,
 )
 from .images import DISTANCES as DISTANCES
+from .intervals import (
+    COVERED as COVERED,
+    Estimate as Estimate,
+    student_quantile as student_quantile,
+    t_interval as t_interval,
+)
 from .measure import (
     MeasuredCell as MeasuredCell,
     measured_with as measured_with,

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ablate.drift.metrics import WINDOW, Luma, embedding_distance, rmse, softmax
+from ablate.drift.metrics import WINDOW, Luma, embedding_distance, judged, rmse, softmax
 from ablate.messages import phrase
 from ablate.store import StoredCell, read_latents
 
@@ -37,6 +37,10 @@ class ConceptReader(Protocol):
     @property
     def vocabulary(self) -> Sequence[str]:
         """The default concepts."""
+
+    @property
+    def margin(self) -> float | None:
+        """The least margin of an image that shows a concept; None where it is not known."""
 
     def images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Embed images: unit vectors, shape (images, width)."""
@@ -135,6 +139,13 @@ class Concepts:
         vectors = reader.texts(prompts) if prompts else np.zeros((0, 0))
         self.prompts = dict(zip(prompts, vectors, strict=True))
 
+    def margin(self, embedding: np.ndarray) -> float | None:
+        """The difference of the two largest cosines of an image and words; None of one word."""
+        if len(self.words) < 2:
+            return None
+        cosines = np.sort(self.texts.astype(np.float64) @ embedding)
+        return float(cosines[-1] - cosines[-2])
+
     def likeliest(self, embedding: np.ndarray) -> tuple[tuple[str, float], ...]:
         """The words nearest to an image, with their probabilities among all words."""
         logits = self.scale * (self.texts.astype(np.float64) @ embedding)
@@ -144,7 +155,7 @@ class Concepts:
 
 
 def pairwise_distances(images: Sequence[Features]) -> dict[str, np.ndarray]:
-    """Distances of all pairs of images, shape (n, n), by the metrics that all pairs have."""
+    """Distances of all pairs of images as `judged`, shape (n, n), by the metrics that all have."""
     count = len(images)
     pairs = [(i, j, images[i].distances(images[j])) for j in range(count) for i in range(j)]
     matrices: dict[str, np.ndarray] = {}
@@ -152,5 +163,5 @@ def pairwise_distances(images: Sequence[Features]) -> dict[str, np.ndarray]:
         if pairs and all(metric in distances for _, _, distances in pairs):
             matrix = matrices[metric] = np.zeros((count, count))
             for i, j, distances in pairs:
-                matrix[i, j] = matrix[j, i] = distances[metric]
+                matrix[i, j] = matrix[j, i] = judged(metric, distances[metric])
     return matrices

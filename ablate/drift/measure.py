@@ -29,7 +29,7 @@ from ablate.drift.images import (
     Features,
     pairwise_distances,
 )
-from ablate.drift.metrics import score
+from ablate.drift.metrics import judged, score
 from ablate.store import (
     Run,
     StoredCell,
@@ -43,7 +43,12 @@ from ablate.store import (
 
 METRICS = (*DISTANCES, "score")
 NAMES = ("concept", "probability", "concept_2", "probability_2", "concept_3", "probability_3")
-MEASURED = ("state", *METRICS, *(f"{metric}_floors" for metric in DISTANCES), "class", *NAMES)
+FLOORS = tuple(f"{metric}_floors" for metric in DISTANCES)
+MEASURED = ("state", *METRICS, *FLOORS, "class", "shows", "margin", *NAMES)
+NONE = "none"  # what an image shows that no word names
+NAMELESS = ("noise", "structure without concept")  # classes of images that show none
+KNOWN = 0.05  # quantile of the margins of known images below which an image shows none
+ENOUGH = (20, 4)  # baselines and prompts that make a sample of known images
 TABLE = "drift.csv"
 SUMMARY = "drift.json"
 EMBEDDINGS = "embeddings.npz"
@@ -59,6 +64,8 @@ class MeasuredCell(StoredCell):
         drift: Those of `METRICS` that are known, by name.
         floors: The distances among them in units of the noise floor.
         class_name: One of `CLASSES`, empty where unknown.
+        margin: The difference of its two largest cosines with words.
+        named: Whether the likeliest word names what it shows.
         concepts: The likeliest words with their probabilities, the likeliest first.
     """
 
@@ -66,7 +73,14 @@ class MeasuredCell(StoredCell):
     drift: Mapping[str, float] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
     class_name: str = ""
+    margin: float | None = None
+    named: bool = True
     concepts: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def shows(self) -> str:
+        """The word for what it shows, or `none`; empty without a CLIP model."""
+        return "" if not self.concepts else self.concepts[0][0] if self.named else NONE
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,9 @@ class _Measurement:
         self.floors = dict(self._floors(baselines))
         self.floor_of: dict[str, Floor] = {}  # by key of the cell
         measured = self._measured(planned)
-        self.cells = [replace(measured[cell.key, cell.baseline], **vars(cell)) for cell in planned]
+        cells = [replace(measured[cell.key, cell.baseline], **vars(cell)) for cell in planned]
+        least = _least_margin(reader, cells)
+        self.cells = [replace(cell, named=_is_named(cell, least)) for cell in cells]
         self.order = [cell.key for cell in (*planned, *spare)]
 
     def _floors(self, baselines: Sequence[StoredCell]) -> Iterator[tuple[_Group, Floor]]:
@@ -200,19 +216,22 @@ class _Measurement:
         drift: dict[str, float] = {}
         floors: dict[str, float] = {}
         concepts: tuple[tuple[str, float], ...] = ()
+        margin: float | None = None
         if image.state == "ok" and baseline is not None and baseline.state == "ok":
             drift = image.distances(baseline)
             units = {metric: floor.mean(metric) for metric in drift}
-            floors = {metric: drift[metric] / unit for metric, unit in units.items() if unit}
+            floors = {m: judged(m, drift[m]) / unit for m, unit in units.items() if unit}
             if "ssim" in drift:
                 drift["ssim"] = 1 - drift["ssim"]
         if image.embedding is not None and self.concepts is not None:
             concepts = self.concepts.likeliest(image.embedding)
+            margin = self.concepts.margin(image.embedding)
             if not cell.point:
                 drift["score"] = score(image.embedding, self.concepts.prompts[cell.prompt])
         return MeasuredCell(
-            **vars(cell), state=image.state, drift=drift, floors=floors, concepts=concepts
-        )
+            **vars(cell), state=image.state, drift=drift, floors=floors, margin=margin,
+            concepts=concepts,
+        )  # fmt: skip
 
     def samples(self) -> Iterator[Sample]:
         """Distances of each variant in each condition, by metric and seed."""
@@ -262,8 +281,28 @@ class _Measurement:
             )
 
 
+def _least_margin(reader: ConceptReader | None, cells: Sequence[MeasuredCell]) -> float | None:
+    """The margin below which images show no concept: the reader's, or that of baselines of several
+    prompts, which show what was asked for; None where there are too few."""
+    if reader is None or reader.margin is not None:
+        return reader.margin if reader else None
+    known = {c.key: c for c in cells if c.is_baseline and not c.point and c.margin is not None}
+    baselines, prompts = ENOUGH
+    if len(known) < baselines or len({cell.prompt for cell in known.values()}) < prompts:
+        return None
+    margins = [cell.margin for cell in known.values() if cell.margin is not None]
+    return float(np.quantile(margins, KNOWN))
+
+
+def _is_named(cell: MeasuredCell, least: float | None) -> bool:
+    if cell.class_name in NAMELESS:
+        return False
+    return least is None or cell.margin is None or cell.margin >= least
+
+
 def _distance(cell: MeasuredCell, metric: str) -> float:
-    return 1 - cell.drift[metric] if metric == "ssim" else cell.drift[metric]
+    value = cell.drift[metric]
+    return judged(metric, 1 - value if metric == "ssim" else value)
 
 
 def _axes(cell: StoredCell) -> dict[str, Any]:
@@ -357,7 +396,8 @@ def _write_table(run: Run, cells: Sequence[MeasuredCell]) -> None:
             *(cell.axes.get(axis, "") for axis in axes), cell.state,
             *(f"{cell.drift[m]:.6f}" if m in cell.drift else "" for m in METRICS),
             *(f"{cell.floors[m]:.6f}" if m in cell.floors else "" for m in DISTANCES),
-            cell.class_name, *_named(cell),
+            cell.class_name, cell.shows, "" if cell.margin is None else f"{cell.margin:.6f}",
+            *_named(cell),
         ]
         for cell in cells
     )  # fmt: skip
@@ -372,7 +412,7 @@ def _named(cell: MeasuredCell) -> list[str]:
 
 def _cell(cell: StoredCell, row: Sequence[str]) -> MeasuredCell:
     state, *figures = row[: 1 + len(METRICS) + len(DISTANCES)]
-    class_name, *named = row[1 + len(METRICS) + len(DISTANCES) :]
+    class_name, shows, margin, *named = row[1 + len(METRICS) + len(DISTANCES) :]
     drift = zip(METRICS, figures, strict=False)
     floors = zip(DISTANCES, figures[len(METRICS) :], strict=True)
     return MeasuredCell(
@@ -381,6 +421,8 @@ def _cell(cell: StoredCell, row: Sequence[str]) -> MeasuredCell:
         drift={metric: figure(text) for metric, text in drift if text},
         floors={metric: figure(text) for metric, text in floors if text},
         class_name=class_name,
+        margin=figure(margin) if margin else None,
+        named=shows != NONE,
         concepts=tuple(
             (word, figure(odds)) for word, odds in zip(named[::2], named[1::2], strict=True) if word
         ),

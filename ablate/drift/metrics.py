@@ -6,8 +6,11 @@ To add one, write its function here, compute it in `images.Features.distances`, 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
+Value = TypeVar("Value", float, np.ndarray)
 WINDOW = 11  # pixels of a side of SSIM; smaller images have no SSIM
 
 
@@ -59,6 +62,21 @@ def _blurred(plane: np.ndarray) -> np.ndarray:
 def embedding_distance(embedding: np.ndarray, baseline: np.ndarray) -> float:
     """1 - cosine of two unit vectors, exactly 0 for equal ones."""
     return float(((embedding.astype(np.float64) - baseline) ** 2).sum() / 2)
+
+
+def judged(metric: str, distance: Value) -> Value:
+    """A distance by a metric (`1 - ssim` for `ssim`), or an array of them, on the scale of floors.
+
+    There all metrics are distances, so that one verdict is as strict as another: of the angle
+    between embeddings the chord, √(2 (1 − cosine)), and of structural similarity √(1 − SSIM)
+    (Brunet et al. 2012, On the mathematical properties of the structural similarity index).
+    1 − cosine and 1 − SSIM grow with their squares.
+    """
+    factor = {"embedding": 2.0, "ssim": 1.0}.get(metric)
+    if factor is None:
+        return distance
+    root: Value = np.sqrt(np.maximum(factor * distance, 0))  # SSIM may be beyond 1 by rounding
+    return root
 
 
 def score(image: np.ndarray, text: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablate.drift import MeasuredCell, read_cells
+from ablate.drift import FEWEST, Estimate, MeasuredCell, read_cells
 from ablate.store import Axis as RunAxis, Run
 from ablate.style import HAIRLINE, INK, MUTED, Color, elide, text_width
 from ablate.view.chart import Axis, Scale, capital, spread
@@ -28,8 +28,6 @@ SIDE = 76.0  # of the pictures below a plot
 MOST = 8  # lines in one plot
 FEW = 3  # lines at most that are drawn with each of their seeds
 STRIPS = 5  # lines at most that all have their pictures below; of more only the first has
-COVERED = 95  # per cent of the resamples that are within a band
-RESAMPLES = 1000
 LINES: tuple[Color, ...] = (  # far apart in hue or lightness, none like the baseline's
     (22, 92, 125), (66, 140, 84), (150, 105, 30), (110, 74, 150),
     (75, 85, 99), (0, 140, 149), (176, 84, 130), (118, 125, 20),
@@ -89,22 +87,19 @@ class _Line:
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
     def band(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The 95 % percentile bootstrap interval over seeds; None with fewer than three."""
+        """The 95 % t intervals over seeds; None with fewer than four."""
         rows = self.seeds[np.isfinite(self.seeds).all(axis=1)]
-        if len(rows) < 3:
+        if len(rows) < FEWEST:
             return None
-        drawn = np.random.default_rng(0).integers(len(rows), size=(RESAMPLES, len(rows)))
-        means = rows[drawn].mean(axis=1)
-        edge = (100 - COVERED) / 2
-        low, high = np.percentile(means, [edge, 100 - edge], axis=0)
+        low, high = np.array([Estimate.of_mean(values).interval() for values in rows.T]).T
         return low, high
 
     def highest(self) -> float:
         """The largest value that is drawn."""
-        band = self.band() if self.prompts > 1 else None
-        if band is not None:
-            return float(np.nanmax(np.append(band[1], self.mean)))
-        return float(np.nanmax(np.where(np.isfinite(self.seeds), self.seeds, 0)))
+        band = self.band()
+        edge = band[1] if band is not None else np.zeros(1)
+        alone = self.seeds if self.prompts == 1 else self.mean
+        return float(np.nanmax(np.append(edge, np.where(np.isfinite(alone), alone, 0))))
 
 
 def _lines(
@@ -249,7 +244,7 @@ def _note(single: Sequence[_Line], lines: Sequence[_Line]) -> str:
         facts = [f"{facts[0]}, each drawn faintly"]
     over = "orders" if lines[-1].is_mean else "prompts and seeds" if prompts > 1 else "seeds"
     if any(line.band() for line in lines):
-        facts.append(f"band: 95 % bootstrap interval over {over}")
+        facts.append(f"band: 95 % t interval over {over}")
     return capital("; ".join(facts)) + "."
 
 

@@ -244,8 +244,8 @@ def _thumbnail(
 ) -> None:
     facts = [cell.variant, f"“{cell.prompt}”, seed {cell.seed}"]
     facts += [f"{name}: {figure(value)}" for name, value in cell.drift.items()]
-    if cell.concepts:
-        facts.append(f"looks like: {cell.concepts[0][0]} ({cell.concepts[0][1]:.0%})")
+    if cell.concepts and cell.named:
+        facts.append(f"looks like: {cell.shows} ({cell.concepts[0][1]:.0%})")
     with canvas.group("\n".join(facts), data_cell=cell.key):
         x, y = at - side / 2
         canvas.cell(cell.path, x, y, side, baseline=max(3.0, side / 22) if marked else 0)
@@ -318,8 +318,8 @@ def _label_concepts(
     """Write concepts, each near the middle of the cells that show it, the most common first."""
     named: dict[str, list[Point]] = {}
     for cell in cells:
-        if cell.concepts:
-            named.setdefault(cell.concepts[0][0], []).append(places[cell.key])
+        if cell.concepts and cell.named:
+            named.setdefault(cell.shows, []).append(places[cell.key])
     for word, shown in sorted(named.items(), key=lambda item: (-len(item[1]), item[0]))[:WORDS]:
         size = 18.0 + 4 * math.log10(len(shown))
         half, tall = text_width(word, size, True) / 2 + size / 2, 0.8 * size

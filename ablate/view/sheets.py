@@ -395,11 +395,10 @@ def _mark_of(sweep: _Sweep, cell: StoredCell) -> Label:
 
 
 def _shows(cell: MeasuredCell) -> str:
-    """The likeliest concept of a cell, or its class: noise has no concept."""
+    """The concept that a cell shows with its probability, `none`, or that it is noise."""
     if cell.class_name == "noise" or not cell.concepts:
         return cell.class_name
-    word, probability = cell.concepts[0]
-    return f"{word} {probability:.2f}"
+    return f"{cell.shows} {cell.concepts[0][1]:.2f}" if cell.named else cell.shows
 
 
 def _tile(sweep: _Sweep, cell: StoredCell, caption: Label) -> Tile:

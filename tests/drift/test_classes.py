@@ -60,6 +60,15 @@ def test_rules_agree_with_the_labels(tmp_path: Path) -> None:
     assert sum(confusion[name, name] for name in CLASSES) >= 85
 
 
+def test_noise_shows_none_and_baselines_show_something(tmp_path: Path) -> None:
+    run, labels = labeled(tmp_path)
+    measured = drift.write_drift(run, Reader.load("bundled", device="cpu"), classify=classify)
+    noise = [cell.shows for cell in measured if labels.get(cell.key) == "noise"]
+    known = [cell.shows for cell in measured if cell.is_baseline and cell.key not in labels]
+    assert noise.count("none") >= 0.9 * len(noise)
+    assert known.count("none") <= 0.06 * len(known)
+
+
 # ------------------------------------------------------------ each rule by itself
 
 

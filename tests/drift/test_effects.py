@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fabricated import DESCRIBED
+from scipy import stats
 
 from ablate.drift import effects
 from ablate.drift.effects import Effect, Floor, Sample, estimate
+from ablate.drift.intervals import q_values
 from ablate.store.files import StoreError
 from ablate.store.run import Run
 
@@ -47,11 +49,15 @@ def test_drift_is_the_mean_in_floors() -> None:
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
-        ([0.21, 0.25, 0.5, 0.3], "matters"),
+        ([0.31, 0.35, 0.5, 0.4], "matters"),
+        ([0.21, 0.25, 0.5, 0.3], "changes"),  # by chance, perhaps
         ([0.1, 0.25, 0.5, 0.3], "changes"),
-        ([0.01, 0.02, 0.03, 0.019], "changes"),
-        ([0.01, 0.012, 0.019, 0.019], "nothing"),
+        ([0.01, 0.012, 0.019, 0.019], "changes"),
+        ([0.01, 0.012, 0.013, 0.011], "nothing"),
         ([0.0, 0.0, 0.0, 0.0], "nothing"),
+        ([0.0, 0.0, 0.0, 0.001], "nothing"),
+        ([0.4, 0.4, 0.4, 0.4], "matters"),
+        ([0.2, 0.2, 0.2, 0.2], "changes"),
     ],
 )
 def test_verdicts(values: list[float], verdict: str) -> None:
@@ -59,22 +65,26 @@ def test_verdicts(values: list[float], verdict: str) -> None:
     assert effect.verdict == verdict
     assert effect.low is not None
     assert effect.high is not None
-    # Baselines equally far apart leave only the distances to vary.
-    assert min(values) / 0.2 - 1e-9 <= effect.low <= np.mean(values) / 0.2 + 1e-9
-    assert np.mean(values) / 0.2 - 1e-9 <= effect.high <= max(values) / 0.2 + 1e-9
+    assert effect.low - 1e-9 <= np.mean(values) / 0.2 <= effect.high + 1e-9
+    assert (effect.low > 1) == (verdict == "matters")  # of a single test
 
 
-def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
+def test_the_interval_is_that_of_students_t_on_the_jackknifed_logarithm() -> None:
     rng = np.random.default_rng(3)
     points, values = rng.standard_normal((7, 3)), rng.random(7)
     distances = np.linalg.norm(points[:, None] - points, axis=2)
-    found = []
-    for _ in range(20000):
-        drawn = rng.integers(0, 7, 7)
-        apart = [distances[a, b] for a, b in itertools.permutations(drawn, 2) if a != b]
-        found.append(values[drawn].mean() / np.mean(apart))
+
+    def log_ratio(seeds: Sequence[int]) -> float:
+        apart = [distances[a, b] for a, b in itertools.permutations(seeds, 2)]
+        return float(np.log(values[list(seeds)].mean() / np.mean(apart)))
+
+    without = [log_ratio([s for s in range(7) if s != left]) for left in range(7)]
+    error = np.sqrt(6) * np.std(without)
     effect = one(values.tolist(), floor_of(distances))
-    assert [effect.low, effect.high] == pytest.approx(np.quantile(found, [0.025, 0.975]), rel=0.05)
+    reach = stats.t.ppf(0.975, 6) * error
+    middle = log_ratio(range(7))
+    assert [effect.low, effect.high] == pytest.approx(np.exp([middle - reach, middle + reach]))
+    assert effect.p == pytest.approx(2 * stats.t.sf(abs(middle) / error, 6))
 
 
 def truth(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,33 +95,70 @@ def truth(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]
     return distances, size * np.exp(0.3 * rng.standard_normal(count))
 
 
+@pytest.mark.parametrize("count", [3, 4, 8, 16])
 @pytest.mark.parametrize("matched", [True, False])
-def test_intervals_hold_the_truth_about_as_often_as_they_say(matched: bool) -> None:
+def test_intervals_contain_the_truth_as_often_as_they_say(matched: bool, count: int) -> None:
     rng = np.random.default_rng(5)
     distances, values = truth(rng, 2000)
     expected = values.mean() / (distances.sum() / (2000 * 1999))
-    held = []
-    for _ in range(300):
-        distances, values = truth(rng, 16)
+    contained = []
+    for _ in range(1000):
+        distances, values = truth(rng, count)
         if not matched:
-            _, values = truth(rng, 16)
-        seeds = range(16) if matched else range(16, 32)
+            _, values = truth(rng, count)
+        seeds = range(count) if matched else range(count, 2 * count)
         effect = one(values.tolist(), floor_of(distances), list(seeds))
         assert effect.low is not None
         assert effect.high is not None
-        held.append(effect.low <= expected <= effect.high)
-    assert 0.86 < np.mean(held) < 0.98
+        contained.append(effect.low <= expected <= effect.high)
+    assert 0.93 < np.mean(contained) < 0.99
+
+
+def test_where_nothing_matters_more_than_a_seed_nothing_is_said_to() -> None:
+    """183 edits that do what another seed does, with 8 seeds each, against one noise floor."""
+    rng = np.random.default_rng(7)
+    runs, uncorrected = [], []
+    for _ in range(60):
+        points = rng.standard_normal((8, 12))
+        floor = floor_of(np.linalg.norm(points[:, None] - points, axis=2))
+        others = rng.standard_normal((183, 8, 12))
+        samples = [sample(np.linalg.norm(points - o, axis=1).tolist(), floor) for o in others]
+        effects = estimate(samples)
+        runs.append(any(effect.verdict == "matters" for effect in effects))
+        uncorrected.append(any((effect.low or 0) > 1 for effect in effects))
+    assert np.mean(runs) < 0.12
+    assert np.mean(uncorrected) > 0.5
+
+
+def test_edits_that_matter_are_said_to_among_many_that_do_not() -> None:
+    rng = np.random.default_rng(8)
+    points = rng.standard_normal((8, 12))
+    floor = floor_of(np.linalg.norm(points[:, None] - points, axis=2))
+    far = [1.0] * 170 + [2.0] * 13
+    samples = [
+        sample((f * np.linalg.norm(points - rng.standard_normal((8, 12)), axis=1)).tolist(), floor)
+        for f in far
+    ]
+    verdicts = [effect.verdict for effect in estimate(samples)]
+    assert verdicts[170:] == ["matters"] * 13
+    assert verdicts[:170].count("matters") <= 2
+
+
+def test_q_values_are_those_of_benjamini_and_hochberg() -> None:
+    p = np.random.default_rng(2).random(40) ** 3
+    assert q_values(p) == pytest.approx(stats.false_discovery_control(p))
+    assert q_values(np.empty(0)).shape == (0,)
 
 
 def test_seeds_shared_with_the_floor_are_drawn_together() -> None:
     # A seed far from all others moves far, too: drawn together they cancel in part.
-    size = np.array([1, 1, 1, 1, 1, 6.0])
+    size = np.array([1, 1.1, 1, 0.9, 1, 6.0])
     distances = (size[:, None] + size) * (1 - np.eye(6))
     together = one(size.tolist(), floor_of(distances))
     apart = one(size.tolist(), floor_of(distances, range(10, 16)))
     assert together.drift == apart.drift == pytest.approx(0.5)
     width = [e.high - e.low for e in (together, apart)]  # type: ignore[operator]
-    assert 0 < width[0] < width[1] / 3
+    assert width[0] < width[1] / 3
 
 
 def test_few_seeds() -> None:
@@ -119,10 +166,12 @@ def test_few_seeds() -> None:
     assert single.drift == pytest.approx(1.5)
     assert (single.seeds, single.low, single.high, single.verdict) == (1, None, None, "")
     pair = one([0.1, 0.3], equal(2))
-    assert [pair.low, pair.high] == pytest.approx([0.5, 1.5])
+    assert (pair.drift, pair.low, pair.p, pair.verdict) == (pytest.approx(1), None, None, "")
+    three = one([0.1, 0.3, 0.2], equal(3))
+    assert (three.low is not None, three.p, three.verdict) == (True, None, "")
     many = one([0.1, 0.3, 0.2, 0.2, 0.1], equal(2))  # the floor of two seeds stays one distance
     assert many.low is not None
-    assert many.low > 0.5
+    assert many.low == pytest.approx(0.498, abs=0.001)
     nothing = one([], equal(4))
     assert (nothing.seeds, nothing.mean, nothing.drift) == (0, None, None)
 
@@ -168,7 +217,7 @@ def test_the_table_keeps_what_was_estimated(tmp_path: Path) -> None:
     run.write_manifest({**DESCRIBED, "axes": axes, "cells": []})
     told = [
         Effect('v "1", <i>', "a, cat", {"amount": 0.1, "floor": "a, <b>\n", "on": True}, "rmse", 3,
-               0.25, 0.5, 0.5, 0.125, 0.75, "changes"),
+               0.25, 0.5, 0.5, 0.125, 0.75, 1.25e-05, 0.5, "changes"),
         Effect("v", "a cat", {"amount": 1, "floor": "7"}, "ssim", 1, 0.25, 0.5, 0.5),
         Effect("v", "a cat", {}, "latent", 0, None, None),
     ]  # fmt: skip

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablate.drift.intervals import student_quantile, t_interval
 from ablate.engine.progress import Progress
 from ablate.store.activations import Layer, Statistics, StatisticsError, read_statistics
 from ablate.units.concepts import multimodal, search, selectivity
-from ablate.units.concepts.intervals import student_quantile, t_interval
 from ablate.units.record.setup import StudyError
 
 

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ablate.drift import Reader, read_embeddings, softmax, write_drift
+from ablate.drift import Reader, read_embeddings, softmax, t_interval, write_drift
 from ablate.edits import Edit, Variant, applied
 from ablate.engine import stoppable, with_keys
 from ablate.messages import phrase
 from ablate.network import Unit
 from ablate.store import Run, batched
 from ablate.sweep import BASELINE, Cell, Condition, Plan, PlanAxis, condition_axis
-from ablate.units.concepts.intervals import t_interval
 from ablate.units.record.recording import READ, open_picture, render_missing
 from ablate.units.record.setup import CLIP, StudyError
 from ablate.units.record.stimuli import fill_template

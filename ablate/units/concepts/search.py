@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ablate.drift import student_quantile
 from ablate.messages import counted, did_you_mean
 from ablate.store import Statistics
-from ablate.units.concepts.intervals import student_quantile
 from ablate.units.record.setup import StudyError
 
 UNITS = 5  # of a concept, at most

@@ -29,7 +29,7 @@ SCRIPTS = (  # in the order in which they build on each other
 )  # fmt: skip
 # Keys of the manifest that are shown elsewhere than among the settings.
 LISTED = ("format", "name", "about", "axes", "cells", "catalog", "touched", "floor")
-INTERVAL = ("mean", "floor", "drift", "low", "high")  # figures of an effect
+INTERVAL = ("mean", "floor", "drift", "low", "high", "q")  # figures of an effect
 NO_PICTURES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -67,7 +67,9 @@ def _data(run: Run) -> dict[str, Any]:
     numbered = {name: i for i, name in enumerate(variants)}
     prompts = _numbered(cell.prompt for cell in (*cells, *run.floor()))
     classes = _numbered(m.class_name for m in measured.values() if m.class_name)
-    words = _numbered(word for m in measured.values() for word, _ in m.concepts)
+    words = _numbered(
+        word for m in measured.values() for word in (*dict(m.concepts), m.shows) if word
+    )
     metrics = _numbered(name for m in measured.values() for name in (*m.drift, *m.floors))
     places = [{_same(v): i for i, v in enumerate(axis.values)} for axis in axes]
     first: dict[str, int] = {}
@@ -103,6 +105,7 @@ def _data(run: Run) -> dict[str, Any]:
             entry["class"] = classes[known.class_name]
         if known.concepts:
             entry["concepts"] = [[words[word], _rounded(p)] for word, p in known.concepts]
+            entry["shows"] = words[known.shows]
         return entry
 
     return {

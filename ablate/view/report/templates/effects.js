@@ -4,6 +4,9 @@
 const EFFECT_HEIGHT = 34; // of a row, pixels
 const DECADES = [0.001, 0.01, 0.1, 1, 10, 100, 1000, 10000];
 
+/** A probability as papers print it. */
+const chance = (value) => (value < 0.001 ? "< 0.001" : value.toPrecision(2));
+
 class Effects {
   /** `open(cell)` enlarges a cell of an effect. */
   constructor(open) {
@@ -44,6 +47,7 @@ class Effects {
           make("span", { role: "columnheader", class: "interval" }, this.scale),
           head("drift", "drift"),
           head("95 % interval", "range"),
+          head("q", "q"),
           head("seeds", "seeds"),
           head("", "verdict"),
         ),
@@ -113,13 +117,14 @@ class Effects {
       cell("interval", make("i", { class: "span" }), make("i", { class: "dot" })),
       cell("drift"),
       cell("range"),
+      cell("q"),
       cell("seeds"),
       cell("verdict"),
     );
   }
 
   #fill(node, effect) {
-    const [variant, interval, drift, range, seeds, verdict] = node.children;
+    const [variant, interval, drift, range, q, seeds, verdict] = node.children;
     const { low, high } = effect;
     const known = low != null && high != null;
     const others = [...effect.at]
@@ -150,6 +155,7 @@ class Effects {
     dot.style.left = `${100 * this.#across(value ?? 0)}%`;
     drift.textContent = value == null ? "" : this.floored ? inFloors(value) : written(value);
     range.textContent = known ? `${floorsText(low)} – ${floorsText(high)}` : "";
+    q.textContent = effect.q == null ? "" : chance(effect.q);
     seeds.textContent = effect.seeds;
     verdict.textContent = effect.verdict;
   }

@@ -20,7 +20,7 @@ function moduleFacet(name) {
 function facetsOfSweep() {
   const facets = ["stage", "role", "kind"].map(moduleFacet);
   const nearest = [
-    ...new Set(sweep.cells.flatMap((cell) => cell.concepts.slice(0, 1).map(([word]) => word))),
+    ...new Set(sweep.cells.flatMap((cell) => (cell.shows == null ? [] : [cell.shows]))),
   ].sort((a, b) => a - b);
   const classes = sweep.classes
     .map((_, i) => i)
@@ -36,7 +36,7 @@ function facetsOfSweep() {
       name: "concept",
       labels: nearest.map((word) => sweep.words[word]),
       ofCells: true,
-      of: (cell) => cell.concepts.slice(0, 1).map(([word]) => nearest.indexOf(word)),
+      of: (cell) => (cell.shows == null ? [] : [nearest.indexOf(cell.shows)]),
     },
   );
   for (const axis of sweep.axes) {

@@ -174,12 +174,8 @@ class Grid {
     below.title = [path && `${path}.${strong}`, others].filter(Boolean).join(" · ");
     become.firstChild.textContent = sweep.classes[cell.class] ?? "";
     become.firstChild.dataset.class = CLASSES.indexOf(sweep.classes[cell.class]);
-    const [concept] = cell.concepts;
-    write(
-      nearest,
-      concept ? sweep.words[concept[0]] : "",
-      concept ? ` ${percent(concept[1])}` : "",
-    );
+    const share = cell.concepts.find(([word]) => word === cell.shows)?.[1];
+    write(nearest, sweep.words[cell.shows] ?? "", share == null ? "" : ` ${percent(share)}`);
   }
 
   #key(event) {
