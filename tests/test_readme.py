@@ -52,6 +52,14 @@ def test_gallery_is_small() -> None:
     assert sum(sizes) <= 3_000_000
 
 
+def test_what_is_claimed_is_what_is_checked() -> None:
+    claims = runpy.run_path(str(ROOT / "outputs" / "gallery" / "claims.py"))["CLAIMS"]
+    text = " ".join(TEXT.split())
+    assert len(claims) > 12
+    for statement in claims:
+        assert statement.casefold() in text.casefold()
+
+
 def test_every_recipe_and_command_is_mentioned() -> None:
     for file in (ROOT / "recipes").glob("*.yaml"):
         assert file.stem in TEXT

@@ -39,9 +39,14 @@ for recipe in quickstart zero-each-module hal mix-noise-everywhere scale-down \
     run "$recipe"
     keep "outputs/$recipe/sheet.png" "$recipe"
 done
+seeds='seeds=[0, 1, 2, 3, 4, 5, 6, 7]'
+"$python" -m ablate run patching --set "$seeds" --out outputs/patching-alone
+"$python" -m ablate run patching --set "$seeds" --set 'axes.layer={values: ["*.attn2"]}' \
+    --out outputs/patching-together
 run plane
 keep outputs/plane/sheet.png plane 1000
 
+run noise-and-shrinkage
 run modules-that-matter
 "$python" -m ablate architecture outputs/modules-that-matter
 photo outputs/modules-that-matter/architecture.png architecture 2000
@@ -97,3 +102,5 @@ photo outputs/units-atlas-up/atlas-compared.png atlas 1600
 units atlas vision_model.encoder.layers.2 --component clip --seeds 0-1 --edit "$zero" \
     --out outputs/units-atlas-clip
 photo outputs/units-atlas-clip/atlas.png atlas-clip 900
+
+"$python" "$gallery/claims.py"
