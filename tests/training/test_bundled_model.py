@@ -99,7 +99,7 @@ def test_weights_are_small_half_precision_and_safetensors_only() -> None:
 
     files = [p for p in bundled.FOLDER.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 60e6
-    assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt"}
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt", ".csv"}
     for file in bundled.FOLDER.rglob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             kinds = {tensors.get_slice(k).get_dtype() for k in tensors.keys()}  # noqa: SIM118
