@@ -2,7 +2,7 @@
 
 `python outputs/gallery/claims.py [FOLDER]` prints for each statement what the runs say, those in
 `outputs/` by default, and ends with 1 if one of them is wrong. A statement is quoted as it is in
-the README, up to spaces.
+the README or in the bundled model's, up to spaces.
 """
 
 from __future__ import annotations
@@ -115,6 +115,18 @@ def _(runs: Path) -> tuple[bool, object]:
     counts = Counter(cell.class_name for cell in edited(runs / "zero-each-module"))
     found = [counts.total(), counts["intact"], counts["altered"], counts["noise"]]
     return found == [183, 119, 55, 2], dict(counts)
+
+
+@claim(
+    "78 of the 183 modules move the image by less than 0.02 (RMSE, of 1), 68 by 0.02 to 0.1, 37 by"
+    " more; `conv_norm_out` and `conv_out` leave only noise"
+)
+def _(runs: Path) -> tuple[bool, object]:
+    cells = edited(runs / "zero-each-module")
+    moved = np.array([cell.drift["rmse"] for cell in cells])
+    counts = [int(n) for n in np.histogram(moved, [-1, 0.02, 0.1, 2])[0]]
+    noise = {cell.axes["module"] for cell in cells if cell.class_name == "noise"}
+    return (counts, noise) == ([78, 68, 37], {"conv_norm_out", "conv_out"}), (counts, noise)
 
 
 @claim(
@@ -350,6 +362,48 @@ def _(runs: Path) -> tuple[bool, object]:
     after = [found[word][1] for word in ("frog", "pig", "apple")]
     holds = bool(rocket and np.allclose(after, [33, 42, 13], atol=0.6))
     return holds, (np.round(found["rocket"], 4), np.round(after, 1))
+
+
+@claim("every one of its 32 subjects has units that respond to it alone")
+def _(runs: Path) -> tuple[bool, object]:
+    text = (runs / "units-selectivity" / "cards.json").read_text(encoding="utf-8")
+    studied = json.loads(text)
+    found = {one["concept"] for one in studied["search"] if one["units"]}
+    return (len(found), studied["none"]) == (32, []), (len(found), studied["none"])
+
+
+@claim("fox, penguin, bear, koala and tree change and are still read")
+def _(runs: Path) -> tuple[bool, object]:
+    found = {}
+    for card in cards(runs):
+        (its,) = (e for e in card["together"]["reversed"] if e["own"])
+        found[card["concept"]] = round(100 * its["after"], 1), round(its["drift"], 2)
+    words = ("fox", "penguin", "bear", "koala", "tree")
+    return all(found[word][0] > 85 and found[word][1] > 0.08 for word in words), found
+
+
+@claim("though by RMSE the difference is gone at three tenths")
+def _(runs: Path) -> tuple[bool, object]:
+    found: dict[str, list[float]] = {}
+    for cell in edited(runs / "selective-units"):
+        if cell.axes["fraction"] == 0.3:
+            found.setdefault(str(cell.axes["order"]), []).append(cell.drift["rmse"])
+    ends = {order: Estimate.of_mean(np.array(v)).interval() for order, v in found.items()}
+    holds = ends["most"][0] < min(np.mean(found["least"]), np.mean(found["random"]))
+    return bool(holds), {order: np.round(interval, 3) for order, interval in ends.items()}
+
+
+@claim(
+    "29 of 128 dimensions of the shared space respond to the picture and to the word of one concept"
+    " before all others (0.6 would by chance). Of the image encoder's 2,048 hidden units none"
+    " responds to a word in letters."
+)
+def _(runs: Path) -> tuple[bool, object]:
+    text = (runs / "units-clip" / "cards.json").read_text(encoding="utf-8")
+    notes = list(map(str, json.loads(text)["notes"]))
+    counts = [re.match(r"Of ([\d,]+) .*?, (\d+) respond .* ([\d.]+) would", note) for note in notes]
+    found = [match.groups() for match in counts if match]
+    return found == [("2,048", "0", "0.1"), ("128", "29", "0.6")], found
 
 
 @claim(

@@ -89,6 +89,8 @@ run selective-units
 keep outputs/selective-units/curves.png selective-units 1000
 units cards outputs/units-selectivity
 photo "outputs/units-selectivity/cards/up_blocks.1.attentions.1.$hidden-285.png" card 1400
+units selectivity --component clip --out outputs/units-clip
+units cards outputs/units-clip
 first=up_blocks.1.attentions.0.$hidden second=up_blocks.1.attentions.1.$hidden
 units visualize "$second#285" "$first#74" "$first#569" "$first#356" "$first#43" "$first#337" \
     "$second#741" "$second#451" --input latent
