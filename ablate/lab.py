@@ -22,10 +22,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ablate.drift import (
+    Further,
     MeasuredCell,
     Reader,
     classify,
     explained,
+    load_readers,
     measured_with,
     read_cells,
     write_drift,
@@ -52,6 +54,7 @@ class Keys(TypedDict, total=False):
     about: str
     component: str
     clip: str
+    readers: Iterable[str]
     vocabulary: Iterable[str]
     prompts: Iterable[str]
     seeds: Iterable[int]
@@ -212,8 +215,9 @@ def run(
             compile=recipe.compile,
         )
     pipeline = Pipeline.of(pipeline).editing(recipe.component)
-    # Before anything is computed: a CLIP model that is missing is a problem of the recipe.
+    # Before anything is computed: a model that is missing is a problem of the recipe.
     reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
+    further = Further(load_readers(recipe.readers, str(pipeline.device)))
     is_main = Processes(pipeline.device.type).is_main
     with store.working() if is_main else nullcontext():
         if is_main:  # again: another may have begun while the model was loaded
@@ -229,7 +233,7 @@ def run(
                 progress=Progress(report),
             )
         if is_main:
-            write_drift(store, reader, recipe.vocabulary, classify)
+            write_drift(store, reader, recipe.vocabulary, classify, further)
             if summary.computed or summary.reused:
                 save_sheet(store)
                 present_run(store)
@@ -269,29 +273,33 @@ def measure(
     store: Run,
     clip: str | None = None,
     vocabulary: Sequence[str] | None = None,
+    readers: Sequence[str] | None = None,
     device: str | None = None,
 ) -> list[MeasuredCell]:
     """Measure a run again and write its tables, without its network.
 
     Args:
         store: The run.
-        clip: The CLIP model in place of the one that its recipe names.
+        clip: The model that names concepts, in place of the one that its recipe names.
         vocabulary: The concepts in place of those that its recipe names.
-        device: Where the CLIP model runs.
+        readers: The further image encoders in place of those that its recipe names.
+        device: Where these models run.
 
     Raises:
-        ModelError: The CLIP model cannot be loaded.
+        ModelError: A model cannot be loaded.
         StoreError: The folder is no run.
     """
     manifest = store.manifest()
     reader = Reader.of(manifest["model"]["id"], clip or manifest.get("clip"), device)
-    return write_drift(store, reader, vocabulary or manifest.get("vocabulary"), classify)
+    others = manifest.get("readers", ()) if readers is None else readers
+    words = vocabulary or manifest.get("vocabulary")
+    return write_drift(store, reader, words, classify, Further(load_readers(others, device)))
 
 
 def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -> Verification:
     """Compute the damaged cells of a run again from its recipe, and write what else is damaged.
 
-    It is measured with the CLIP model and the vocabulary that it was last measured with.
+    It is measured with the models and the vocabulary that it was last measured with.
 
     On the machine that computed it, and with the same libraries, each file is then byte for byte as
     it was; other hardware may round differently.

@@ -57,13 +57,13 @@ def map_command(run: Path, method: str) -> None:
     """Draw all cells of a run on a plane of concept space, as SVG and PNG."""
     drawing = draw_map(stored_run(run), method)
     if drawing is None:
-        raise Exit(f"{run}: no CLIP model has read its images; see `ablate drift`", WRONG)
+        raise Exit(f"{run}: no model has read its images; see `ablate drift`", WRONG)
     _print_paths(save_drawing(drawing, run / "map"))
 
 
 @click.command("curves")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--metric", help="`rmse`, `ssim`, `latent`, `embedding`. Default: the last known.")
+@click.option("--metric", help="`rmse`, `ssim`, `latent`, `embedding` ... Default: the last known.")
 def curves_command(run: Path, metric: str | None) -> None:
     """Draw drift over strength, with confidence bands, as SVG and PNG."""
     drawing = draw_curves(stored_run(run), metric)

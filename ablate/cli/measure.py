@@ -14,7 +14,7 @@ from ablate.cli.options import CLIP, DEVICE, stored_run
 from ablate.cli.output import echo
 from ablate.cli.process import WRONG
 from ablate.cli.tables import print_table
-from ablate.drift import DISTANCES, Effect, read_cells, read_effects, read_notes
+from ablate.drift import DISTANCES, Effect, read_cells, read_effects, read_notes, reader_names
 from ablate.messages import did_you_mean
 from ablate.store import Run, read_words
 from ablate.view import present_run
@@ -23,6 +23,12 @@ from ablate.view import present_run
 @click.command("drift")
 @click.argument("run", type=click.Path(path_type=Path))
 @CLIP
+@click.option(
+    "--reader",
+    "readers",
+    multiple=True,
+    help="A further image encoder, such as facebook/dinov2-base; may be given several times.",
+)
 @click.option(
     "--vocabulary",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -33,15 +39,22 @@ from ablate.view import present_run
               help="So many of the strongest effects are printed.")  # fmt: skip
 @click.option("--metric", default="rmse", show_default=True, help="Which effects are printed.")
 def drift_command(
-    run: Path, clip: str | None, vocabulary: Path | None, device: str | None, top: int, metric: str
+    run: Path,
+    clip: str | None,
+    readers: tuple[str, ...],
+    vocabulary: Path | None,
+    device: str | None,
+    top: int,
+    metric: str,
 ) -> None:
     """Measure the drift of a run again, without its network, and write its report again."""
-    if metric not in DISTANCES:
-        hint = did_you_mean(metric, DISTANCES) or f"; there are {', '.join(DISTANCES)}"
-        raise Exit(f"--metric: there is no metric `{metric}`{hint}", WRONG)
     words = read_words(vocabulary) if vocabulary else None
     store = stored_run(run)
-    lab.measure(store, clip, words, device)
+    known = (*DISTANCES, *reader_names(readers or store.manifest().get("readers", ())))
+    if metric not in known:
+        hint = did_you_mean(metric, known) or f"; there are {', '.join(known)}"
+        raise Exit(f"--metric: there is no metric `{metric}`{hint}", WRONG)
+    lab.measure(store, clip, words, readers or None, device)
     page = present_run(store)
     _print_effects([e for e in read_effects(store) if e.metric == metric], metric, top)
     print_drift(store)

@@ -63,7 +63,7 @@ def modules_command(
 
 @click.command("architecture")
 @click.argument("run", metavar="RUN|MODEL")
-@click.option("--metric", help="`rmse`, `ssim`, `latent`, `embedding`. Default: the last known.")
+@click.option("--metric", help="`rmse`, `ssim`, `latent`, `embedding` ... Default: the last known.")
 @click.option("--thumbnails", is_flag=True, help="Show each module's picture, not its color.")
 @click.option("--out", type=click.Path(path_type=Path), help="Files, without their suffix.")
 def architecture_command(run: str, metric: str | None, thumbnails: bool, out: Path | None) -> None:

@@ -33,7 +33,9 @@ def key_values(
 
 DEVICE = click.option("--device", help="`cuda`, `cuda:1`, `mps`, `cpu`. Default: the fastest one.")
 DTYPE = click.option("--dtype", help="`float32`, `float16`, `bfloat16`. Default: `auto`.")
-CLIP = click.option("--clip", help="What reads the images: a CLIP model's hub id or folder.")
+CLIP = click.option(
+    "--clip", help="What reads the images: the hub id or folder of a CLIP or SigLIP model."
+)
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:

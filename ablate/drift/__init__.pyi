@@ -13,7 +13,13 @@ from .effects import (
     explained as explained,
     read_effects as read_effects,
 )
-from .images import DISTANCES as DISTANCES
+from .encoders import (
+    ImageReader as ImageReader,
+    check_encoder as check_encoder,
+    load_readers as load_readers,
+    reader_names as reader_names,
+)
+from .images import DISTANCES as DISTANCES, Further as Further
 from .intervals import (
     COVERED as COVERED,
     Estimate as Estimate,

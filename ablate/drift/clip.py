@@ -1,4 +1,5 @@
-"""Concepts: images and words in the one space of a CLIP model (Radford et al. 2021).
+"""Concepts: images and words in the one space of a CLIP model (Radford et al. 2021) or of a SigLIP
+model (Zhai et al. 2023).
 
 >>> reader = Reader.load("bundled")
 >>> reader.images(pictures) @ reader.texts(["a cat", "a dog"]).T  # cosines, (pictures, 2)
@@ -6,43 +7,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer
 
-from ablate.models import (
-    ModelError,
-    cause,
-    check_component,
-    check_loaded,
-    find_device,
-    fingerprint_of,
-    folder_of,
-    is_regular,
-    read_config,
-)
+from ablate.drift.encoders import BATCH, ImageReader, check_encoder, encoder_folder, load_encoder
+from ablate.models import ModelError, cause, folder_of, is_regular, read_config
 from ablate.store import StoreError, read_table
 
 MAX_WORDS = 2**22  # bytes of a vocabulary
-BATCH = 32  # images or texts in one forward pass
+KINDS = ("clip", "siglip", "siglip2")  # of models that read words, too
 
 
-class Reader:
-    """A CLIP model that embeds images and texts as unit vectors of one space.
+class Reader(ImageReader):
+    """A CLIP or SigLIP model that embeds images and texts as unit vectors of one space.
 
     Attributes:
-        id: The hub id or folder that the model was loaded by.
-        network: The model, in float32 and evaluation mode.
         side: Height and width in pixels of the images that the network takes.
-        processor: Resizes, crops and normalizes images for the network.
         vocabulary: The words that the model names what images show by.
-        fingerprint: Of the weights; the commit of a model from the hub.
         scale: The factor of cosines before a softmax.
         margin: The difference of the two largest cosines with words that 95 of 100 images have in
             which a concept can be seen; None where it is not known.
@@ -51,98 +38,67 @@ class Reader:
     def __init__(
         self,
         id: str,
-        network: CLIPModel,
+        network: Any,
         tokenizer: Any,
-        processor: CLIPImageProcessorPil,
+        processor: Any,
         vocabulary: Sequence[str],
         fingerprint: str = "",
         margin: float | None = None,
     ) -> None:
-        self.id = id
-        self.network = network.eval()
+        super().__init__(id, network, processor, fingerprint)
         self.side: int = network.config.vision_config.image_size
         self.tokenizer = tokenizer
-        self.processor = processor
         self.vocabulary = tuple(vocabulary)
-        self.fingerprint = fingerprint
         self.scale = float(network.logit_scale.detach().exp())
         self.margin = margin
 
     @classmethod
-    def of(cls, model: str, clip: str | None = None, device: str | None = None) -> Reader | None:
+    def of(cls, model: str, clip: str | None = None, device: str | None = None) -> Self | None:
         """Load `clip`, by default the CLIP model in a pipeline's folder; None without one."""
         name = _clip_of(model, clip)
         return None if name is None else cls.load(name, device)
 
     @classmethod
-    def load(cls, clip: str, device: str | None = None) -> Reader:
-        """Load a CLIP model by hub id or folder; of a pipeline's folder, the one in `clip/`.
-
-        Weights are read from safetensors only, in float32, and no remote code is run.
+    def load(cls, model: str, device: str | None = None) -> Self:
+        """Load a CLIP or SigLIP model; see `ImageReader.load`.
 
         Raises:
-            ModelError: There is no such model, or it is no CLIP model that can be used.
+            ModelError: There is no such model, or it cannot be used.
         """
-        folder = check_clip(clip)
-        source = clip if folder is None else str(folder)
+        folder = check_clip(model)
+        source = model if folder is None else str(folder)
         if folder is None:
-            _check_kind(clip, read_config(source, "config.json", None))
-        target = find_device(device)
+            _check_kind(model, read_config(source, "config.json", None))
         words = _tokenizer(source, folder)
-        preprocessing = read_config(source, "preprocessor_config.json", None) or {}
+        network, processor, fingerprint = load_encoder(model, device)
         try:
-            network = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
-            processor = image_processor(preprocessing, network.config.vision_config.image_size)
             tokenizer = AutoTokenizer.from_pretrained(words, trust_remote_code=False)
             tokenizer("a picture")  # one that is damaged fails only when it reads
         except Exception as error:  # the library raises anything for files that it does not expect
-            raise ModelError(f"the CLIP model `{clip}` cannot be read: {cause(error)}") from error
-        check_loaded(network, f"the CLIP model `{clip}`")
+            raise ModelError(
+                f"the tokenizer of `{model}` cannot be read: {cause(error)}"
+            ) from error
         return cls(
-            clip,
-            network.to(target),
-            tokenizer,
-            processor,
-            _vocabulary(folder),
-            f"commit:{network.config._commit_hash}" if folder is None else fingerprint_of(folder),
-            _margin(folder),
+            model, network, tokenizer, processor, _vocabulary(folder), fingerprint, _margin(folder)
         )
-
-    @torch.inference_mode()
-    def images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Embed images of any size: unit vectors, float32 (images, width)."""
-        parts = []
-        for i in range(0, len(images), BATCH):
-            # The processor would blend transparency with white.
-            batch = [image.convert("RGB") for image in images[i : i + BATCH]]
-            parts.append(self._embed(
-                self.network.get_image_features, self.processor(batch, return_tensors="pt")
-            ))  # fmt: skip
-        return self._concatenated(parts)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts, truncated to the model's length: unit vectors, float32 (texts, width)."""
-        longest = self.network.config.text_config.max_position_embeddings
-        parts = []
+        config = self.network.config
+        # A SigLIP model was trained on texts that were all filled up to its length.
+        padding = True if config.model_type == "clip" else "max_length"
+        parts = [np.zeros((0, self.width), np.float32)]
         for i in range(0, len(texts), BATCH):
             tokens = self.tokenizer(
                 list(texts[i : i + BATCH]),
-                padding=True, truncation=True, max_length=longest, return_tensors="pt",
+                padding=padding, truncation=True, return_tensors="pt",
+                max_length=config.text_config.max_position_embeddings,
                 return_token_type_ids=False,
             )  # fmt: skip
-            parts.append(self._embed(self.network.get_text_features, tokens))
-        return self._concatenated(parts)
-
-    def _embed(self, features: Callable[..., Any], inputs: Any) -> np.ndarray:
-        vectors = features(**inputs.to(self.network.device)).pooler_output
-        unit: np.ndarray = F.normalize(vectors.float(), dim=-1).cpu().numpy()
-        return unit
-
-    def _concatenated(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(
-            [np.zeros((0, self.network.config.projection_dim), np.float32), *parts]
-        )
+            vectors = self.network.get_text_features(**tokens.to(self.network.device)).pooler_output
+            parts.append(F.normalize(vectors.float(), dim=-1).cpu().numpy())
+        return np.concatenate(parts)
 
 
 def check_reader(model: str, clip: str | None) -> None:
@@ -154,15 +110,14 @@ def check_reader(model: str, clip: str | None) -> None:
 
 
 def check_clip(clip: str) -> Path | None:
-    """The local folder of a CLIP model whose files fit each other; None for a hub id.
+    """The local folder of a CLIP or SigLIP model whose files fit each other; None for a hub id.
 
     Raises `ModelError`, without loading weights.
     """
-    folder = _folder(clip)
+    folder = encoder_folder(clip, "CLIP model")
     if folder is not None:
-        config = read_config(str(folder), "config.json", None)
-        _check_kind(clip, config)
-        check_component(folder, "transformers", "CLIPModel")
+        _check_kind(clip, read_config(str(folder), "config.json", None))
+        check_encoder(clip)
         _tokenizer(str(folder), folder)
         _vocabulary(folder)
     return folder
@@ -170,35 +125,13 @@ def check_clip(clip: str) -> Path | None:
 
 def _check_kind(clip: str, config: Mapping[str, Any] | None) -> None:
     kind = (config or {}).get("model_type", "none")
-    if kind != "clip":
+    if kind not in KINDS:
         raise ModelError(
             f"`{clip}` is no CLIP model: the `model_type`"
             f" of its config.json is `{str(kind)[:100]}`; images are read by one such as"
-            " `openai/clip-vit-large-patch14`"
+            " `openai/clip-vit-large-patch14`, and a SigLIP model will do; one that reads no words"
+            " goes into `readers`"
         )
-
-
-def image_processor(config: Mapping[str, Any], side: int) -> CLIPImageProcessorPil:
-    """Build the image processor of a model that takes `side` × `side` pixels.
-
-    Args:
-        config: A `preprocessor_config.json` of any version; what it lacks is as CLIP was
-            published. The PIL backend needs no torchvision, and its pixels are the same with it.
-    """
-    return CLIPImageProcessorPil(**{"size": side, "crop_size": side, **config})
-
-
-def _folder(clip: str) -> Path | None:
-    """The local folder of a CLIP model, None for a hub id."""
-    folder = folder_of(clip) if clip == "bundled" or Path(clip).is_dir() else None
-    if folder is not None:
-        return folder / "clip" if (folder / "clip").is_dir() else folder
-    if clip.count("/") != 1 or clip.startswith((".", "/", "~")):
-        raise ModelError(
-            f"there is no CLIP model `{clip}`: it is neither `bundled`, nor a folder, nor a hub id"
-            " such as `openai/clip-vit-large-patch14`"
-        )
-    return None
 
 
 def _tokenizer(source: str, folder: Path | None) -> str:
@@ -222,7 +155,7 @@ def _clip_of(model: str, clip: str | None) -> str | None:
 def vocabulary_of(model: str, clip: str | None = None) -> tuple[str, ...] | None:
     """The words of the CLIP model that `Reader.of` would load, without loading it."""
     name = _clip_of(model, clip)
-    return None if name is None else tuple(_vocabulary(_folder(name)))
+    return None if name is None else tuple(_vocabulary(encoder_folder(name, "CLIP model")))
 
 
 def _margin(folder: Path | None) -> float | None:

@@ -1,12 +1,13 @@
-"""Finished images with everything they are compared by: pixels, latents, embeddings.
+"""Finished images with everything they are compared by: pixels, latents, embeddings, metrics.
 
-A `ConceptReader`, such as `ablate.drift.Reader`, embeds images and names what they show.
+A `ConceptReader`, such as `ablate.drift.Reader`, embeds images and names what they show. `Further`
+readers and metrics give further distances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Protocol
@@ -18,17 +19,24 @@ from ablate.drift.metrics import WINDOW, Luma, embedding_distance, judged, rmse,
 from ablate.messages import phrase
 from ablate.store import StoredCell, read_latents
 
-DISTANCES = ("rmse", "ssim", "latent", "embedding")
+DISTANCES = ("rmse", "ssim", "latent", "embedding")  # of every run
 NAMED = 3  # concepts of an image
 BATCH = 64  # images in memory at once
 
 
-class ConceptReader(Protocol):
-    """A model that embeds images and texts in one space."""
+class VectorReader(Protocol):
+    """A model that embeds images."""
 
     @property
     def id(self) -> str:
         """The name of the model."""
+
+    def images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Embed images: unit vectors, shape (images, width)."""
+
+
+class ConceptReader(VectorReader, Protocol):
+    """A model that embeds images and texts in one space."""
 
     @property
     def scale(self) -> float:
@@ -42,11 +50,30 @@ class ConceptReader(Protocol):
     def margin(self) -> float | None:
         """The least margin of an image that shows a concept; None where it is not known."""
 
-    def images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Embed images: unit vectors, shape (images, width)."""
-
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts: unit vectors, shape (texts, width)."""
+
+
+# A distance of two images, float32 (height, width, 3) in [0, 1], 0 for equal ones.
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Further:
+    """What measures a run besides pixels, latents and the model that names what images show.
+
+    Attributes:
+        readers: Image encoders, by the names of their distances.
+        metrics: Distances of two images, by name.
+    """
+
+    readers: Mapping[str, VectorReader] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    @property
+    def distances(self) -> tuple[str, ...]:
+        """The names of all distances of the run."""
+        return (*DISTANCES, *self.readers, *self.metrics)
 
 
 @dataclass(frozen=True)
@@ -58,14 +85,16 @@ class Features:
         state: `ok` or `nan`.
         pixels: uint8, shape (height, width, 3).
         latents: The final latents, None where none are stored.
-        embedding: A unit vector, None without a CLIP model.
+        embeddings: Unit vectors, by the names of their distances.
+        metrics: Further distances, by name.
     """
 
     key: str
     state: str
     pixels: np.ndarray
     latents: np.ndarray | None
-    embedding: np.ndarray | None
+    embeddings: Mapping[str, np.ndarray]
+    metrics: Mapping[str, Metric]
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -83,8 +112,11 @@ class Features:
             distances["ssim"] = 1 - self.luma.similarity(other.luma)
         if self.latents is not None and other.latents is not None:
             distances["latent"] = rmse(self.latents, other.latents)
-        if self.embedding is not None and other.embedding is not None:
-            distances["embedding"] = embedding_distance(self.embedding, other.embedding)
+        for name, vector in self.embeddings.items():
+            if name in other.embeddings:
+                distances[name] = embedding_distance(vector, other.embeddings[name])
+        for name, metric in self.metrics.items():
+            distances[name] = metric(self.image, other.image)
         return distances
 
 
@@ -92,12 +124,15 @@ class Embedder:
     """Embeds each valid image once.
 
     Attributes:
-        embeddings: Unit vectors by the key of the cell.
+        embeddings: Unit vectors by the name of their distance, and by the key of the cell.
     """
 
-    def __init__(self, reader: ConceptReader | None) -> None:
-        self.reader = reader
-        self.embeddings: dict[str, np.ndarray] = {}
+    def __init__(self, reader: VectorReader | None, further: Further) -> None:
+        first = {} if reader is None else {"embedding": reader}
+        self.readers: Mapping[str, VectorReader] = {**first, **further.readers}
+        self.embeddings: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.readers}
+        self.metrics = further.metrics
+        self._known: set[str] = set()
 
     def features(self, cells: Iterable[StoredCell]) -> Iterator[Features]:
         """The features of each cell, in order; a batch of them is in memory at once."""
@@ -108,18 +143,25 @@ class Embedder:
             new = {
                 cell.key: image
                 for cell, image, state in zip(batch, images, states, strict=True)
-                if state == "ok" and cell.key not in self.embeddings
+                if state == "ok" and cell.key not in self._known
             }
-            if self.reader is not None and new:
-                vectors = self.reader.images(list(new.values()))
-                self.embeddings |= zip(new, vectors, strict=True)
+            self._known.update(new)
+            for name, reader in self.readers.items():
+                if new:
+                    vectors = reader.images(list(new.values()))
+                    self.embeddings[name] |= zip(new, vectors, strict=True)
             for cell, image, state in zip(batch, images, states, strict=True):
                 yield Features(
                     cell.key,
                     state,
                     np.asarray(image),
                     read_latents(cell.path) if state == "ok" else None,
-                    self.embeddings.get(cell.key),
+                    {
+                        name: vectors[cell.key]
+                        for name, vectors in self.embeddings.items()
+                        if cell.key in vectors
+                    },
+                    self.metrics,
                 )
 
 
@@ -159,8 +201,8 @@ def pairwise_distances(images: Sequence[Features]) -> dict[str, np.ndarray]:
     count = len(images)
     pairs = [(i, j, images[i].distances(images[j])) for j in range(count) for i in range(j)]
     matrices: dict[str, np.ndarray] = {}
-    for metric in DISTANCES:
-        if pairs and all(metric in distances for _, _, distances in pairs):
+    for metric in pairs[0][2] if pairs else ():
+        if all(metric in distances for _, _, distances in pairs):
             matrix = matrices[metric] = np.zeros((count, count))
             for i, j, distances in pairs:
                 matrix[i, j] = matrix[j, i] = judged(metric, distances[metric])

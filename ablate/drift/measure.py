@@ -3,10 +3,11 @@
 Reads the run's folder alone: a run can be measured again without its network. A `ConceptReader`,
 such as `ablate.drift.Reader`, names concepts; without one their columns stay empty.
 
-    drift.csv        a row a finished cell: metrics, metrics in noise floors, class, concepts
+    drift.csv        a row a finished cell: distances, distances in noise floors, class, concepts
     effects.csv      drift over seeds with its interval (`ablate.drift.effects`)
-    drift.json       the CLIP model, its vocabulary, the noise floors, notes to the user
-    embeddings.npz   embeddings of images and words
+    drift.json       the models that read, the vocabulary, the noise floors, notes to the user
+    embeddings.npz   embeddings of images and words by the model that names; without one, of images
+                     by the first of the further readers
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ablate.drift.images import (
     Concepts,
     Embedder,
     Features,
+    Further,
     pairwise_distances,
 )
 from ablate.drift.metrics import judged, score
@@ -41,10 +43,7 @@ from ablate.store import (
     write_table,
 )
 
-METRICS = (*DISTANCES, "score")
 NAMES = ("concept", "probability", "concept_2", "probability_2", "concept_3", "probability_3")
-FLOORS = tuple(f"{metric}_floors" for metric in DISTANCES)
-MEASURED = ("state", *METRICS, *FLOORS, "class", "shows", "margin", *NAMES)
 NONE = "none"  # what an image shows that no word names
 NAMELESS = ("noise", "structure without concept")  # classes of images that show none
 KNOWN = 0.05  # quantile of the margins of known images below which an image shows none
@@ -61,7 +60,7 @@ class MeasuredCell(StoredCell):
 
     Attributes:
         state: `ok` or `nan`.
-        drift: Those of `METRICS` that are known, by name.
+        drift: The distances that are known, and `score`, by name.
         floors: The distances among them in units of the noise floor.
         class_name: One of `CLASSES`, empty where unknown.
         margin: The difference of its two largest cosines with words.
@@ -102,6 +101,7 @@ def write_drift(
     reader: ConceptReader | None = None,
     vocabulary: Sequence[str] | None = None,
     classify: Classify | None = None,
+    further: Further | None = None,
 ) -> list[MeasuredCell]:
     """Measure all finished cells of a run and write the tables into its folder.
 
@@ -110,22 +110,24 @@ def write_drift(
         reader: A model that names what images show; None for drift alone.
         vocabulary: The concepts; the reader's by default.
         classify: A function that returns the class of a cell.
+        further: Further readers and metrics.
     """
-    measured = _Measurement(run, reader, vocabulary, classify)
+    measured = _Measurement(run, reader, vocabulary, classify, further)
     summary = {
         "clip": reader.id if reader else None,
         "vocabulary": measured.concepts.words if measured.concepts else [],
+        "readers": [reader.id for reader in measured.further.readers.values()],
         "notes": list(measured.notes()),
         "floors": [
             {"group": floor.group, "prompt": floor.prompt, "seeds": len(floor.seeds)}
-            | {metric: floor.mean(metric) for metric in DISTANCES}
+            | {metric: floor.mean(metric) for metric in measured.further.distances}
             for floor in measured.floors.values()
         ],
     }
     _write_embeddings(run, measured)
     effects.write_effects(run, effects.estimate(list(measured.samples())))
     run.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
-    _write_table(run, measured.cells)
+    _write_table(run, measured.cells, measured.further.distances)
     return measured.cells
 
 
@@ -142,7 +144,9 @@ class _Measurement:
         reader: ConceptReader | None = None,
         vocabulary: Sequence[str] | None = None,
         classify: Classify | None = None,
+        further: Further | None = None,
     ) -> None:
+        self.further = further or Further()
         everything, floor = list(run.cells()), run.floor()
         planned = [cell for cell in everything if cell.done]
         spare = [cell for cell in floor if cell.done]
@@ -154,7 +158,7 @@ class _Measurement:
         for cell in everything:
             if not cell.is_baseline:
                 self.seeds.setdefault((cell.variant, cell.prompt), set()).add(cell.seed)
-        self.embedder = Embedder(reader)
+        self.embedder = Embedder(reader, self.further)
         self.classify = classify
         self.concepts: Concepts | None = None
         if reader is not None:
@@ -223,11 +227,12 @@ class _Measurement:
             floors = {m: judged(m, drift[m]) / unit for m, unit in units.items() if unit}
             if "ssim" in drift:
                 drift["ssim"] = 1 - drift["ssim"]
-        if image.embedding is not None and self.concepts is not None:
-            concepts = self.concepts.likeliest(image.embedding)
-            margin = self.concepts.margin(image.embedding)
+        embedding = image.embeddings.get("embedding")
+        if embedding is not None and self.concepts is not None:
+            concepts = self.concepts.likeliest(embedding)
+            margin = self.concepts.margin(embedding)
             if not cell.point:
-                drift["score"] = score(image.embedding, self.concepts.prompts[cell.prompt])
+                drift["score"] = score(embedding, self.concepts.prompts[cell.prompt])
         return MeasuredCell(
             **vars(cell), state=image.state, drift=drift, floors=floors, margin=margin,
             concepts=concepts,
@@ -235,7 +240,8 @@ class _Measurement:
 
     def samples(self) -> Iterator[Sample]:
         """Distances of each variant in each condition, by metric and seed."""
-        known = [m for m in DISTANCES if any(m in cell.drift for cell in self.cells)]
+        distances = self.further.distances
+        known = [m for m in distances if any(m in cell.drift for cell in self.cells)]
         alike: dict[str, list[MeasuredCell]] = {}
         for cell in self.cells:
             if not cell.is_baseline:
@@ -321,7 +327,6 @@ def read_cells(run: Run) -> list[MeasuredCell]:
     They are measured again where `drift.csv` is missing, of an older version, or of other cells.
     """
     cells = [cell for cell in run.cells() if cell.done]
-    heads = _heads(run)
     path = run.folder / TABLE
     if not path.exists():
         return _Measurement(run).cells
@@ -329,13 +334,23 @@ def read_cells(run: Run) -> list[MeasuredCell]:
         header, rows = read_table(path)
         if not header:
             raise StoreError("it is empty")
-    if header != heads or [row[0] for row in rows] != [cell.path.name for cell in cells]:
-        return _Measurement(run).cells
     # By position: an axis may have the name of a column.
-    start = len(heads) - len(MEASURED)
+    start = len(_heads(run))
+    distances = tuple(header[start + 1 : _place_of("score", header, start)])
+    known = distances[: len(DISTANCES)] == DISTANCES
+    if (
+        not known
+        or header != [*_heads(run), *_measured(distances)]
+        or ([row[0] for row in rows] != [cell.path.name for cell in cells])
+    ):
+        return _Measurement(run).cells
     with explained(run, TABLE):
         pairs = list(zip(cells, rows, strict=True))
-        return read_rows(pairs, lambda pair: _cell(pair[0], pair[1][start:]))
+        return read_rows(pairs, lambda pair: _cell(pair[0], pair[1][start:], distances))
+
+
+def _place_of(column: str, header: Sequence[str], start: int) -> int:
+    return header.index(column, start) if column in header[start:] else start
 
 
 def read_notes(run: Run) -> list[str]:
@@ -343,16 +358,20 @@ def read_notes(run: Run) -> list[str]:
     return [str(note) for note in _summary(run).get("notes", ())]
 
 
-def measured_with(run: Run) -> tuple[str | None, list[str] | None]:
-    """The CLIP model and the vocabulary that a run was last measured with; None where there were
-    none, or that is not known any more."""
+def measured_with(run: Run) -> tuple[str | None, list[str] | None, list[str] | None]:
+    """The CLIP model, the vocabulary and the further readers that a run was last measured with;
+    None where there were none, or that is not known any more."""
     try:
         summary = _summary(run)
     except StoreError:
         summary = {}
-    clip, words = summary.get("clip"), summary.get("vocabulary")
-    known = isinstance(words, list) and all(isinstance(word, str) for word in words)
-    return clip if isinstance(clip, str) else None, words if known and words else None
+    clip, words, readers = (summary.get(key) for key in ("clip", "vocabulary", "readers"))
+    return clip if isinstance(clip, str) else None, _texts(words) or None, _texts(readers)
+
+
+def _texts(value: Any) -> list[str] | None:
+    known = isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return value if known else None
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -368,7 +387,7 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def read_embeddings(run: Run) -> Embeddings | None:
-    """The embeddings of the images and words of a run; None without a CLIP model."""
+    """The embeddings of the images and words of a run; None where no model has read them."""
     path = run.folder / EMBEDDINGS
     if not path.exists():
         return None
@@ -383,25 +402,31 @@ def read_embeddings(run: Run) -> Embeddings | None:
 
 
 def _heads(run: Run) -> list[str]:
+    """The columns that say which cell a row is of."""
     axes = [axis.name for axis in run.axes() if axis.name not in ("prompt", "seed")]
-    return ["cell", "variant", "prompt", "seed", *axes, *MEASURED]
+    return ["cell", "variant", "prompt", "seed", *axes]
 
 
-def _write_table(run: Run, cells: Sequence[MeasuredCell]) -> None:
+def _measured(distances: Sequence[str]) -> list[str]:
+    """The columns of what is measured."""
+    floors = (f"{metric}_floors" for metric in distances)
+    return ["state", *distances, "score", *floors, "class", "shows", "margin", *NAMES]
+
+
+def _write_table(run: Run, cells: Sequence[MeasuredCell], distances: Sequence[str]) -> None:
     heads = _heads(run)
-    axes = heads[4 : len(heads) - len(MEASURED)]
     rows = (
         [
             cell.path.name, cell.variant, cell.prompt, cell.seed,
-            *(cell.axes.get(axis, "") for axis in axes), cell.state,
-            *(f"{cell.drift[m]:.6f}" if m in cell.drift else "" for m in METRICS),
-            *(f"{cell.floors[m]:.6f}" if m in cell.floors else "" for m in DISTANCES),
+            *(cell.axes.get(axis, "") for axis in heads[4:]), cell.state,
+            *(f"{cell.drift[m]:.6f}" if m in cell.drift else "" for m in (*distances, "score")),
+            *(f"{cell.floors[m]:.6f}" if m in cell.floors else "" for m in distances),
             cell.class_name, cell.shows, "" if cell.margin is None else f"{cell.margin:.6f}",
             *_named(cell),
         ]
         for cell in cells
     )  # fmt: skip
-    write_table(run.folder / TABLE, heads, rows)
+    write_table(run.folder / TABLE, [*heads, *_measured(distances)], rows)
 
 
 def _named(cell: MeasuredCell) -> list[str]:
@@ -410,11 +435,12 @@ def _named(cell: MeasuredCell) -> list[str]:
     return named + [""] * (2 * NAMED - len(named))
 
 
-def _cell(cell: StoredCell, row: Sequence[str]) -> MeasuredCell:
-    state, *figures = row[: 1 + len(METRICS) + len(DISTANCES)]
-    class_name, shows, margin, *named = row[1 + len(METRICS) + len(DISTANCES) :]
-    drift = zip(METRICS, figures, strict=False)
-    floors = zip(DISTANCES, figures[len(METRICS) :], strict=True)
+def _cell(cell: StoredCell, row: Sequence[str], distances: Sequence[str]) -> MeasuredCell:
+    metrics = (*distances, "score")
+    state, *figures = row[: 1 + len(metrics) + len(distances)]
+    class_name, shows, margin, *named = row[1 + len(metrics) + len(distances) :]
+    drift = zip(metrics, figures, strict=False)
+    floors = zip(distances, figures[len(metrics) :], strict=True)
     return MeasuredCell(
         **vars(cell),
         state=state,
@@ -431,15 +457,17 @@ def _cell(cell: StoredCell, row: Sequence[str]) -> MeasuredCell:
 
 def _write_embeddings(run: Run, measured: _Measurement) -> None:
     path = run.folder / EMBEDDINGS
-    if measured.concepts is None:
+    embeddings = next(iter(measured.embedder.embeddings.values()), {})
+    if not embeddings:
         path.unlink(missing_ok=True)
         return
-    keys = [key for key in dict.fromkeys(measured.order) if key in measured.embedder.embeddings]
-    width = measured.concepts.texts.shape[1]
-    images = np.array([measured.embedder.embeddings[key] for key in keys], np.float32)
+    keys = [key for key in dict.fromkeys(measured.order) if key in embeddings]
+    images = np.array([embeddings[key] for key in keys], np.float32)
+    concepts = measured.concepts
+    texts = images[:0] if concepts is None else concepts.texts.astype(np.float32)
     write_arrays(path, {
         "keys": np.array(keys, dtype=str),
-        "images": images.reshape(-1, width),
-        "words": np.array(measured.concepts.words, dtype=str),
-        "texts": measured.concepts.texts.astype(np.float32),
+        "images": images,
+        "words": np.array(concepts.words if concepts else (), dtype=str),
+        "texts": texts,
     })  # fmt: skip

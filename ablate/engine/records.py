@@ -136,6 +136,7 @@ def _manifest(plan: Plan, pipeline: Pipeline, cells: Sequence[KeyedCell]) -> dic
         ],
         "sheet": dict(recipe.sheet) if recipe.sheet else None,
         "clip": recipe.clip,
+        **({"readers": list(recipe.readers)} if recipe.readers else {}),
         "vocabulary": list(recipe.vocabulary) if recipe.vocabulary else None,
         **({"notes": list(plan.notes)} if plan.notes else {}),
         "cells": [entry(cell) for cell in cells[: len(plan.cells)]],

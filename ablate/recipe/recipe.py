@@ -50,7 +50,7 @@ VERSION = 1
 # Where files and folders are named, `*` being each key, `[]` each item; not the model of a `blend`,
 # whose name is part of the keys of cells.
 LOCATED = (
-    "model", "config", "clip", "lora []", "lora [] model", "axes * cumulative run",
+    "model", "config", "clip", "readers []", "lora []", "lora [] model", "axes * cumulative run",
     "edits [] * units run",
 )  # fmt: skip
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -153,7 +153,10 @@ class Recipe(Strict):
     ops: Text | None = optional(
         "A file of further ops, beside the recipe; runs with `--allow-code`."
     )
-    clip: Text | None = optional("The CLIP model that names concepts.")
+    clip: Text | None = optional("The CLIP or SigLIP model that names concepts.")
+    readers: Annotated[tuple[Word, ...], ListOf("models", empty=True)] = optional(
+        "Further image encoders; each measures drift.", ()
+    )
     vocabulary: Annotated[tuple[Word, ...], ListOf("words")] | None = optional(
         "The concepts that images are compared with."
     )

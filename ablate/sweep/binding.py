@@ -49,8 +49,8 @@ from ablate.sweep.axes import (
 from ablate.sweep.cells import BASELINE, Cell, Condition, Plan
 from ablate.sweep.check import (
     check_checkpoint,
-    check_clip,
     check_loras,
+    check_readers,
     check_sampling,
     check_series,
     check_sizes,
@@ -140,7 +140,7 @@ class _Binding:
         sizes = []
         if self.source is not None:
             check_loras(self.recipe, self.report)
-            check_clip(self.recipe, self.report)
+            check_readers(self.recipe, self.report)
             sizes = check_sizes(self.recipe, self.source, self.report)
         check_texts(edits, sizes, self.report)
         if self.source is not None and self.networks is not None:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ablate.drift import check_reader
+from ablate.drift import check_encoder, check_reader
 from ablate.edits import wrong_length, wrong_letters
 from ablate.messages import counted
 from ablate.models import (
@@ -129,13 +129,19 @@ def check_loras(recipe: Recipe, report: Report) -> None:
             report(("lora", i), str(error))
 
 
-def check_clip(recipe: Recipe, report: Report) -> None:
-    """Whether the CLIP model that reads the images can be loaded, as far as its files show."""
+def check_readers(recipe: Recipe, report: Report) -> None:
+    """Whether the models that read the images can be loaded, as far as their files show."""
     try:
         if recipe.clip is not INVALID:
             check_reader(recipe.model, recipe.clip)
     except ModelError as error:
         report(("clip",) if recipe.clip else ("model",), str(error))
+    for i, model in enumerate(recipe.readers):
+        try:
+            if model is not INVALID:
+                check_encoder(model)
+        except ModelError as error:
+            report(("readers", i), str(error))
 
 
 def check_checkpoint(edit: BoundEdit, source: Source, name: str, report: Report) -> None:

@@ -62,7 +62,8 @@ def draw_map(run: Run, method: str = "pca") -> str | None:
     images = embeddings.images[[at[key] for key in cells]].astype(np.float64)
     shown = list(cells.values())
     plane = _pca(images, shown) if method == "pca" else _umap(images)
-    return _draw(run, shown, plane)
+    eye = "CLIP" if embeddings.words else "the first of `readers`"
+    return _draw(run, shown, plane, eye)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _close(points: np.ndarray, reach: float) -> np.ndarray:
     return pairs
 
 
-def _draw(run: Run, cells: Sequence[MeasuredCell], plane: _Plane) -> str:
+def _draw(run: Run, cells: Sequence[MeasuredCell], plane: _Plane, eye: str) -> str:
     count = len(cells)
     wide = min(1560 + 0.5 * count, 2600)
     tall = 0.6 * wide
@@ -198,7 +199,7 @@ def _draw(run: Run, cells: Sequence[MeasuredCell], plane: _Plane) -> str:
         _thumbnail(canvas, cells[i], moved[i], side, cells[i].is_baseline and not plain)
     _label_ends(canvas, paths, places, side, labels)
     _label_concepts(canvas, cells, places, side, labels)
-    notes = [f"{count} images by what they show to CLIP. {plane.note}", ""]
+    notes = [f"{count} images by what they show to {eye}. {plane.note}", ""]
     if plane.rings:
         notes[1] = "Rings: distance from the baseline within this plane, drawn by its square root. "
     if strayed.any():

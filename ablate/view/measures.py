@@ -30,7 +30,7 @@ class Measure:
     @property
     def words(self) -> str:
         """What is measured and in which unit."""
-        return NAMES[self.metric] + (", in noise floors" if self.in_floors else "")
+        return _words(self.metric) + (", in noise floors" if self.in_floors else "")
 
     def of(self, cell: MeasuredCell) -> float | None:
         """The distance of a cell, 0 for equal images; None where it is not known."""
@@ -47,8 +47,10 @@ def choose_measure(cells: Sequence[MeasuredCell], asked: str | None = None) -> M
         PictureError: The run has no figures of the measure asked for.
     """
     edited = [cell for cell in cells if not cell.is_baseline]
+    there = dict.fromkeys(name for cell in edited for name in cell.drift if name != "score")
+    metrics = [*(name for name in NAMES if name in there), *(n for n in there if n not in NAMES)]
     known = [
-        name for name in (*NAMES, *(f"{metric}_floors" for metric in NAMES))
+        name for name in (*metrics, *(f"{metric}_floors" for metric in metrics))
         if any(_measure(name).of(cell) is not None for cell in edited)
     ]  # fmt: skip
     if asked is None:
@@ -57,6 +59,12 @@ def choose_measure(cells: Sequence[MeasuredCell], asked: str | None = None) -> M
         hint = did_you_mean(asked, known) or f"; it has {', '.join(known) or 'none'}"
         raise PictureError(f"the run has no figures of a metric `{asked}`{hint}")
     return _measure(asked)
+
+
+def _words(metric: str) -> str:
+    _, of_reader, reader = metric.partition("embedding_")
+    other = f"drift of the embedding by {reader}" if of_reader else f"drift by {metric}"
+    return NAMES.get(metric, other)
 
 
 def _measure(name: str) -> Measure:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from ablate import bundled
-from ablate.drift.clip import Reader, image_processor
+from ablate.drift.clip import Reader
+from ablate.drift.encoders import image_processor
 from ablate.messages import phrase
 from ablate.models.errors import ModelError
 from ablate.training import data

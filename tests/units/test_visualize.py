@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ablate.drift.clip import Reader, image_processor
+from ablate.drift.clip import Reader
+from ablate.drift.encoders import image_processor
 from ablate.engine.progress import Progress
 from ablate.models.errors import ModelError
 from ablate.sampling.pipeline import Pipeline

@@ -9,8 +9,11 @@ const METRICS = {
 };
 const CLASSES = ["intact", "altered", "other concept", "structure without concept", "noise"];
 
-const metricName = (name) => METRICS[name]?.[0] ?? name;
-const metricHint = (name) => METRICS[name]?.[1] ?? "";
+const READER = /^embedding_(.*)/; // a distance by a further reader
+const metricName = (name) => METRICS[name]?.[0] ?? name.replace(READER, "embedding by $1");
+const metricHint = (name) =>
+  METRICS[name]?.[1] ??
+  (READER.test(name) ? name.replace(READER, "1 − cosine of the embeddings of the images by $1") : "");
 const percent = (share) =>
   `${share >= 0.995 || share < 0.005 ? Math.round(100 * share) : (100 * share).toPrecision(2)} %`;
 const count = (number) => number.toLocaleString("en-US");
