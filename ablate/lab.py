@@ -39,7 +39,7 @@ from ablate.models import Source
 from ablate.network import Networks, Selector, build_catalog
 from ablate.recipe import MAX_CELLS, Recipe
 from ablate.sampling import Pipeline
-from ablate.store import Run, StoreError, Verification, read_table, verify_run
+from ablate.store import FINDINGS, Run, StoreError, Verification, read_table, verify_run
 from ablate.sweep import Plan, plan
 from ablate.view import contact_sheet, present_run, save_sheet
 
@@ -203,8 +203,84 @@ def run(
         raise TypeError(f"a recipe is complete; leave out {', '.join(keys)}")
     else:
         planned = recipe if isinstance(recipe, Plan) else plan(recipe, max_cells=max_cells)
-    recipe = planned.recipe
-    store = Run(out if out is not None else Path("outputs") / recipe.name)
+    folder = out if out is not None else Path("outputs") / planned.recipe.name
+    with session(
+        planned.recipe, folder, pipeline=pipeline, device=device, on_progress=on_progress
+    ) as at_work:
+        summary = at_work.compute(planned, batch_size=batch_size, limit=limit, fresh=fresh)
+        at_work.measure()
+        if summary.computed or summary.reused:
+            at_work.present()
+    return Result(at_work.store, summary, at_work.is_main)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded pipeline at work in a run's folder; of several processes the main one writes.
+
+    Attributes:
+        recipe: What the run is of.
+        pipeline: What computes its cells.
+        store: The run's folder.
+        reader: What names concepts, if anything does.
+        further: What else measures images.
+        processes: All that `accelerate launch` started.
+        on_progress: Called with the progress after every batch.
+    """
+
+    recipe: Recipe
+    pipeline: Pipeline
+    store: Run
+    reader: Reader | None
+    further: Further
+    processes: Processes
+    on_progress: OnProgress | None
+
+    @property
+    def is_main(self) -> bool:
+        return self.processes.is_main
+
+    def compute(
+        self,
+        planned: Plan,
+        *,
+        batch_size: int | None = None,
+        limit: int | None = None,
+        fresh: bool = False,
+    ) -> Summary:
+        """Compute the cells of a plan that are not in the folder; see `ablate.engine.execute`."""
+        return execute(
+            planned, self.pipeline, self.store, batch_size=batch_size, limit=limit, fresh=fresh,
+            progress=Progress(self.on_progress),
+        )  # fmt: skip
+
+    def measure(self) -> None:
+        """Write the tables of drift."""
+        if self.is_main:
+            write_drift(self.store, self.reader, self.recipe.vocabulary, classify, self.further)
+
+    def present(self, *, sheet: bool = True) -> None:
+        """Write the report and, unless there is another one, the contact sheet."""
+        if self.is_main:
+            if sheet:
+                save_sheet(self.store)
+            present_run(self.store)
+
+
+@contextmanager
+def session(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    pipeline: Pipeline | Any | None = None,
+    device: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[Session]:
+    """Load what a recipe needs, and be at work in the folder of its run while inside.
+
+    Arguments and errors are those of `run`.
+    """
+    store = Run(folder)
     store.claim(recipe.name)
     if pipeline is None:
         pipeline = Pipeline.load(
@@ -218,26 +294,12 @@ def run(
     # Before anything is computed: a model that is missing is a problem of the recipe.
     reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
     further = Further(load_readers(recipe.readers, str(pipeline.device)))
-    is_main = Processes(pipeline.device.type).is_main
-    with store.working() if is_main else nullcontext():
-        if is_main:  # again: another may have begun while the model was loaded
+    processes = Processes(pipeline.device.type)
+    with store.working() if processes.is_main else nullcontext():
+        if processes.is_main:  # again: another may have begun while the model was loaded
             store.claim(recipe.name)
         with _bar() if on_progress is None else nullcontext(on_progress) as report:
-            summary = execute(
-                planned,
-                pipeline,
-                store,
-                batch_size=batch_size,
-                limit=limit,
-                fresh=fresh,
-                progress=Progress(report),
-            )
-        if is_main:
-            write_drift(store, reader, recipe.vocabulary, classify, further)
-            if summary.computed or summary.reused:
-                save_sheet(store)
-                present_run(store)
-    return Result(store, summary, is_main)
+            yield Session(recipe, pipeline, store, reader, further, processes, report)
 
 
 def _plan_on(pipeline: Pipeline, keys: Keys, max_cells: int) -> Plan:
@@ -315,11 +377,17 @@ def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -
     Raises:
         RecipeError: The recipe of the run is damaged.
         ModelError: Its model cannot be loaded.
-        StoreError: The folder is no run, a process is at work there, or the model has changed.
+        StoreError: The folder is no run or a finder's, a process is at work there, or the model has
+            changed.
     """
     before = verify_run(store)
     if before.is_whole:
         return before
+    if any((store.folder / name).exists() for name in FINDINGS):
+        raise StoreError(
+            f"{store.folder} is the run of a finder, which mends it: `ablate find` with its kind"
+            " and this folder"
+        )
     with store.working_alone():
         _repair(store, before, device, allow_code)
     return verify_run(store)

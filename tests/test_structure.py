@@ -19,6 +19,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 # From top to bottom. A package imports only from packages on lower floors.
 FLOORS = [
     ["cli"],
+    ["finders"],
     ["lab", "bench"],
     ["units"],
     ["engine"],

@@ -11,7 +11,7 @@ import click
 
 from ablate.cli.errors import Exit
 from ablate.cli.process import FAILED, GO_ON, INTERRUPTED, WRONG
-from ablate.messages import RequestError, message_of
+from ablate.messages import RequestError, did_you_mean, message_of, shown
 
 # Of a disk that fails or is full; other errors are about the path that was given.
 FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -36,9 +36,19 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.table:
             return None
-        command = getattr(import_module(self.table[cmd_name][0]), f"{cmd_name}_command")
+        name = f"{cmd_name.replace('-', '_')}_command"
+        command = getattr(import_module(self.table[cmd_name][0]), name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.table and name[:1] != "-" and not ctx.resilient_parsing:
+            hint = did_you_mean(name, self.table) or f"; there are {', '.join(self.table)}"
+            raise click.UsageError(f"there is no command `{shown(name)}`{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

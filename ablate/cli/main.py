@@ -9,6 +9,7 @@ from ablate.cli.lazy import LazyGroup
 
 COMMANDS = {
     "run": ("ablate.cli.recipes", "Run a recipe: images, tables, sheet and report."),
+    "find": ("ablate.cli.find", "Answer a question by a part of a recipe's cells."),
     "check": ("ablate.cli.recipes", "Check a recipe without running it."),
     "plan": ("ablate.cli.recipes", "Print axes, variants, cells and an estimate."),
     "recipes": ("ablate.cli.recipes", "List the recipes of this package."),

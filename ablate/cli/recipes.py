@@ -33,9 +33,9 @@ RECIPES = next(p for p in (PACKAGE / "recipes", PACKAGE.parent / "recipes") if p
 SAVED = "recipe.yaml"  # in a run's folder
 
 
-def _file_of(recipe: Path) -> Path:
+def file_of(recipe: Path) -> Path:
     """The recipe file: that of a run, or the one of that name among the recipes of this package."""
-    if _is_run(recipe):
+    if is_run(recipe):
         return recipe / SAVED
     named = RECIPES / f"{recipe.name.removesuffix('.yaml')}.yaml"
     if recipe.is_file() or recipe.parent != Path() or not named.exists():
@@ -43,11 +43,13 @@ def _file_of(recipe: Path) -> Path:
     return named
 
 
-def _is_run(recipe: Path) -> bool:
+def is_run(recipe: Path) -> bool:
+    """Whether a path is the folder of a run."""
     return (recipe / SAVED).is_file()
 
 
-def _with(overrides: dict[str, Any], **options: Any) -> dict[str, Any]:
+def changed(overrides: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The values that replace those of a recipe, by options and by `--set`."""
     return overrides | {key: value for key, value in options.items() if value is not None}
 
 
@@ -78,11 +80,11 @@ def run_command(
     of a run, which goes on there.
     """
     quiet_libraries()
-    if out is None and _is_run(recipe):
+    if out is None and is_run(recipe):
         out = recipe
-    changes = _with(overrides, model=model, dtype=dtype)
-    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
-    _print_notes(planned)
+    changes = changed(overrides, model=model, dtype=dtype)
+    planned = plan(file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
+    print_notes(planned)
     with closing(ProgressPrinter()) as printer:
         result = lab.run(
             planned,
@@ -98,13 +100,14 @@ def run_command(
     if not result.is_main:
         raise Exit("", INTERRUPTED if summary.interrupted else DONE)
     try:
-        _print_outcome(result.store, summary)
+        print_outcome(result.store, summary)
     finally:  # also where nobody reads it any more: Ctrl-C ends all of `ablate run ... | less`
         if summary.interrupted:
             raise Exit(f"{GO_ON}, or: ablate run {quote(str(result.store.folder))}", INTERRUPTED)
 
 
-def _print_outcome(store: Run, summary: Summary) -> None:
+def print_outcome(store: Run, summary: Summary) -> None:
+    """Print what was computed, what it shows in a few lines, and the pages to look at."""
     if summary.damaged:
         one = len(summary.damaged) == 1
         echo(
@@ -135,7 +138,8 @@ def _print_outcome(store: Run, summary: Summary) -> None:
             echo(str(page))
 
 
-def _print_notes(planned: Plan) -> None:
+def print_notes(planned: Plan) -> None:
+    """Print what of a plan may not be meant."""
     for note in planned.notes:
         echo(f"note: {note}")
 
@@ -172,10 +176,10 @@ def check_command(
     recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool, max_cells: int
 ) -> None:
     """Check a recipe without running it: print OK, or every problem with its file, line and key."""
-    changes = _with(overrides, model=model)
-    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
+    changes = changed(overrides, model=model)
+    planned = plan(file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
     echo(f"{recipe}: OK")
-    _print_notes(planned)
+    print_notes(planned)
 
 
 @click.command("plan")
@@ -184,8 +188,8 @@ def plan_command(
     recipe: Path, overrides: dict[str, Any], model: str | None, allow_code: bool, max_cells: int
 ) -> None:
     """Print the plan of a recipe: axes, variants, cells, and an estimate of the time."""
-    changes = _with(overrides, model=model)
-    planned = plan(_file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
+    changes = changed(overrides, model=model)
+    planned = plan(file_of(recipe), overrides=changes, allow_code=allow_code, max_cells=max_cells)
     loaded = planned.recipe
     source = Source.of(loaded)
     cost = estimate_cost(source)
@@ -212,7 +216,7 @@ def plan_command(
         f"estimate  {rows:,} denoiser rows of {cost.flops / 1e9:,.1f} GFLOP;"
         f" roughly {clock(rows * cost.flops / cost.rate)} on this {cost.device}"
     )
-    _print_notes(planned)
+    print_notes(planned)
 
 
 def _terms(planned: Plan) -> str:

@@ -27,6 +27,7 @@ from .intervals import (
     t_interval as t_interval,
 )
 from .measure import (
+    NONE as NONE,
     MeasuredCell as MeasuredCell,
     measured_with as measured_with,
     read_cells as read_cells,

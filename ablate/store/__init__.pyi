@@ -46,7 +46,7 @@ from .study import (
     slug_of as slug_of,
     study_pictures as study_pictures,
 )
-from .verify import Verification as Verification, verify_run as verify_run
+from .verify import FINDINGS as FINDINGS, Verification as Verification, verify_run as verify_run
 from .visualizations import (
     Visualization as Visualization,
     as_image as as_image,

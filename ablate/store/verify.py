@@ -26,6 +26,7 @@ TABLES = (DRIFT, "effects.csv", "drift.json", "embeddings.npz")
 # Files of each run that was measured; one of an older version has no ledger.
 NEEDED = (*DESCRIPTIONS[:2], *TABLES[:3], "report.html")
 PICTURES = (".png", ".webp", ".gif")
+FINDINGS = ("find.json", "find.csv", "find.svg")  # that a finder writes into the folder of its run
 
 
 @dataclass(frozen=True)

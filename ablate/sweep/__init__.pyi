@@ -1,4 +1,9 @@
-from .axes import PlanAxis as PlanAxis, condition_axis as condition_axis
+from .axes import (
+    CumulativeAxis as CumulativeAxis,
+    ModuleAxis as ModuleAxis,
+    PlanAxis as PlanAxis,
+    condition_axis as condition_axis,
+)
 from .binding import plan as plan
 from .cells import (
     BASELINE as BASELINE,

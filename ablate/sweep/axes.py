@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -56,6 +56,13 @@ class PlanAxis:
     labels: tuple[str, ...]
     of_condition: bool = False
     note: str = ""
+
+    def limited(self, assignments: Iterable[Assignment]) -> PlanAxis:
+        """The axis with only those values that assignments have."""
+        used = {repr(values[self.name]) for values in assignments if self.name in values}
+        kept = [i for i, value in enumerate(self.values) if repr(value) in used]
+        values, labels = (tuple(each[i] for i in kept) for each in (self.values, self.labels))
+        return replace(self, values=values, labels=labels)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,6 +86,24 @@ class Plan:
     @property
     def conditions(self) -> tuple[Condition, ...]:
         return tuple(dict.fromkeys(cell.condition for cell in self.cells))
+
+    def part(self, cells: Iterable[Cell]) -> Plan:
+        """The plan of some cells, its own or others of its conditions, in the order given.
+
+        It has their baselines and noise floors, and only those values of axes that they have.
+        """
+        baselines = {c.baseline: c for c in reversed(self.cells) if c.variant.is_baseline}
+        chosen = tuple(cells)
+        there = {cell.condition for cell in chosen if cell.variant.is_baseline}
+        wanted = dict.fromkeys(cell.baseline for cell in chosen)
+        added = tuple(baselines[c] for c in wanted if c not in there)
+        cells, groups = (*added, *chosen), {cell.group for cell in chosen}
+        return replace(
+            self,
+            cells=cells,
+            floor=tuple(cell for cell in self.floor if cell.group in groups),
+            axes=tuple(axis.limited([cell.axes for cell in cells]) for axis in self.axes),
+        )
 
     @property
     def denoiser_rows(self) -> int:

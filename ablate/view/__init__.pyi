@@ -3,6 +3,12 @@ from .architecture.network import draw_layout as draw_layout, draw_network as dr
 from .comparison import save_comparison as save_comparison
 from .curves import draw_curves as draw_curves
 from .errors import PictureError as PictureError
+from .findings import (
+    Row as Row,
+    Strip as Strip,
+    draw_rows as draw_rows,
+    save_strips as save_strips,
+)
 from .maps import draw_map as draw_map
 from .page import (
     Block as Block,

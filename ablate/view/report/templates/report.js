@@ -166,9 +166,15 @@ function build() {
   const grid = new Grid(open);
   const effects = sweep.effects.length ? new Effects(open) : null;
   const drawings = [...document.querySelectorAll("#pictures .picture")];
+  const pictures = drawings.map((drawing) => [
+    drawing.dataset.title,
+    [sizeToggle(drawing), drawing],
+  ]);
+  const first = pictures.filter(([title]) => title === "Finding");
   const tabs = new Tabs([
+    ...first,
     ["Cells", [grid.box, grid.empty], () => draw(false)],
-    ...drawings.map((drawing) => [drawing.dataset.title, [sizeToggle(drawing), drawing]]),
+    ...pictures.filter((picture) => !first.includes(picture)),
     ...(effects ? [["Effects", [effects.box], () => effects.show()]] : []),
     ["Settings & recipe", [settingsSection()]],
   ]);
@@ -225,7 +231,8 @@ function build() {
   );
   document.getElementById("pictures").remove();
   document.body.prepend(head(), bar, make("main", {}, ...tabs.panels.map(({ panel }) => panel)));
-  tabs.show("cells");
+  tabs.show(tabs.panels[0].name);
+  if (first.length) draw(false);
 }
 
 build();

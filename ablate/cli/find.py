@@ -1,0 +1,120 @@
+"""Commands of `ablate find`: experiments that choose their next cells by what the last showed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from functools import wraps
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import click
+
+from ablate import finders
+from ablate.cli.errors import Exit
+from ablate.cli.lazy import LazyGroup
+from ablate.cli.options import DEVICE, DTYPE, quiet_libraries, recipe_options
+from ablate.cli.output import echo
+from ablate.cli.process import DONE, GO_ON, INTERRUPTED
+from ablate.cli.progress import ProgressPrinter
+from ablate.cli.recipes import changed, file_of, is_run, print_notes, print_outcome
+from ablate.sweep import plan
+
+HERE = "ablate.cli.find"
+COMMANDS = {
+    "breaking-point": (HERE, "Bisect where images stop being their concept."),
+}
+
+
+@click.group("find", cls=LazyGroup, table=COMMANDS)
+def find_command() -> None:
+    """Answer a question by a part of a recipe's cells, each round chosen by what the last showed.
+
+    Run it again to resume: it asks for the same cells, and finished ones are never computed twice.
+    RECIPE may also be the folder of a finder's run, which goes on there.
+    """
+
+
+def finder(kind: str) -> Callable[[Callable[..., dict[str, Any]]], click.Command]:
+    """Register the command of a kind: its function returns the options of the finder."""
+
+    def register(options_of: Callable[..., dict[str, Any]]) -> click.Command:
+        @wraps(options_of)
+        def command(
+            recipe: Path,
+            overrides: dict[str, Any],
+            model: str | None,
+            allow_code: bool,
+            max_cells: int,
+            device: str | None,
+            dtype: str | None,
+            batch_size: int | None,
+            out: Path | None,
+            **given: Any,
+        ) -> None:
+            quiet_libraries()
+            if out is None and is_run(recipe):
+                out = recipe
+            planned = plan(
+                file_of(recipe),
+                overrides=changed(overrides, model=model, dtype=dtype),
+                allow_code=allow_code,
+                max_cells=max_cells,
+            )
+            print_notes(planned)
+            with closing(ProgressPrinter()) as printer:
+                answer = finders.find(
+                    kind, planned, out, device=device, batch_size=batch_size,
+                    on_progress=printer, **options_of(**given),
+                )  # fmt: skip
+            _print(kind, answer)
+
+        decorated: Any = command
+        for option in (
+            click.option(
+                "--out",
+                type=click.Path(path_type=Path),
+                help="Default: outputs/<recipe name>-<kind>.",
+            ),
+            click.option("--batch-size", type=click.IntRange(min=1), help="Images in a batch."),
+            DTYPE,
+            DEVICE,
+            recipe_options,
+            click.command(kind),
+        ):
+            decorated = option(decorated)
+        assert isinstance(decorated, click.Command)
+        return decorated
+
+    return register
+
+
+def _print(kind: str, answer: finders.Answer) -> None:
+    if not answer.is_main:
+        raise Exit("", DONE if answer.finding else INTERRUPTED)
+    store, summary = answer.store, answer.summary
+    assert summary is not None  # a finder measures something
+    try:
+        print_outcome(store, summary)
+        if answer.finding is not None:
+            echo(f"{summary.total} of the {answer.planned} images of the plain sweep were needed")
+            echo(answer.finding.sentence)
+    finally:  # also where nobody reads it any more
+        if answer.finding is None:
+            again = f"ablate find {kind} {quote(str(store.folder))}"
+            raise Exit(f"{GO_ON}, or: {again}", INTERRUPTED)
+
+
+AXIS = click.option("--axis", help="Along which edits grow. Default: the only one.")
+
+
+@finder("breaking-point")
+@AXIS
+def breaking_point_command(**options: Any) -> dict[str, Any]:
+    """Bisect where images stop being their concept, for each combination of the other axes.
+
+    An image is its concept where the CLIP model names what it names in the baseline. RECIPE has an
+    axis of strengths or of counts, and seeds for the interval.
+    """
+    return options
