@@ -14,6 +14,7 @@ from .recipe.axis_functions import (
     plane as plane,
     random_points as random_points,
     span as span,
+    window as window,
     windows as windows,
 )
 from .recipe.op_functions import (
@@ -21,6 +22,7 @@ from .recipe.op_functions import (
     blend as blend,
     flip_sign as flip_sign,
     identity as identity,
+    input_mean as input_mean,
     low_rank as low_rank,
     mean as mean,
     mix_noise as mix_noise,

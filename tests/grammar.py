@@ -92,6 +92,7 @@ _axis = st.sampled_from([
     "{range: [0, 1], step: 0.3}", "[0, 1, 2]", "{linspace: [0, 1, 3]}", "{each: '*attn*'}",
     "{each_head: '*attn*'}", "{each_channel: conv_in}", "{group: {by: role}}", "{windows: 4}",
     "{windows: [{steps: [0, 4]}, {t: [1, 0.5]}]}", "{cumulative: {order: random, seed: 3}}",
+    "{window: {width: 2, by: block}}", "{window: {within: '*', width: 99}}",
     "{cumulative: {counts: [1, 2, 99999]}}", "{cumulative: {order: drift, run: .}}",
     "{embedding: {between: {from: a, to: $prompt, t: [0, 1]}}}", "{embedding: unconditional}",
     "{embedding: {plane: {center: a, toward: [b, 1], size: 3, zoom: [1, 2]}}}", "['', a]",
@@ -134,7 +135,7 @@ def near(draw: st.DrawFn) -> str:
                 "unit": _unit,
                 "with": _selector | _file,
             }
-            values |= {"text": VALUES, "where": st.sampled_from(["weights", "output", "image"])}
+            values |= {"text": VALUES, "where": st.sampled_from(["weights", "output", "input"])}
             values |= {"units": _file.map(lambda f: f"{{run: {f}, count: 3}}")}
             values |= {"component": st.sampled_from(["vae", "text_encoder", "x"])}
             wanted = key in ("modules", "text", op.strength) or draw(st.integers(0, 4)) == 0

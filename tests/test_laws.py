@@ -51,10 +51,11 @@ def halved(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def edit(op: str, model: Path, modules: str = "*") -> dict[str, dict[str, Any]]:
     """An edit as a recipe gives it, of the weights where they can be edited so."""
+    of_outputs = ("mean", "resample", "identity", "input_mean")
     named = {
         "blend": {"with": str(model)},
         "swap": {"modules": "*.attn1.to_q", "with": "*.attn1.to_k"},
-        **{name: {"where": "output", "modules": CONV} for name in ("mean", "resample", "identity")},
+        **{name: {"where": "output", "modules": CONV} for name in of_outputs},
     }
     measure = {OPS[op].strength: strength(op, 0.3)} if OPS[op].strength else {}
     return {op: {"modules": modules, **measure, **named.get(op, {})}}

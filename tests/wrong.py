@@ -9,8 +9,8 @@ ZERO = 'edits:\n  - zero: {modules: "*"}\n'
 SCALED = 'edits:\n  - scale: {modules: "*", factor: $a}\n'
 CHOSEN = "edits:\n  - zero: {modules: $a}\n"
 FORMS = (
-    "values, range, linspace, geomspace, each, each_channel, each_head, group, cumulative, windows,"
-    " embedding"
+    "values, range, linspace, geomspace, each, each_channel, each_head, group, cumulative, window,"
+    " windows, embedding"
 )
 POINTS = "version: 1\nname: x\naxes: {p: {embedding: "
 
@@ -104,8 +104,8 @@ WRONG = [
     Wrong(
         "edit without a mapping",
         HEAD + "edits:\n  - scale: 3\n",
-        "r.yaml:4: edits[0].scale: must be a mapping with modules, component, where, params, when,"
-        " unit, units, factor, not `3`",
+        "r.yaml:4: edits[0].scale: must be a mapping with modules, component, where, argument,"
+        " params, when, unit, units, factor, not `3`",
         True,
     ),
     Wrong(
@@ -124,8 +124,8 @@ WRONG = [
         "axis of two forms",
         HEAD + 'axes: {a: {values: [1], each: "*"}}\n' + SCALED,
         "r.yaml:3: axes.a: must have exactly one of values, range, linspace, geomspace, each,"
-        " each_channel, each_head, group, cumulative, windows, embedding; this has values and"
-        " each",
+        " each_channel, each_head, group, cumulative, window, windows, embedding; this has values"
+        " and each",
         True,
     ),
     Wrong(
@@ -303,7 +303,7 @@ EDITS = [
     ("window without steps", "zero", 'modules: "*", when: {step: [5, 3]}',
      ".when.step: unknown key, did you mean `steps`?", True),
     ("unknown place", "zero", 'modules: "*", where: outputs',
-     ".where: must be one of weights, output, not `outputs`, did you mean `output`?", True),
+     ".where: must be one of weights, output, input, not `outputs`, did you mean `output`?", True),
     ("weights of an op of outputs", "mean", 'modules: "*", where: weights',
      ".where: must be `output`, not `weights`", True),
     ("no place of an op of outputs", "mean", 'modules: "*"',
@@ -312,6 +312,16 @@ EDITS = [
      ".where: must be `weights`, not `output`: `prune` edits weights alone", True),
     ("parameters of outputs", "zero", 'modules: "*", where: output, params: bias',
      ".params: outputs have no parameters; leave `params` out", True),
+    ("argument of outputs", "zero", 'modules: "*", where: output, argument: x',
+     ".argument: `argument` goes with `where: input`", False),
+    ("argument of weights", "zero", 'modules: "*", argument: x',
+     ".argument: `argument` goes with `where: input`", False),
+    ("dose of inputs", "mix_noise", 'modules: "*", where: input, amount: 1, dose: 1',
+     ".dose: is for weights; inputs have none", True),
+    ("heads of inputs", "zero", 'modules: "*", where: input, unit: {heads: 0}',
+     ".unit: names heads or channels of weights and outputs; inputs have none", False),
+    ("input of an op of outputs", "identity", 'modules: "*", where: input',
+     ".where: must be `output`, not `input`", True),
     ("component that is no text", "zero", 'modules: "*", component: 3',
      ".component: must be text, not `3`; put it in quotes to make it text", True),
     ("unknown unit", "zero", 'modules: "*", unit: {head: [0]}',
@@ -350,8 +360,8 @@ EDITS = [
     ("neither dose nor amount", "add_noise", 'modules: "*"',
      ": `amount` is missing; `add_noise` needs it, a number or an axis (`$name`)", True),
     ("dose of an op without one", "zero", 'modules: "*", dose: 0.1',
-     ".dose: `zero` takes no `dose`; known here: modules, component, where, params, when, unit,"
-     " units", True),
+     ".dose: `zero` takes no `dose`; known here: modules, component, where, argument, params,"
+     " when, unit, units", True),
     ("dose below 0", "mix_noise", 'modules: "*", dose: -0.1', ".dose: must be at least 0, not"
                                                               " `-0.1`", True),
     ("dose of outputs", "mix_noise", 'modules: "*", dose: 0.1, where: output',
@@ -452,11 +462,11 @@ AXES = [
 
 EDITS += [
     ("a setting of other ops", "scale", 'modules: "*", factor: 1, dose: 0.1',
-     ".dose: `scale` takes no `dose`; known here: modules, component, where, params, when, unit,"
-     " units, factor", True),
+     ".dose: `scale` takes no `dose`; known here: modules, component, where, argument, params,"
+     " when, unit, units, factor", True),
     ("references of an op without any", "zero", 'modules: "*", over: {seed: [1]}',
-     ".over: `zero` takes no `over`; known here: modules, component, where, params, when, unit,"
-     " units", True),
+     ".over: `zero` takes no `over`; known here: modules, component, where, argument, params,"
+     " when, unit, units", True),
     ("bits as text", "quantize", 'modules: "*", bits: x', ".bits: must be a number, not `x`", True),
     ("fraction to text", "zero", 'modules: "*", when: {fraction: [0, x]}',
      ".when.fraction[1]: must be a number, not `x`", True),
@@ -473,6 +483,12 @@ EDITS += [
      False),
 ]  # fmt: skip
 AXES += [
+    ("window of no width", '{window: {modules: "*"}}', "zero: {modules: $a}",
+     "3: axes.a.window: `width` is missing: how many neighbors there are at each value", True),
+    ("window without steps on", "{window: {width: 2, stride: 0}}", "zero: {modules: $a}",
+     "3: axes.a.window.stride: must be at least 1, not `0`", True),
+    ("groups of two kinds", '{group: {by: role, within: "*"}}', "zero: {modules: $a}",
+     "3: axes.a.group.within: is given beside `by`; keep one of the two", False),
     ("axis in no known window", "{values: [0, 1]}", 'zero: {modules: "*", when: {step: [$a, 3]}}',
      "5: edits[0].zero.when.step: unknown key, did you mean `steps`?", True),
     ("axis of heads in place of a unit", '{each_head: "*"}', 'zero: {modules: "*", unit: $a}',

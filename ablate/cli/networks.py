@@ -23,7 +23,9 @@ from ablate.view import draw_layout, draw_network, save_drawing
 @click.argument("model", default="bundled")
 @click.option("--select", metavar="SELECTOR", help="Only these, as in --select role=resnet.")
 @click.option("--component", help="Another part than the denoiser, as in `text_encoder`.")
-@click.option("--blocks", is_flag=True, help="List what contains modules, for `where: output`.")
+@click.option(
+    "--blocks", is_flag=True, help="List what contains modules, for `where: output` or `input`."
+)
 @click.option("--revision", help="Of a hub model.")
 @click.option("--config", help="What describes a model that is one safetensors file.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")

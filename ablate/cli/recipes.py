@@ -33,14 +33,19 @@ RECIPES = next(p for p in (PACKAGE / "recipes", PACKAGE.parent / "recipes") if p
 SAVED = "recipe.yaml"  # in a run's folder
 
 
+def _packaged() -> dict[str, Path]:
+    """The recipes of this package by name: `hal`, `papers/locogen`."""
+    files = sorted(RECIPES.glob("*.yaml")) + sorted(RECIPES.glob("*/*.yaml"))
+    return {file.relative_to(RECIPES).with_suffix("").as_posix(): file for file in files}
+
+
 def file_of(recipe: Path) -> Path:
     """The recipe file: that of a run, or the one of that name among the recipes of this package."""
     if is_run(recipe):
         return recipe / SAVED
-    named = RECIPES / f"{recipe.name.removesuffix('.yaml')}.yaml"
-    if recipe.is_file() or recipe.parent != Path() or not named.exists():
+    if recipe.is_file():
         return recipe
-    return named
+    return _packaged().get(recipe.as_posix().removesuffix(".yaml"), recipe)
 
 
 def is_run(recipe: Path) -> bool:
@@ -240,8 +245,8 @@ def _terms(planned: Plan) -> str:
 @click.command("recipes")
 def recipes_command() -> None:
     """List the recipes of this package; `ablate run NAME` runs one."""
-    files = sorted(RECIPES.glob("*.yaml"))
-    print_table(("recipe", "what it shows"), [(f.stem, Recipe.load(f).about) for f in files])
+    rows = [(name, Recipe.load(file).about) for name, file in _packaged().items()]
+    print_table(("recipe", "what it shows"), rows)
 
 
 @click.command("schema")

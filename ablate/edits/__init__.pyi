@@ -13,7 +13,7 @@ from .letters import (
 )
 from .noise import NoiseCache as NoiseCache, draw as draw
 from .ops import OPS as OPS, apply as apply, wrong_strength as wrong_strength
-from .registry import Op as Op, op as op
+from .registry import OF_INPUT as OF_INPUT, Op as Op, op as op
 from .rows import by_rows as by_rows
 from .variants import (
     BY as BY,

@@ -33,7 +33,7 @@ from ablate.edits.registry import GIVEN, KINDS, Apply, NoiseSource, Op
 from ablate.messages import RequestError
 from ablate.store import StoreError, read_bytes
 
-PLACES = ("weights", "output")
+PLACES = ("weights", "output", "input")
 # Noise that exists in one place only.
 ONLY = {"init": "weights", "partner": "weights", "checkpoint": "weights"}
 ONLY |= {kind: "output" for kind in GIVEN if kind not in ONLY}

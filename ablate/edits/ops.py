@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ablate.edits.noise import in_float64
-from ablate.edits.registry import BOTH, OPS as OPS, WEIGHTS, Op, op
+from ablate.edits.registry import ANYWHERE, OPS as OPS, WEIGHTS, Op, op
 
 PART = 2**17  # entries of a large tensor that are edited at a time
 
@@ -47,8 +47,8 @@ def randomize(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
 
 # One stream with `randomize`: at amount 1 both are the same network.
 @op(
-    strength="amount", neutral=0.0, draws="values", stream="randomize", linear=True, places=BOTH,
-    least=0.0, most=1.0,
+    strength="amount", neutral=0.0, draws="values", stream="randomize", linear=True,
+    places=ANYWHERE, least=0.0, most=1.0,
 )  # fmt: skip
 def mix_noise(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """(1−a)·W + a·N, N as in `randomize`."""
@@ -194,6 +194,15 @@ def identity(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
     """The module's input, passed on as it is.
 
     Veit, Wilber & Belongie 2016 delete layers so (arXiv:1605.06431).
+    """
+    return noise.clone()
+
+
+@op(draws="input_mean", places=("output",))
+def input_mean(tensor: Tensor, noise: Tensor, strength: float) -> Tensor:
+    """The mean of the module's input over its channels, at each position.
+
+    As layers are ablated in github.com/Moslem-Sh21/Diffusion-Transformer-Ablations (mode `mean`).
     """
     return noise.clone()
 

@@ -1,4 +1,4 @@
-"""Edits of the outputs of modules and blocks, by forward hooks on the rows of some cells.
+"""Edits of the outputs and inputs of modules and blocks, by hooks on the rows of some cells.
 
 Statistics, noise and references are per row, so that a cell does not depend on the others in its
 batch. References are computed in the same batch as cells of the baseline: they replace outputs with
@@ -7,6 +7,7 @@ those that the module has for them in the same call.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ablate.edits.batch import EditReport, NoRowsError, RowMap
 from ablate.edits.noise import seeded_generator
 from ablate.edits.ops import OPS
-from ablate.edits.registry import Op
+from ablate.edits.registry import OF_INPUT, Op
 from ablate.edits.variants import Edit, Reference, Variant, cells_by_variant
 from ablate.network import (
     ScopeError,
@@ -34,7 +35,7 @@ from ablate.network import (
 
 @dataclass(frozen=True)
 class OutputEdit:
-    """An edit of one module's output, for some cells of a batch.
+    """An edit of one module's output or input, for some cells of a batch.
 
     Attributes:
         edit: The edit.
@@ -53,16 +54,21 @@ class OutputEdit:
         return self.edit.strength or 0.0
 
     @property
+    def of_input(self) -> bool:
+        return self.edit.where == "input"
+
+    @property
     def by_heads(self) -> bool:
         return self.edit.unit is not None and self.edit.unit.kind == "heads"
 
 
 def output_edits(variants: Sequence[Variant]) -> dict[str, list[OutputEdit]]:
-    """The edits of outputs among those of variants, one variant a cell, by module path."""
+    """The edits of outputs and inputs among those of variants, one variant a cell, by module
+    path."""
     by_path: dict[str, list[OutputEdit]] = {}
     for variant, cells in cells_by_variant(variants).items():
         for edit in variant.edits:
-            if edit.where == "output" and not edit.is_neutral:
+            if edit.where in ("output", "input") and not edit.is_neutral:
                 output = OutputEdit(edit, OPS[edit.op], variant.perturbation_seed, tuple(cells))
                 for path in edit.modules:
                     by_path.setdefault(path, []).append(output)
@@ -77,7 +83,7 @@ def edited_outputs(
     report: EditReport,
     references: Mapping[Reference, int] | None = None,
 ) -> Iterator[None]:
-    """Edit the outputs of modules for as long as the context is open.
+    """Edit the outputs and inputs of modules for as long as the context is open.
 
     Args:
         modules: All modules of the network by path.
@@ -98,7 +104,16 @@ def edited_outputs(
 
     try:
         # In reverse, because each hook is put before those that are there.
-        for path, applying in reversed(list(edits.items())):
+        for path, every in reversed(list(edits.items())):
+            for argument in {edit.edit.argument: None for edit in every if edit.of_input}:
+                given = [e for e in every if e.of_input and e.edit.argument == argument]
+                on_argument = hook(path, path, given).on_argument
+                handles.append(
+                    modules[path].register_forward_pre_hook(
+                        on_argument, with_kwargs=True, prepend=True
+                    )
+                )
+            applying = [edit for edit in every if not edit.of_input]
             ends = [p for p in _projections(modules, path) if is_out_projection(p)]
             before = [edit for edit in applying if ends and edit.by_heads]
             after = [edit for edit in applying if edit not in before]
@@ -156,7 +171,7 @@ class _OutputHook:
         self.references = references
         self.heads = heads
         self.report = report
-        self.needs_input = any(target.op.draws == "input" for target in edits)
+        self.needs_input = any(target.op.draws in OF_INPUT for target in edits)
         self.noise: dict[object, Tensor] = {}
         self.entries: dict[tuple[Unit, int, torch.device], Tensor] = {}
 
@@ -164,6 +179,17 @@ class _OutputHook:
         """The module's output, edited."""
         inputs = list(tensors((args, kwargs)))
         return rebuilt(output, iter(self._edited(module, list(tensors(output)), inputs)))
+
+    def on_argument(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What the module is given, with one argument edited."""
+        call = inspect.signature(module.forward).bind(*args, **kwargs)
+        name = self.edits[0].edit.argument or next(iter(call.arguments))
+        given = call.arguments.get(name)
+        if not isinstance(given, Tensor):
+            known = ", ".join(k for k, v in call.arguments.items() if isinstance(v, Tensor))
+            raise ScopeError(f"`{self.path}` is given no tensor `{name}`, but {known or 'none'}")
+        call.arguments[name] = self._edited(module, [given], [])[0]
+        return call.args, call.kwargs
 
     def on_input(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """The outputs of the heads, edited before their projection."""
@@ -193,7 +219,8 @@ class _OutputHook:
         if not alike or (outputs > 1 and len(alike) > 1):
             what = "no input has" if not alike else "several inputs have"
             shape = tuple(output.shape)
-            raise ScopeError(f"identity: {what} the shape {shape} of what `{self.path}` gives")
+            ops = " and ".join(sorted({e.op.name for e in self.edits if e.op.draws in OF_INPUT}))
+            raise ScopeError(f"{ops}: {what} the shape {shape} of what `{self.path}` gives")
         inputs[:] = [i for i in inputs if i is not alike[0]]
         return alike[0]
 
@@ -219,7 +246,7 @@ class _OutputHook:
             return
         rows = (edited if whole else self.rows.take(edited, cells)).float()
         after = _per_row(
-            op, rows, self._noise(target, number, original, rows, given), target.strength
+            op, rows, self._noise(target, module, number, original, rows, given), target.strength
         )
         if index is not None:
             after = rows.index_copy(dim, index, after.index_select(dim, index))
@@ -244,16 +271,24 @@ class _OutputHook:
         return dim, self.entries[key]
 
     def _noise(
-        self, target: OutputEdit, number: int, original: Tensor, rows: Tensor, given: Tensor | None
+        self,
+        target: OutputEdit,
+        module: nn.Module,
+        number: int,
+        original: Tensor,
+        rows: Tensor,
+        given: Tensor | None,
     ) -> Tensor:
         """The second tensor that the op takes, float32, matched to the rows."""
         match target.op.draws:
             case None:
                 return torch.empty(0)
-            case "input":
+            case "input" | "input_mean" as draws:
                 assert given is not None
-                taken: Tensor = self.rows.take(given, target.cells)
-                return taken.float()
+                taken: Tensor = self.rows.take(given, target.cells).float()
+                if draws == "input_mean":
+                    taken = taken.mean(channel_dim(module, given), keepdim=True).expand_as(taken)
+                return taken
             case "mean" | "resample":
                 return self._reference(target, original)
             case "values":

@@ -19,6 +19,7 @@ NoiseSource = Literal[
     "partner",  # the same parameter of another module
     "checkpoint",  # the same parameter in another checkpoint
     "input",  # the module's input
+    "input_mean",  # the mean of the module's input over its channels, at each position
     "mean",  # the mean of the module's outputs over references
     "resample",  # the module's output for another reference
     "letters",  # a label with a text, at its place on the picture; NaN beside it
@@ -30,12 +31,13 @@ KINDS = {
 }
 # The other keys of an edit in recipes and images, which no strength can be named after.
 RESERVED = ("op", "code", "modules", "component", "where", "params", "when", "unit", "units",
-            "dose", "with", "partners", "checkpoint", "over", "text",
+            "argument", "dose", "with", "partners", "checkpoint", "over", "text",
             "distribution", "by")  # fmt: skip
 # Noise that is given, not drawn.
-GIVEN = ("partner", "checkpoint", "input", "mean", "resample", "letters")
+OF_INPUT = ("input", "input_mean")
+GIVEN = ("partner", "checkpoint", *OF_INPUT, "mean", "resample", "letters")
 WEIGHTS = ("weights",)
-BOTH = ("weights", "output")
+ANYWHERE = ("weights", "output", "input")
 Apply = Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -54,7 +56,7 @@ class Op:
         linear: Whether its change is the strength times its change at strength 1.
         kinds: The kinds of noise to choose among, the first by default.
         kind_key: The recipe's key for the choice.
-        places: What it can edit: `weights`, `output`, `image`.
+        places: What it can edit: `weights`, `output`, `input`, `image`.
         code: The digest of the file that a user's op comes from; None for built-in ops.
         least, most: Bounds of the strength.
         above: A lower bound that is excluded.
@@ -112,15 +114,17 @@ def op(
 
     All three tensors have one shape and are float32; without noise, `noise` is empty. The arguments
     are the attributes of `Op`; `kinds` are by default all that it can draw, and `places` are
-    weights and, for an op without noise, outputs. Raises `ValueError` for a name that is taken and
-    for arguments that contradict each other.
+    weights and, for an op without noise, outputs and inputs. Raises `ValueError` for a name that is
+    taken and for arguments that contradict each other.
     """
     if places is None:
-        places = BOTH if draws is None else WEIGHTS
+        places = ANYWHERE if draws is None else WEIGHTS
     kind_key, all_kinds = KINDS.get(draws or "", ("", ()))
     known = all_kinds if kinds is None else kinds
-    if "output" in places and draws not in (None, "values", "input", "mean", "resample"):
+    if "output" in places and draws not in (None, "values", *OF_INPUT, "mean", "resample"):
         raise ValueError(f"an op of outputs cannot draw `{draws}`")
+    if "input" in places and draws not in (None, "values"):
+        raise ValueError(f"an op of inputs cannot draw `{draws}`")
     if (draws == "letters" or "image" in places) and (draws, places) != ("letters", ("image",)):
         raise ValueError("an op of images draws `letters`, and no other op does")
     if strength in RESERVED:

@@ -15,6 +15,7 @@ from ablate.network import Selector, Unit, build_catalog, select
 
 By = Literal["steps", "fraction", "t"]
 BY: tuple[By, ...] = ("steps", "fraction", "t")
+PLAIN = ("params", "component", "argument", "dose", "checkpoint", "text")  # of edits, in records
 
 
 class UnknownOpError(RequestError, ValueError):
@@ -97,8 +98,9 @@ class Edit:
         kind: The kind of noise or choice, among those that the op has; None is the first.
         when: A window of the sampling; None is all of it.
         component: The network that the modules belong to; None is the one edited by default.
-        where: `weights`, `output` for the outputs of the modules, or `image` for the finished
-            picture, which takes no modules.
+        where: `weights`, `output` for the outputs of the modules, `input` for what they are given,
+            or `image` for the finished picture, which takes no modules.
+        argument: Which argument of the modules is edited at their input; None is the first.
         unit: Only these channels or heads.
         dose: Instead of a strength, the Frobenius norm of the change over that of the weights.
         partners: For `swap`, one module for each of `modules`.
@@ -118,6 +120,7 @@ class Edit:
     when: When | None = None
     component: str | None = None
     where: str = "weights"
+    argument: str | None = None
     unit: Unit | None = None
     dose: float | None = None
     partners: tuple[str, ...] = ()
@@ -136,9 +139,10 @@ class Edit:
     ) -> Edit:
         """An edit of the modules of `network` that a selector matches (`ablate.network.select`).
 
-        `attributes` are further ones of the edit. Edits of outputs can select blocks as well.
+        `attributes` are further ones of the edit. Edits of inputs and outputs can select blocks as
+        well.
         """
-        blocks = attributes.get("where") == "output"
+        blocks = attributes.get("where", "weights") != "weights"
         selected = select(selector, build_catalog(network), blocks=blocks)
         return cls(op, tuple(m.path for m in selected), strength, **attributes)
 
@@ -192,6 +196,7 @@ class Edit:
             "component": self.component,
             "modules": list(self.modules),
             "where": self.where if self.where != "weights" else None,
+            "argument": self.argument,
             "params": self.params,
             op.kind_key: self.kind,
             "when": self.when.as_json() if self.when else None,
@@ -231,7 +236,7 @@ class Edit:
             unit=Unit.from_json(unit) if unit else None,
             partners=tuple(data.get("partners", ())),
             over=tuple(Reference(prompt, seed) for prompt, seed in data.get("over", ())),
-            **{k: data.get(k) for k in ("params", "component", "dose", "checkpoint", "text")},
+            **{key: data.get(key) for key in PLAIN},
         )
 
 

@@ -196,7 +196,7 @@ def _check_exportable(variant: Variant, changed: bool) -> None:
         if edit.where == "image":
             why = "edits the finished picture (where: image), which weights do not contain"
         elif edit.where != "weights":
-            why = f"edits the output of {_modules(edit)} (where: {edit.where}), not weights"
+            why = f"edits the {edit.where} of {_modules(edit)} (where: {edit.where}), not weights"
         elif edit.when is not None:
             why = f"is for a part of the sampling alone (when: {edit.when}); weights are for all"
         if why is not None:

@@ -5,6 +5,7 @@ Only names, classes and shapes are read: a network on the meta device, without w
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -118,7 +119,14 @@ def _info(
         parameters=sum(p.numel() for p in module.parameters(recurse=bool(inside))),
         channels=0 if inside else channels_of(module),
         heads=heads_along(path, ancestry) if has_heads else 0,
+        takes=_arguments_of(module),
     )
+
+
+def _arguments_of(module: nn.Module) -> tuple[str, ...]:
+    parameters = inspect.signature(module.forward).parameters.values()
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind not in several)
 
 
 def _run_once(

@@ -29,6 +29,7 @@ class ModuleInfo:
         heads: The number of heads of the attention layer that it is a projection of (for keys and
             values possibly fewer than for queries), else 0.
         passes: Whether its output has the shape of its input; None if it was never run.
+        takes: The names of its arguments.
     """
 
     number: int
@@ -41,6 +42,7 @@ class ModuleInfo:
     channels: int = 0
     heads: int = 0
     passes: bool | None = None
+    takes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

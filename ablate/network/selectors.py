@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -164,9 +164,28 @@ def _nothing(selector: Selector, modules: Sequence[ModuleInfo]) -> str:
     return f"`{text}` matches no module{nearest}"
 
 
-def groups(modules: Sequence[ModuleInfo], by: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Module paths by the value of a field, in the order in which the values first appear."""
+def groups(
+    modules: Sequence[ModuleInfo], by: str | Sequence[ModuleInfo]
+) -> dict[str, tuple[str, ...]]:
+    """Module paths by the value of a field, in the order in which the values first appear.
+
+    Args:
+        modules: The modules.
+        by: The field, or blocks: then modules are in one group that are inside the same of these,
+            the innermost one.
+
+    Raises:
+        SelectorError: A module is inside none of the blocks.
+    """
     paths: dict[str, list[str]] = {}
     for module in modules:
-        paths.setdefault(str(getattr(module, by)), []).append(module.path)
-    yield from ((value, tuple(group)) for value, group in paths.items())
+        value = getattr(module, by) if isinstance(by, str) else _innermost(module, by)
+        paths.setdefault(str(value), []).append(module.path)
+    return {value: tuple(group) for value, group in paths.items()}
+
+
+def _innermost(module: ModuleInfo, blocks: Sequence[ModuleInfo]) -> str:
+    around = [b.path for b in blocks if f"{module.path}.".startswith(f"{b.path}.")]
+    if not around:
+        raise SelectorError(f"`{module.name}` is inside none of them")
+    return max(around, key=len)

@@ -13,6 +13,7 @@ from ablate.recipe.numbers import NUMERIC, Counts, Series
 from ablate.recipe.spaces import Points, Space
 from ablate.recipe.strict import INVALID, Mistake, Strict, fail, given, optional
 from ablate.recipe.types import (
+    Count,
     Either,
     Exactly,
     ListOf,
@@ -118,12 +119,27 @@ def _is_selector(value: Any) -> bool:
 Each = Annotated[Chosen, Short("modules", _is_selector, Selector)]
 
 
+By = Literal["block", "stage", "role", "kind"]
+WITHIN = "Blocks, as a selector: a group is the modules inside one of them, in place of `by`."
+
+
 class Group(Chosen):
     """Modules that are edited together."""
 
-    by: Literal["block", "stage", "role", "kind"] = optional(
-        "What the modules of a group have in common.", "stage"
-    )
+    by: By | None = optional("What the modules of a group have in common. Default: `stage`.")
+    within: Selector | None = optional(WITHIN)
+
+    def mistakes(self) -> Iterator[Mistake]:
+        if self.by and self.within:
+            yield Mistake("is given beside `by`; keep one of the two", ("within",), "key")
+
+
+class Sliding(Group):
+    """Some neighboring modules at each value, or groups of modules, in forward order."""
+
+    by: By | None = optional("What groups have in common. Default: each module is one.")
+    width: Count = Field(description="How many neighbors there are at each value.")
+    stride: Count = optional("How many further on the next value begins.", 1)
 
 
 class Cumulative(Chosen):
@@ -160,7 +176,7 @@ class AxisSpec(Series):
     """What varies. A list alone is its values."""
 
     one_of: ClassVar[tuple[str, ...]] = (
-        *NUMERIC, "each", *UNIT_FORMS, "group", "cumulative", "windows", "embedding"
+        *NUMERIC, "each", *UNIT_FORMS, "group", "cumulative", "window", "windows", "embedding"
     )  # fmt: skip
 
     values: Annotated[tuple[Any, ...], ListOf("values")] | None = optional(
@@ -171,6 +187,7 @@ class AxisSpec(Series):
     each_head: Each | None = optional("One attention head at each value.")
     group: Group | None = optional("One group of modules at each value.")
     cumulative: Cumulative | None = optional("More and more modules, the first of some order.")
+    window: Sliding | None = optional("A window that slides over modules or groups of them.")
     windows: (
         Annotated[
             Parts | Annotated[tuple[FixedWindow, ...], ListOf("windows")],
@@ -197,7 +214,12 @@ class AxisSpec(Series):
     def chosen(self) -> Chosen | None:
         """The modules that it is about."""
         parts = (self.each, self.each_channel, self.each_head, self.group, self.cumulative)
-        return next((part for part in parts if part), None)
+        return next((part for part in (*parts, self.window) if part), None)
+
+    @property
+    def grouped(self) -> Group | None:
+        """How its modules are grouped, if they are."""
+        return self.group or self.window or None
 
     @property
     def parts(self) -> tuple[When, ...]:

@@ -46,9 +46,52 @@ def each_channel(modules: Any = "*", *, component: str | None = None) -> Axis:
     return _axis("each_channel", modules=modules, component=component)
 
 
-def group(modules: Any = None, *, by: str = "stage", component: str | None = None) -> Axis:
-    """An axis of groups of modules: by `stage`, `block`, `role` or `kind`."""
-    return _axis("group", modules=modules, component=component, by=by)
+def group(
+    modules: Any = None,
+    *,
+    by: str | None = None,
+    within: Any = None,
+    component: str | None = None,
+) -> Axis:
+    """An axis of groups of modules.
+
+    Args:
+        modules: Which modules, a selector. Default: all.
+        by: `stage`, the default, `block`, `role` or `kind`.
+        within: In place of `by`, a selector of blocks: a group is the modules inside one of them.
+        component: Which network. Default: the one that is edited.
+    """
+    return _axis("group", modules=modules, component=component, by=by, within=within)
+
+
+def window(
+    modules: Any = None,
+    *,
+    width: int,
+    stride: int | None = None,
+    by: str | None = None,
+    within: Any = None,
+    component: str | None = None,
+) -> Axis:
+    """An axis of windows of neighboring modules, or groups of modules, in forward order.
+
+    Args:
+        modules: Which modules, a selector. Default: all.
+        width: How many modules or groups a window has.
+        stride: How many further on the next window begins. Default: 1.
+        by: Groups by `stage`, `block`, `role` or `kind`. Default: each module is one.
+        within: In place of `by`, a selector of blocks: a group is the modules inside one of them.
+        component: Which network. Default: the one that is edited.
+    """
+    return _axis(
+        "window",
+        modules=modules,
+        component=component,
+        by=by,
+        within=within,
+        width=width,
+        stride=stride,
+    )
 
 
 def cumulative(

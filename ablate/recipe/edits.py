@@ -162,8 +162,11 @@ class EditSpec(Strict):
         "The modules to edit: a selector, or an axis (`$name`)."
     )
     component: Text | None = Field(None, description=COMPONENT)
-    where: Literal["weights", "output", "image"] = optional(
-        "Whether weights are edited, or what modules return.", "weights"
+    where: Literal["weights", "output", "input", "image"] = optional(
+        "Whether weights are edited, what modules return, or what they are given.", "weights"
+    )
+    argument: Text | None = optional(
+        "Of `where: input`: which argument of the modules. Default: the first."
     )
     params: Literal["weight", "bias"] | None = optional(
         "Only parameters of this name. Default: all."
@@ -213,17 +216,24 @@ class EditSpec(Strict):
                     yield Mistake(message, (key,), "key")
         elif self.modules is None and "modules" in keys_of(op):
             yield Mistake('`modules` is missing; `"*"` selects all', hole="modules")
-        if self.where == "output":
+        if self.where in ("output", "input"):
             if self.params is not None:
-                message = "outputs have no parameters; leave `params` out"
+                message = f"{self.where}s have no parameters; leave `params` out"
                 yield Mistake(message, ("params",), "key")
             if self.dose is not None:
                 hole = op.strength if self.strength is None else None
-                yield Mistake("is for weights; outputs have none", ("dose",), "key", hole)
+                yield Mistake(f"is for weights; {self.where}s have none", ("dose",), "key", hole)
+        if self.where == "input":
+            for key in ("unit", "units"):
+                if getattr(self, key) is not None:
+                    message = "names heads or channels of weights and outputs; inputs have none"
+                    yield Mistake(message, (key,), "key")
+        elif self.argument is not None:
+            yield Mistake("`argument` goes with `where: input`", ("argument",), "key")
         if op.strength and self.strength is None and self.dose is None:
             message = f"`{op.strength}` is missing; `{op.name}` needs it, a number or an axis"
             yield Mistake(f"{message} (`$name`)", hole=op.strength)
-        elif self.strength is not None and self.dose is not None and self.where != "output":
+        elif self.strength is not None and self.dose is not None and self.where == "weights":
             message = f"is given beside `{op.strength}`; keep one of the two"
             yield Mistake(message, ("dose",), "key")
 
@@ -247,8 +257,11 @@ class EditSpec(Strict):
             every.append({"oneOf": [{"required": [key]} for key in strengths]})
         of_weights = dict.fromkeys((key for key in ("params", "dose") if key in keys), False)
         if of_weights and "output" in cls.op.places:
-            output = {"properties": {"where": {"const": "output"}}, "required": ["where"]}
-            every.append({"if": output, "then": {"properties": of_weights}})
+            elsewhere = {
+                "properties": {"where": {"enum": ["output", "input"]}},
+                "required": ["where"],
+            }
+            every.append({"if": elsewhere, "then": {"properties": of_weights}})
         return {**shape, "allOf": every} if every else shape
 
 
@@ -257,6 +270,7 @@ def keys_of(op: Op) -> list[str]:
     if op.draws == "letters":
         return ["where", "text"]
     keys = ["modules", "component", "where"]
+    keys += ["argument"] if "input" in op.places else []
     keys += ["params"] if "weights" in op.places else []
     keys += ["when", "unit"] if op.draws == "partner" else ["when", "unit", "units"]
     keys += [op.strength] if op.strength else []
@@ -305,15 +319,15 @@ def model_of(op: Op) -> type[EditSpec]:
 
 @dataclass(frozen=True)
 class _Place(Rule):
-    """Where an op takes effect; of a user's op also what would let it edit outputs."""
+    """Where an op takes effect; of a user's op also what would let it edit outputs or inputs."""
 
     op: Op
 
     def read(self, value: Any, inner: Inner) -> Any:
-        if value == "output" and self.op.places == ("weights",):
-            message = f"must be `weights`, not `output`: `{self.op.name}` edits weights alone"
+        if value in ("output", "input") and self.op.places == ("weights",):
+            message = f"must be `weights`, not `{value}`: `{self.op.name}` edits weights alone"
             if self.op.code and self.op.draws in (None, "values"):
-                message += '; in its file, `@ablate.op(places=("weights", "output"))` allows both'
+                message += f'; in its file, `@ablate.op(places=("weights", "{value}"))` allows both'
             fail(Mistake(message))
         return inner(value)
 

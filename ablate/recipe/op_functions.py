@@ -23,6 +23,7 @@ Edit = dict[str, Any]
 TYPES = {
     "modules": "Selector",
     "component": "str",
+    "argument": "str",
     "params": 'Literal["weight", "bias"]',
     "when": "Mapping[str, Any] | str",
     "unit": "Mapping[str, Any]",

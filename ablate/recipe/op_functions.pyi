@@ -10,7 +10,8 @@ def zero(
     *,
     modules: Selector | None = ...,
     component: str | None = ...,
-    where: Literal["weights", "output"] | None = ...,
+    where: Literal["weights", "output", "input"] | None = ...,
+    argument: str | None = ...,
     params: Literal["weight", "bias"] | None = ...,
     when: Mapping[str, Any] | str | None = ...,
     unit: Mapping[str, Any] | None = ...,
@@ -21,7 +22,8 @@ def zero(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
+        argument: Of `where: input`: which argument of the modules. Default: the first.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -32,7 +34,8 @@ def scale(
     *,
     modules: Selector | None = ...,
     component: str | None = ...,
-    where: Literal["weights", "output"] | None = ...,
+    where: Literal["weights", "output", "input"] | None = ...,
+    argument: str | None = ...,
     params: Literal["weight", "bias"] | None = ...,
     when: Mapping[str, Any] | str | None = ...,
     unit: Mapping[str, Any] | None = ...,
@@ -44,7 +47,8 @@ def scale(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
+        argument: Of `where: input`: which argument of the modules. Default: the first.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -68,7 +72,7 @@ def randomize(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -80,7 +84,8 @@ def mix_noise(
     *,
     modules: Selector | None = ...,
     component: str | None = ...,
-    where: Literal["weights", "output"] | None = ...,
+    where: Literal["weights", "output", "input"] | None = ...,
+    argument: str | None = ...,
     params: Literal["weight", "bias"] | None = ...,
     when: Mapping[str, Any] | str | None = ...,
     unit: Mapping[str, Any] | None = ...,
@@ -94,7 +99,8 @@ def mix_noise(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
+        argument: Of `where: input`: which argument of the modules. Default: the first.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -121,7 +127,7 @@ def mix_noise_vp(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -146,7 +152,7 @@ def add_noise(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -170,7 +176,7 @@ def shuffle(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -195,7 +201,7 @@ def prune(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -221,7 +227,7 @@ def quantize(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -246,7 +252,7 @@ def low_rank(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -270,7 +276,7 @@ def flip_sign(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -293,7 +299,7 @@ def reinitialize(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -318,7 +324,7 @@ def blend(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -343,7 +349,7 @@ def swap(
     Args:
         modules: The modules to edit: a selector, or an axis (`$name`).
         component: Which part of the pipeline they belong to. Default: the one that is edited.
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         params: Only parameters of this name. Default: all.
         when: Only in this window of the sampling, or an axis of windows.
         unit: Only these channels or heads of the modules.
@@ -414,10 +420,31 @@ def identity(
         units: Units that a study recorded, in place of `modules` and `unit`.
     """
 
+def input_mean(
+    *,
+    modules: Selector | None = ...,
+    component: str | None = ...,
+    where: Literal["output"] | None = ...,
+    when: Mapping[str, Any] | str | None = ...,
+    unit: Mapping[str, Any] | None = ...,
+    units: Mapping[str, Any] | None = ...,
+) -> Edit:
+    """Edit with `input_mean`: The mean of the module's input over its channels, at each
+    position.
+
+    Args:
+        modules: The modules to edit: a selector, or an axis (`$name`).
+        component: Which part of the pipeline they belong to. Default: the one that is edited.
+        where: Always `output`: `input_mean` edits what modules return.
+        when: Only in this window of the sampling, or an axis of windows.
+        unit: Only these channels or heads of the modules.
+        units: Units that a study recorded, in place of `modules` and `unit`.
+    """
+
 def write(*, where: Literal["image"] | None = ..., text: str | None = ...) -> Edit:
     """Edit with `write`: The finished picture with a text on it, on a light label.
 
     Args:
-        where: Whether weights are edited, or what modules return.
+        where: Whether weights are edited, what modules return, or what they are given.
         text: What is written, or an axis (`$name`).
     """

@@ -264,11 +264,13 @@ class Recipe(Strict):
                 f" `{self.model}` has its own configuration"
             )
             yield Mistake(message, ("config",))
-        if self.compile and any(edit.where == "output" for edit in self.edits):
-            message = (
-                "does not go with `where: output`: a compiled network returns nothing on the way"
-            )
-            yield Mistake(message, ("compile",))
+        for where in ("output", "input") if self.compile else ():
+            if any(edit.where == where for edit in self.edits):
+                message = (
+                    f"does not go with `where: {where}`: a compiled network returns nothing on the"
+                    " way"
+                )
+                yield Mistake(message, ("compile",))
 
 
 # ---------------------------------------------------------------- reading

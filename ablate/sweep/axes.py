@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -192,12 +192,16 @@ def condition_axis(name: str, values: Sequence[Any]) -> PlanAxis:
 
 
 def bind_axis(
-    name: str, axis: AxisSpec, modules: Sequence[ModuleInfo] = ()
+    name: str,
+    axis: AxisSpec,
+    modules: Sequence[ModuleInfo] = (),
+    around: Sequence[ModuleInfo] = (),
 ) -> tuple[PlanAxis, ...]:
     """An axis with its values known; of a plane, one for each of its dimensions.
 
     Args:
         modules: Those that it chooses, if it chooses any.
+        around: The blocks by which it groups them, if it does.
 
     Raises:
         BindingError: It asks for more modules, or for units that they do not have.
@@ -211,8 +215,11 @@ def bind_axis(
         if name in CONDITION_AXES:
             return (condition_axis(name, [asked(name, value) for value in axis.numbers]),)
         return (PlanAxis(name, axis.numbers, tuple(map(label_of, axis.numbers))),)
-    of_modules = _of_units if axis.form in UNIT_FORMS else _of_modules
-    return (of_modules(name, axis, modules),)
+    if axis.form in UNIT_FORMS:
+        return (_of_units(name, axis, modules),)
+    if axis.cumulative:
+        return (_of_counts(name, axis, modules),)
+    return (_of_modules(name, axis, modules, around),)
 
 
 def _of_points(name: str, axis: AxisSpec) -> tuple[PlanAxis, ...]:
@@ -266,16 +273,44 @@ def _of_units(name: str, axis: AxisSpec, modules: Sequence[ModuleInfo]) -> Modul
     )
 
 
-def _of_modules(name: str, axis: AxisSpec, modules: Sequence[ModuleInfo]) -> ModuleAxis:
+def _of_modules(
+    name: str, axis: AxisSpec, modules: Sequence[ModuleInfo], around: Sequence[ModuleInfo]
+) -> ModuleAxis:
+    """An axis over modules, over groups, or over windows of neighbors among these."""
     assert axis.chosen is not None
     path = ("axes", name, axis.form)
-    component = axis.chosen.component
+    given = axis.grouped.by if axis.grouped else None
+    try:
+        members = groups(modules, around or given or ("stage" if axis.group else "name"))
+    except SelectorError as error:
+        raise BindingError((*path, "within"), str(error)) from error
+    if axis.window:
+        width = axis.window.width
+        if width > len(members):
+            message = f"is {width}, more than there is to slide over: {len(members)}"
+            raise BindingError((*path, "width"), message)
+        members = dict(_windows(members, width, axis.window.stride))
+    values = tuple(members)
+    return ModuleAxis(name, values, values, members=members, component=axis.chosen.component)
+
+
+def _windows(
+    members: Mapping[str, tuple[str, ...]], width: int, stride: int
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The modules of each window over groups, by the names of its first and last group."""
+    names = list(members)
+    for first in range(0, len(names) - width + 1, stride):
+        inside = names[first : first + width]
+        label = inside[0] if width == 1 else f"{inside[0]} to {inside[-1]}"
+        yield label, tuple(path for name in inside for path in members[name])
+
+
+def _of_counts(name: str, axis: AxisSpec, modules: Sequence[ModuleInfo]) -> ModuleAxis:
+    """An axis over the numbers of modules of an order."""
+    assert axis.cumulative is not None
+    path = ("axes", name, axis.form)
+    component = axis.cumulative.component
     paths = tuple(module.path for module in modules)
-    if axis.cumulative is None:
-        by = axis.group.by if axis.group else "name"
-        members = dict(groups(modules, by))
-        values = tuple(members)
-        return ModuleAxis(name, values, values, members=members, component=component)
     order = axis.cumulative.order
     counts = axis.cumulative.counts
     numbers = (counts.counts if counts else ()) or tuple(range(1, len(paths) + 1))

@@ -205,8 +205,8 @@ class _Binding:
             if edit and isinstance(edit.modules, Ref):
                 users.setdefault(edit.modules.axis, set()).add(edit.where)
         for name, axis in self.recipe.axes.items():
-            # Blocks have outputs, but no weights.
-            blocks = users.get(name) == {"output"}
+            # Blocks have inputs and outputs, but no weights.
+            blocks = "weights" not in users.get(name, {"weights"})
             try:
                 for bound in self._bound(name, axis, blocks):
                     self.axes[bound.name] = bound
@@ -239,7 +239,12 @@ class _Binding:
             blocks = blocks or axis.form == "each_head"
             catalog = self.networks.of(component)
             modules = selected(axis.chosen.modules, catalog, path, blocks)
-        return bind_axis(name, axis, modules) if axis.is_whole else ()
+        around: tuple[ModuleInfo, ...] = ()
+        if axis.grouped and axis.grouped.within:
+            place: KeyPath = ("axes", name, axis.form, "within")
+            catalog = self.networks.of(component)
+            around = selected(axis.grouped.within, catalog, place, blocks=True)
+        return bind_axis(name, axis, modules, around) if axis.is_whole else ()
 
     # ------------------------------------------------------------ cells
 

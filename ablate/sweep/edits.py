@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from ablate.edits import Edit, Reference, When
+from ablate.edits import OF_INPUT, Edit, Reference, When
+from ablate.messages import did_you_mean
 from ablate.network import Catalog, ModuleInfo, Networks, Unit, drawn_order, layer_of
 from ablate.recipe import DrawnUnits, KeyPath, Recipe, Ref, UnitSpec, references_in
 from ablate.sweep.axes import (
@@ -133,7 +134,7 @@ class BoundEdit:
         networks = self.networks
         if networks is None or not networks.has(self.spec.component):
             return
-        study.bind(networks, networks.other(self.spec.component), self.spec.where == "output")
+        study.bind(networks, networks.other(self.spec.component), self.spec.where != "weights")
         for count, path in self.given_by(units.count, (*place, "count")):
             wrong = study.wrong_count(count)
             if wrong is not None:
@@ -233,6 +234,7 @@ class BoundEdit:
             when=self._when(assignment),
             component=self.component,
             where=spec.where,
+            argument=spec.argument,
             unit=unit,
             dose=None if dose is None else float(dose),
             partners=self._partners(paths),
@@ -300,12 +302,19 @@ class BoundEdit:
             raise BindingError(self.path, f"`{edit.op}` is for the denoiser; {name} is none")
         if edit.when is not None:
             self._check_window(edit.when, assignment, denoising)
-        for path in edit.modules if self.spec.op.draws == "input" else ():
+        for path in edit.modules if self.spec.op.draws in OF_INPUT else ():
             if self._modules[path].passes is False:
                 message = (
                     f"`{path}` returns another shape than it is given, and cannot pass that on"
                 )
                 raise BindingError((*self.path, "modules"), message)
+        argument = edit.argument or ""
+        for path in edit.modules if argument else ():
+            takes = self._modules[path].takes
+            if takes and argument not in takes:
+                hint = did_you_mean(argument, takes) or f"; it takes {', '.join(takes)}"
+                message = f"`{path}` takes no `{argument}`{hint}"
+                raise BindingError((*self.path, "argument"), message)
         if edit.unit is not None:
             self._check_unit(edit, edit.unit)
 

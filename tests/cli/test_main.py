@@ -178,8 +178,12 @@ def test_modules_as_json() -> None:
 
 def test_recipes_are_listed_with_what_they_show() -> None:
     done = ablate("recipes")
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [r.stem for r in RECIPES]
-    assert len(RECIPES) >= 10
+    papers = sorted((ROOT / "recipes" / "papers").glob("*.yaml"))
+    names = [r.stem for r in RECIPES] + [f"papers/{r.stem}" for r in papers]
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == names
+    assert len(RECIPES) >= 10 < len(names)
+    for recipe in (names[0], "papers/locogen"):
+        assert ablate("check", recipe, "--model", "bundled").stdout == f"{recipe}: OK\n"
 
 
 def test_sheet_is_drawn_again_in_another_layout(recipe: Path, tmp_path: Path) -> None:

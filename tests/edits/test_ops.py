@@ -344,14 +344,16 @@ def test_parts_give_what_the_whole_gives(name: str, shape: tuple[int, ...]) -> N
 def test_ops_say_where_they_apply_and_what_they_hang_on() -> None:
     table = {name: op for name, op in OPS.items() if op.code is None}
     placed: dict[str, tuple[str, ...]] = dict.fromkeys(
-        ("zero", "scale", "mix_noise"), ("weights", "output")
+        ("zero", "scale", "mix_noise"), ("weights", "output", "input")
     )
-    placed |= dict.fromkeys(("mean", "resample", "identity"), ("output",)) | {"write": ("image",)}
+    of_outputs = ("mean", "resample", "identity", "input_mean")
+    placed |= dict.fromkeys(of_outputs, ("output",)) | {"write": ("image",)}
     assert {n: o.places for n, o in table.items() if o.places != ("weights",)} == placed
     assert {n for n, o in table.items() if o.whole} == {
         "shuffle", "prune", "quantize", "low_rank", "mix_noise_vp",
     }  # fmt: skip
-    sure = {"zero", "scale", "quantize", "low_rank", "blend", "swap", "mean", "identity", "write"}
+    sure = {"zero", "scale", "quantize", "low_rank", "blend", "swap", "mean", "identity"}
+    sure |= {"input_mean", "write"}
     assert {n for n, o in table.items() if not o.is_random} == sure
     assert [table["prune"].is_random_by(k) for k in (None, "magnitude", "random")] == [0, 0, 1]
     keys = {n: (o.kind_key, o.kinds) for n, o in table.items() if o.kinds}

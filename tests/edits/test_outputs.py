@@ -275,6 +275,60 @@ def test_identity_needs_an_input_of_the_outputs_shape(tiny: Pipeline, build: Bui
         tiny.denoiser.get_submodule("conv_in")(torch.zeros(1, 4, 8, 8))
 
 
+@pytest.mark.parametrize(("path", "dim"), [(ATTENTION, -1), (BLOCK, 1)])
+def test_the_mean_of_the_input_is_over_channels(
+    path: str, dim: int, run: RunIt, build: Build, plain: Any
+) -> None:
+    (cell,) = edited(run(build(edits=[{"input_mean": {"modules": path, "where": "output"}}])))
+
+    def mean(_module: nn.Module, given: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+        return given[0].mean(dim, keepdim=True).expand_as(given[0])
+
+    with hooked(plain.unet, path, mean):
+        assert same(cell, image(plain))
+    assert not same(cell, image(plain))
+
+
+TEXT = "encoder_hidden_states"
+
+
+@pytest.mark.parametrize(
+    ("path", "argument"), [(CONV, None), (ATTENTION.replace("attn1", "attn2"), TEXT)]
+)
+def test_inputs_are_edited_by_the_names_of_arguments(
+    path: str, argument: str | None, run: RunIt, build: Build, plain: Any
+) -> None:
+    named = {"argument": argument} if argument else {}
+    edit = {"modules": path, "where": "input", "factor": -9, **named}
+    (cell,) = edited(run(build(edits=[{"scale": edit}])))
+
+    def scale(_module: nn.Module, args: tuple[Tensor, ...], given: dict[str, Any]) -> Any:
+        if argument:
+            return args, given | {argument: -9 * given[argument]}
+        return (-9 * args[0], *args[1:]), given
+
+    handle = plain.unet.get_submodule(path).register_forward_pre_hook(scale, with_kwargs=True)
+    expected = image(plain)
+    handle.remove()
+    assert same(cell, expected)
+    assert not same(cell, image(plain))
+
+
+def test_arguments_that_are_not_there(tiny: Pipeline, build: Build) -> None:
+    edit = {"modules": "*.attn2", "where": "input", "argument": "encoder_hidden_state"}
+    with pytest.raises(RecipeError, match=f"argument: .* takes no .*, did you mean `{TEXT}`"):
+        plan(build(edits=[{"zero": edit}]))
+    one = Edit("zero", (ATTENTION,), where="input", argument=TEXT)
+    assert Edit.from_json(one.as_json()) == one
+    layer = tiny.denoiser.get_submodule(ATTENTION)
+    message = f"`{ATTENTION}` is given no tensor `{TEXT}`, but hidden_states"
+    with (
+        applied(tiny.denoiser, Variant("v", (one,))),
+        pytest.raises(ScopeError, match=re.escape(message)),
+    ):
+        layer(torch.zeros(1, 4, 32))
+
+
 @pytest.mark.parametrize("path", [BLOCK, CONV])
 def test_zero_and_scale_of_outputs(path: str, run: RunIt, build: Build, plain: Any) -> None:
     for name, factor in (("zero", 0.0), ("scale", 1.7)):

@@ -54,6 +54,7 @@ AXES = {
     "each_channel": ablate.each_channel("conv_in"),
     "group": ablate.group(by="role"),
     "cumulative": ablate.cumulative(order="random", seed=1, counts=[1, 2]),
+    "window": ablate.window("*attn2*", width=2, by="block"),
     "windows": ablate.windows(4),
     "linspace": ablate.linspace(0, 1, 3),
     "geomspace": ablate.geomspace(0.01, 1, 3),
@@ -69,7 +70,8 @@ def test_axes_are_what_the_format_has(name: str) -> None:
     axis = AXES[name]
     assert next(iter(axis)) in (name, "embedding")
     key = "when" if name == "windows" else "modules"
-    value = "$a" if name in ("each", "each_head", "each_channel", "group", "cumulative") else "*"
+    of_modules = ("each", "each_head", "each_channel", "group", "cumulative", "window")
+    value = "$a" if name in of_modules else "*"
     settings = {"modules": value} | ({key: "$a"} if key == "when" else {})
     numeric = name in ("linspace", "geomspace", "range")
     edit = {"mix_noise": {"modules": "*", "amount": "$a"}} if numeric else {"zero": settings}

@@ -20,13 +20,15 @@ from ablate.recipe.strict import Strict
 from ablate.recipe.types import Ref
 from ablate.sampling.settings import Sampling
 
-RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes").rglob("*.yaml"))
 
 # Edits with their settings, and what they are read as. All modules unless they say otherwise.
 EDITS: list[tuple[str, str, dict[str, Any]]] = [
     ("zero", "component: text_encoder", {"component": "text_encoder"}),
     ("zero", "where: weights", {"where": "weights"}),
     ("zero", "where: output", {"where": "output"}),
+    ("zero", "where: input, argument: x", {"where": "input", "argument": "x"}),
+    ("input_mean", "where: output", {"where": "output"}),
     ("zero", "unit: {channels: [0, 2-4]}", {"unit": {"channels": (0, 2, 3, 4)}}),
     ("zero", 'unit: {channels: "0-2"}', {"unit": {"channels": (0, 1, 2)}}),
     ("zero", "unit: {heads: 3}", {"unit": {"heads": (3,)}}),

@@ -16,7 +16,7 @@ from ablate.edits.registry import OPS, Op
 from ablate.recipe.recipe import Recipe, parse_recipe
 from ablate.recipe.schema import recipe_docs, recipe_schema
 
-RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes").rglob("*.yaml"))
 VALIDATOR = jsonschema.Draft202012Validator(recipe_schema())
 
 RIGHT = {

@@ -73,6 +73,40 @@ def test_prompts_and_seeds_can_be_zipped_with_each_other() -> None:
     assert [(c.prompt, c.seed) for c in found.conditions] == [("a cat", 0), ("a dog", 1)]
 
 
+def test_a_window_slides_over_modules_and_groups() -> None:
+    found = made(
+        {"a": {"window": {"modules": {"not": "conv_in"}, "width": 2, "stride": 3}}}, ZERO_A
+    )
+    assert found.axes[-1].values == ("down.0.norm1 to down.0.conv1", "up.0.conv1 to conv_out")
+    assert edited(found) == [("down.0.norm1", "down.0.conv1"), ("up.0.conv1", "conv_out")]
+    by_stage = made({"a": {"window": {"width": 3, "by": "stage"}}}, ZERO_A)
+    assert by_stage.axes[-1].values == ("in to mid", "down to up", "mid to out")
+    assert edited(by_stage)[1] == ("down.0.norm1", "down.0.conv1", "mid.attn1", "up.0.conv1")
+    alone = made({"a": {"window": {"width": 1}}}, ZERO_A)
+    assert alone.axes[-1].values == tuple(PATHS)
+    with pytest.raises(RecipeError, match=r"a\.window\.width: is 6, more than there is .*: 5$"):
+        made({"a": {"window": {"width": 6, "by": "stage"}}}, ZERO_A)
+
+
+def test_groups_are_the_modules_inside_blocks() -> None:
+    blocks = tuple(replace(MODULES[i], path=p) for i, p in enumerate(("down", "down.0", "up")))
+    networks = Networks(Catalog(MODULES, blocks), "unet")
+
+    def groups(modules: str, within: Any) -> Any:
+        axes = {"a": {"group": {"modules": modules, "within": within}}}
+        data = {"version": 1, "name": "x", "axes": axes, "edits": ZERO_A}
+        return plan(Recipe.build(data), networks).axes[-1].members  # type: ignore[attr-defined]
+
+    inner = ("down.0.norm1", "down.0.conv1")
+    assert groups("re:down|up", ["down", "down.0", "up"]) == {
+        "down.0": inner,
+        "up": ("up.0.conv1",),
+    }
+    assert groups("down*", "down") == {"down": inner}
+    with pytest.raises(RecipeError, match=r"a\.group\.within: `conv_in` is inside none of them"):
+        groups("*", "down")
+
+
 def test_each_and_group() -> None:
     assert edited(made({"a": {"each": "stage=down"}}, ZERO_A)) == [(PATHS[1],), (PATHS[2],)]
     found = made({"a": {"group": {"modules": {"not": "conv_in"}, "by": "stage"}}}, ZERO_A)
