@@ -24,6 +24,7 @@ from ablate.sweep import plan
 HERE = "ablate.cli.find"
 COMMANDS = {
     "breaking-point": (HERE, "Bisect where images stop being their concept."),
+    "dose": (HERE, "Bisect the dose that each part of a network bears."),
 }
 
 
@@ -116,5 +117,17 @@ def breaking_point_command(**options: Any) -> dict[str, Any]:
 
     An image is its concept where the CLIP model names what it names in the baseline. RECIPE has an
     axis of strengths or of counts, and seeds for the interval.
+    """
+    return options
+
+
+@finder("dose")
+@AXIS
+@click.option("--metric", help="What drift is measured by. Default: `embedding`, else `rmse`.")
+def dose_command(**options: Any) -> dict[str, Any]:
+    """Bisect the dose at which drift passes the noise floor, for each combination of other axes.
+
+    RECIPE has an axis of doses (`dose: $dose` in an edit), one of what they are given to, and seeds
+    for the interval.
     """
     return options

@@ -28,18 +28,18 @@ class Finding:
         columns: Names of the columns of its table.
         rows: The table.
         picture: An SVG document.
-        heads: The columns of its sheet.
-        strips: The rows of its sheet.
         facts: Further figures, as JSON.
+        heads: The columns of its sheet.
+        strips: The rows of its sheet; without any it is that of the cells.
     """
 
     sentence: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     picture: str
-    heads: Sequence[str]
-    strips: Sequence[Strip]
     facts: Mapping[str, Any]
+    heads: Sequence[str] = ()
+    strips: Sequence[Strip] = ()
 
 
 def forget_finding(run: Run) -> None:
@@ -52,7 +52,8 @@ def write_finding(
     run: Run, finding: Finding, kind: str, options: Mapping[str, Any], cells: Mapping[str, int]
 ) -> None:
     """Write a finding. `cells`: how many different images it took, and the plain sweep has."""
-    save_strips(run, finding.heads, finding.strips, about=finding.sentence)
+    if finding.strips:
+        save_strips(run, finding.heads, finding.strips, about=finding.sentence)
     run.write_text(PICTURE, finding.picture)
     write_table(run.folder / TABLE, finding.columns, [list(map(_figure, r)) for r in finding.rows])
     summary = {

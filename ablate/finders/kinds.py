@@ -13,6 +13,7 @@ from typing import Any
 
 from ablate.engine import OnProgress
 from ablate.finders.breaking_point import breaking_point
+from ablate.finders.dose import dose
 from ablate.finders.finding import Finding, forget_finding, write_finding
 from ablate.finders.trials import Trials
 from ablate.lab import Result, Session, session
@@ -25,6 +26,7 @@ from ablate.sweep import Plan, plan
 # wrong options before it measures anything.
 FINDERS: Mapping[str, Callable[..., Finding]] = {
     "breaking-point": breaking_point,
+    "dose": dose,
 }
 
 
@@ -59,7 +61,7 @@ def find(
     not computed again.
 
     Args:
-        kind: `breaking-point`.
+        kind: `breaking-point` or `dose`.
         recipe: A recipe, its plan, or its file.
         out: The folder of the run. Default: `outputs/<name>-<kind>`.
         pipeline: A loaded pipeline to compute with, in place of the recipe's model.
@@ -97,5 +99,5 @@ def find(
         if finding is not None and at_work.is_main:
             cells = {"used": trials.used, "sweep": sweep}
             write_finding(at_work.store, finding, kind, options, cells)
-        at_work.present(sheet=finding is None)
+        at_work.present(sheet=finding is None or not finding.strips)
         return Answer(at_work.store, trials.summary, at_work.is_main, finding, sweep)

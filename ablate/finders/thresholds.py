@@ -182,11 +182,13 @@ def finding_of(
         for b in t.bisections
     ]
     table = [t.row() for t in thresholds]
-    return Finding(sentence, (*thresholds[0].place, *COLUMNS), table, picture,
-                   columns, strips, {"axis": strength.name, **facts})  # fmt: skip
+    facts = {"axis": strength.name, **facts}
+    return Finding(
+        sentence, (*thresholds[0].place, *COLUMNS), table, picture, facts, columns, strips
+    )
 
 
 def _caption(cell: MeasuredCell, strength: Strength) -> str:
     """The strength of a cell, if it has one, and what it shows."""
-    there = strength.name in cell.axes
-    return f"{strength.label(cell.axes[strength.name]) if there else ''} {cell.shows}".strip()
+    value = cell.axes.get(strength.name)
+    return f"{'' if value is None else f'{value:.3g}'} {cell.shows}".strip()

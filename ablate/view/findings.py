@@ -18,7 +18,7 @@ from ablate.view.page import BASELINE, Block, PageText, Style, Tile, draw_pages,
 from ablate.view.sheets import sampling_facts
 from ablate.view.svg import MARGIN, Canvas
 
-PLOT, HEAD = 760, 178
+PLOT, HEAD = 760, 66
 SIDE = 64.0  # of pictures
 ROW, PLAIN = 76.0, 30.0  # heights of rows with pictures and without
 LABELS = 420  # width of labels at most
@@ -74,26 +74,29 @@ def draw_rows(
         rows = [*rows[: MOST // 2], *rows[-(MOST // 2) :]]
         notes = [*notes, f"{left_out} rows between these are only in the table."]
     canvas = Canvas()
+    roles = dict.fromkeys(row.role for row in rows)
+    colors = {role: MARKS[role][0] if roles.keys() <= MARKS.keys() else BLUE for role in roles}
     labels = max(text_width(row.label, 17, True) for row in rows)
     start = MARGIN + min(labels, LABELS) + 28
     sides = (start, start + PLOT) if ends[0] <= ends[1] else (start + PLOT, start)
     across = Axis(Scale(max(ends), min(ends), kind), *sides)
     tall = any(row.cells for row in rows) and len(rows) <= 24
-    height, top = ROW if tall else PLAIN, MARGIN + HEAD
-    bottom = top + height * len(rows)
-    ticks = [(value, rounded(value)) for value in across.scale.ticks(PLOT, 70)]
-    across.draw_ticks(canvas, ticks, (top, bottom + 6), [bottom + 28], 16)
-    canvas.text(start, top - 22, axis, 18, bold=True)
+    height = ROW if tall else PLAIN
     if tall:
         pictures = start + PLOT + 70
         width = pictures + max(len(r.cells) for r in rows) * (SIDE + 34) + MARGIN - 34
     else:
         pictures, width = 0.0, start + PLOT + 60 + MARGIN
+    top = canvas.paragraph(MARGIN, MARGIN + 66, about, 21, width - 2 * MARGIN) + HEAD
+    bottom = top + height * len(rows)
+    ticks = [(value, rounded(value)) for value in _ticks(across.scale)]
+    across.draw_ticks(canvas, ticks, (top, bottom + 6), [bottom + 28], 16)
+    canvas.text(start, top - 22, axis, 18, bold=True)
     for i, row in enumerate(rows):
         y = top + (i + 0.5) * height
         if i == MOST // 2 and left_out > 0:
             canvas.line([(MARGIN, y - height / 2), (start + PLOT, y - height / 2)], MUTED)
-        _row(canvas, row, across, y)
+        _row(canvas, row, across, y, colors[row.role])
         for j, (words, cell) in enumerate(row.cells if tall else ()):
             x = pictures + j * (SIDE + 34)
             if i == 0:
@@ -105,14 +108,25 @@ def draw_rows(
             ):
                 image = cell.path if cell.state == "ok" else None
                 canvas.cell(image, x, y - SIDE / 2, SIDE, baseline=3 * cell.is_baseline)
-    end = canvas.lines(MARGIN, bottom + 66, notes, 16, 24)
-    return canvas.document(width, end + MARGIN - 24, label=f"{name}: {about}", name=name,
-                           about=about)  # fmt: skip
+    end, x = canvas.lines(MARGIN, bottom + 66, notes, 16, 24), float(MARGIN)
+    for role in roles if roles.keys() <= MARKS.keys() else ():
+        canvas.circle(x + 6, end - 5, 6, colors[role])
+        canvas.text(x + 20, end, role.replace("_", " "), 16, MUTED)
+        x += text_width(role, 16) + 52
+    return canvas.document(width, end + MARGIN, label=f"{name}: {about}", name=name)
 
 
-def _row(canvas: Canvas, row: Row, across: Axis, y: float) -> None:
+def _ticks(scale: Scale) -> list[float]:
+    """Round values of a scale; within few powers of ten those between them too."""
+    values = scale.ticks(PLOT, 70)
+    if scale.kind != "log" or len(values) > 4:
+        return values
+    steps = (m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5))
+    return [value for value in steps if scale.low <= value <= scale.top]
+
+
+def _row(canvas: Canvas, row: Row, across: Axis, y: float, color: Color) -> None:
     """Draw a row of which `y` is the middle."""
-    color: Color = MARKS[row.role][0] if row.role in MARKS else BLUE
     left, right = sorted((across.start, across.end))
     label = elide(row.label, 17, LABELS, start=True)
     canvas.text(left - 28, y + 6, label, 17, bold=True, anchor="end")
