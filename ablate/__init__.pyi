@@ -1,4 +1,4 @@
-from .edits import Edit as Edit, Variant as Variant, applied as applied, op as op
+from .edits import Edit as Edit, Variant as Variant, applied as applied, metric as metric, op as op
 from .finders import Finding as Finding, find as find
 from .lab import Result as Result, edit as edit, open as open, run as run
 from .recipe import Recipe as Recipe, RecipeError as RecipeError

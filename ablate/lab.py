@@ -22,17 +22,23 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ablate.drift import (
+    DISTANCES,
+    Extra,
     Further,
     MeasuredCell,
     Reader,
+    SetMetric,
     classify,
     explained,
+    extra_names,
+    load_extras,
     load_readers,
     measured_with,
     read_cells,
+    reader_names,
     write_drift,
 )
-from ablate.edits import applied
+from ablate.edits import METRICS, Metric, applied, load_metrics
 from ablate.engine import OnProgress, Processes, Progress, Summary, execute
 from ablate.messages import RequestError
 from ablate.models import Source
@@ -55,6 +61,7 @@ class Keys(TypedDict, total=False):
     component: str
     clip: str
     readers: Iterable[str]
+    metrics: Iterable[str]
     vocabulary: Iterable[str]
     prompts: Iterable[str]
     seeds: Iterable[int]
@@ -291,15 +298,44 @@ def session(
             compile=recipe.compile,
         )
     pipeline = Pipeline.of(pipeline).editing(recipe.component)
-    # Before anything is computed: a model that is missing is a problem of the recipe.
+    # Before anything is computed: what is missing or wrong is a problem of the recipe.
     reader = Reader.of(recipe.model, recipe.clip, str(pipeline.device))
-    further = Further(load_readers(recipe.readers, str(pipeline.device)))
+    settings = pipeline.settings(recipe.sampling)
+    own = _own_metrics(recipe.code_file)
+    for metric in own:
+        metric.check(settings.width, settings.height)
+    further = _further(reader, recipe.readers, recipe.metrics, own, str(pipeline.device))
     processes = Processes(pipeline.device.type)
     with store.working() if processes.is_main else nullcontext():
         if processes.is_main:  # again: another may have begun while the model was loaded
             store.claim(recipe.name)
         with _bar() if on_progress is None else nullcontext(on_progress) as report:
             yield Session(recipe, pipeline, store, reader, further, processes, report)
+
+
+def _own_metrics(file: Path | None) -> list[Metric]:
+    """A user's metrics: those registered in Python, and those of a file."""
+    registered = [metric for metric in METRICS.values() if metric.code is None]
+    return registered + (list(load_metrics(file)) if file is not None else [])
+
+
+def _further(
+    reader: Reader | None,
+    readers: Iterable[str],
+    extras: Sequence[Extra],
+    own: Sequence[Metric],
+    device: str | None,
+) -> Further:
+    """What measures a run besides pixels, latents and the model that names, which is `reader`."""
+    others = load_readers(readers, device)
+    first = {} if reader is None else {"embedding": reader}
+    metrics, sets = load_extras(extras, {**first, **others}, device)
+    for metric in own:
+        if metric.of == "images":
+            metrics[metric.name] = metric.distance
+        else:
+            sets[metric.name] = SetMetric(metric.distance_of_sets)
+    return Further(others, metrics, sets)
 
 
 def _plan_on(pipeline: Pipeline, keys: Keys, max_cells: int) -> Plan:
@@ -337,6 +373,8 @@ def measure(
     vocabulary: Sequence[str] | None = None,
     readers: Sequence[str] | None = None,
     device: str | None = None,
+    *,
+    allow_code: bool = False,
 ) -> list[MeasuredCell]:
     """Measure a run again and write its tables, without its network.
 
@@ -346,16 +384,35 @@ def measure(
         vocabulary: The concepts in place of those that its recipe names.
         readers: The further image encoders in place of those that its recipe names.
         device: Where these models run.
+        allow_code: Whether to execute the file of the metrics that the run is measured by.
 
     Raises:
         ModelError: A model cannot be loaded.
+        RequestError: The run is measured by metrics of a file, and code is not allowed.
         StoreError: The folder is no run.
     """
     manifest = store.manifest()
+    code = manifest.get("code", {})
+    if code and not allow_code:
+        raise RequestError(
+            f"{store.folder} is measured by code, {', '.join(code['metrics'])} of"
+            f" `{code['file']}`; look at it, and allow it to run with `--allow-code`, or"
+            " `allow_code=True` in Python"
+        )
+    own = _own_metrics(Path(code["file"]) if code else None)
     reader = Reader.of(manifest["model"]["id"], clip or manifest.get("clip"), device)
     others = manifest.get("readers", ()) if readers is None else readers
+    further = _further(reader, others, manifest.get("metrics", ()), own, device)
     words = vocabulary or manifest.get("vocabulary")
-    return write_drift(store, reader, words, classify, Further(load_readers(others, device)))
+    return write_drift(store, reader, words, classify, further)
+
+
+def metric_names(store: Run, readers: Sequence[str] | None = None) -> list[str]:
+    """The names of the distances by which `measure` measures a run with these readers."""
+    manifest = store.manifest()
+    others = reader_names(manifest.get("readers", ()) if readers is None else readers)
+    extras = extra_names(manifest.get("metrics", ()), ["embedding", *others])
+    return [*DISTANCES, *others, *extras, *manifest.get("code", {}).get("metrics", ())]
 
 
 def repair(store: Run, device: str | None = None, *, allow_code: bool = False) -> Verification:
@@ -414,6 +471,6 @@ def _repair(store: Run, before: Verification, device: str | None, allow_code: bo
         execute(planned, pipeline, store, only=before.cells)
         if "files.json" not in before.files and verify_run(store).is_whole:
             return
-    measure(store, *measured_with(store), device)
+    measure(store, *measured_with(store), device, allow_code=allow_code)
     save_sheet(store)
     present_run(store)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ablate.cli import main, units
-from ablate.edits import OPS
+from ablate.edits import METRICS, OPS
 from ablate.recipe.recipe import Recipe
 from ablate.sweep.binding import plan
 
@@ -32,6 +32,7 @@ def test_python_examples_run(example: str, tmp_path: Path, monkeypatch: pytest.M
     runpy.run_path(str(program), run_name="__main__")
     for name in OPS.keys() - known:  # an op of the example
         del OPS[name]
+    METRICS.clear()
 
 
 @pytest.mark.parametrize("example", blocks("yaml"), ids=lambda e: e.splitlines()[0][:40])

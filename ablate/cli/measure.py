@@ -14,7 +14,7 @@ from ablate.cli.options import CLIP, DEVICE, stored_run
 from ablate.cli.output import echo
 from ablate.cli.process import WRONG
 from ablate.cli.tables import print_table
-from ablate.drift import DISTANCES, Effect, read_cells, read_effects, read_notes, reader_names
+from ablate.drift import Effect, SetDistance, read_cells, read_effects, read_notes, read_sets
 from ablate.messages import did_you_mean
 from ablate.store import Run, read_words
 from ablate.view import present_run
@@ -34,6 +34,7 @@ from ablate.view import present_run
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A file of concepts, one a line.",
 )
+@click.option("--allow-code", is_flag=True, help="Execute the file of metrics of the run.")
 @DEVICE
 @click.option("--top", type=click.IntRange(min=0), default=20, show_default=True,
               help="So many of the strongest effects are printed.")  # fmt: skip
@@ -43,6 +44,7 @@ def drift_command(
     clip: str | None,
     readers: tuple[str, ...],
     vocabulary: Path | None,
+    allow_code: bool,
     device: str | None,
     top: int,
     metric: str,
@@ -50,13 +52,17 @@ def drift_command(
     """Measure the drift of a run again, without its network, and write its report again."""
     words = read_words(vocabulary) if vocabulary else None
     store = stored_run(run)
-    known = (*DISTANCES, *reader_names(readers or store.manifest().get("readers", ())))
+    known = lab.metric_names(store, readers or None)
     if metric not in known:
         hint = did_you_mean(metric, known) or f"; there are {', '.join(known)}"
         raise Exit(f"--metric: there is no metric `{metric}`{hint}", WRONG)
-    lab.measure(store, clip, words, readers or None, device)
+    lab.measure(store, clip, words, readers or None, device, allow_code=allow_code)
     page = present_run(store)
-    _print_effects([e for e in read_effects(store) if e.metric == metric], metric, top)
+    of_sets = [distance for distance in read_sets(store) if distance.metric == metric]
+    if of_sets:
+        _print_sets(of_sets, top)
+    else:
+        _print_effects([e for e in read_effects(store) if e.metric == metric], metric, top)
     print_drift(store)
     echo(str(page))
 
@@ -97,6 +103,14 @@ def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
     print_table(
         [heads[i] for i in shown], [[row[i] for i in shown] for row in rows], right=heads[:3]
     )
+
+
+def _print_sets(distances: Sequence[SetDistance], top: int) -> None:
+    """Print the variants whose images, as a set, are farthest from their baselines."""
+    farthest = sorted(distances, key=lambda d: -d.value)[:top]
+    rows = [[f"{d.value:.4g}", str(d.images), str(d.baselines), d.variant] for d in farthest]
+    heads = [distances[0].metric, "images", "baselines"]
+    print_table([*heads, "variant"], rows, right=heads)
 
 
 def print_drift(store: Run) -> None:

@@ -1,5 +1,10 @@
 from .classes import classify as classify
-from .clip import Reader as Reader, check_reader as check_reader, vocabulary_of as vocabulary_of
+from .clip import (
+    Reader as Reader,
+    check_reader as check_reader,
+    clip_of as clip_of,
+    vocabulary_of as vocabulary_of,
+)
 from .compare import (
     COMPARED as COMPARED,
     Comparison as Comparison,
@@ -19,7 +24,12 @@ from .encoders import (
     load_readers as load_readers,
     reader_names as reader_names,
 )
-from .images import DISTANCES as DISTANCES, Further as Further
+from .extras import (
+    check_extra as check_extra,
+    extra_names as extra_names,
+    load_extras as load_extras,
+)
+from .images import DISTANCES as DISTANCES, Extra as Extra, Further as Further
 from .intervals import (
     COVERED as COVERED,
     Estimate as Estimate,
@@ -40,4 +50,9 @@ from .projection import (
     has_umap as has_umap,
     principal_components as principal_components,
     umap_plane as umap_plane,
+)
+from .sets import (
+    SetDistance as SetDistance,
+    SetMetric as SetMetric,
+    read_sets as read_sets,
 )

@@ -55,7 +55,7 @@ class Reader(ImageReader):
     @classmethod
     def of(cls, model: str, clip: str | None = None, device: str | None = None) -> Self | None:
         """Load `clip`, by default the CLIP model in a pipeline's folder; None without one."""
-        name = _clip_of(model, clip)
+        name = clip_of(model, clip)
         return None if name is None else cls.load(name, device)
 
     @classmethod
@@ -104,7 +104,7 @@ class Reader(ImageReader):
 def check_reader(model: str, clip: str | None) -> None:
     """Raise `ModelError` if the CLIP model that `Reader.of` would load is damaged, as far as its
     files show."""
-    name = _clip_of(model, clip)
+    name = clip_of(model, clip)
     if name is not None and name != "bundled":
         check_clip(name)
 
@@ -144,7 +144,7 @@ def _tokenizer(source: str, folder: Path | None) -> str:
     return str(beside)
 
 
-def _clip_of(model: str, clip: str | None) -> str | None:
+def clip_of(model: str, clip: str | None) -> str | None:
     """The CLIP model to load: `clip`, else the pipeline's folder if it contains one."""
     if clip is not None:
         return clip
@@ -154,7 +154,7 @@ def _clip_of(model: str, clip: str | None) -> str | None:
 
 def vocabulary_of(model: str, clip: str | None = None) -> tuple[str, ...] | None:
     """The words of the CLIP model that `Reader.of` would load, without loading it."""
-    name = _clip_of(model, clip)
+    name = clip_of(model, clip)
     return None if name is None else tuple(_vocabulary(encoder_folder(name, "CLIP model")))
 
 

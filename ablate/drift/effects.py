@@ -172,7 +172,7 @@ def _floors_without(distances: np.ndarray) -> np.ndarray:
 
 def write_effects(run: Run, effects: Iterable[Effect]) -> None:
     """Write `effects.csv`: a row for each variant, condition without its seed, and metric."""
-    axes = _axes(run)
+    axes = table_axes(run)
     rows = (
         [
             effect.variant, effect.prompt, *(effect.axes.get(axis, "") for axis in axes),
@@ -198,7 +198,7 @@ def read_effects(run: Run) -> list[Effect]:
     path = run.folder / FILE
     if not path.exists():
         return []
-    axes = _axes(run)
+    axes = table_axes(run)
     texts = {in_table(text): text for c in run.cells() for text in (c.variant, c.prompt)}
     with explained(run, FILE):
         header, rows = read_table(path)
@@ -261,7 +261,7 @@ def _effect(
     )
 
 
-def _axes(run: Run) -> dict[str, dict[str, Any]]:
+def table_axes(run: Run) -> dict[str, dict[str, Any]]:
     """Axes but prompt and seed: by name, their values by how a table writes them."""
     return {
         axis.name: {in_table(str(value)): value for value in axis.values}

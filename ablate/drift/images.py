@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ablate.drift.metrics import WINDOW, Luma, embedding_distance, judged, rmse, softmax
+from ablate.drift.sets import SetMetric
 from ablate.messages import phrase
 from ablate.store import StoredCell, read_latents
 
 DISTANCES = ("rmse", "ssim", "latent", "embedding")  # of every run
+Extra = Literal["lpips", "lpips_vgg", "lpips_squeeze", "fid", "kid"]  # metrics that recipes name
 NAMED = 3  # concepts of an image
 BATCH = 64  # images in memory at once
 
@@ -65,14 +67,16 @@ class Further:
     Attributes:
         readers: Image encoders, by the names of their distances.
         metrics: Distances of two images, by name.
+        sets: Distances of two sets of images, by name.
     """
 
     readers: Mapping[str, VectorReader] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    sets: Mapping[str, SetMetric] = field(default_factory=dict)
 
     @property
     def distances(self) -> tuple[str, ...]:
-        """The names of all distances of the run."""
+        """The names of all distances of an image from its baseline."""
         return (*DISTANCES, *self.readers, *self.metrics)
 
 

@@ -5,6 +5,7 @@ such as `ablate.drift.Reader`, names concepts; without one their columns stay em
 
     drift.csv        a row a finished cell: distances, distances in noise floors, class, concepts
     effects.csv      drift over seeds with its interval (`ablate.drift.effects`)
+    sets.csv         distances between sets of images (`ablate.drift.sets`)
     drift.json       the models that read, the vocabulary, the noise floors, notes to the user
     embeddings.npz   embeddings of images and words by the model that names; without one, of images
                      by the first of the further readers
@@ -32,6 +33,7 @@ from ablate.drift.images import (
     pairwise_distances,
 )
 from ablate.drift.metrics import judged, score
+from ablate.drift.sets import SetDistance, measure_sets, write_sets
 from ablate.store import (
     Run,
     StoredCell,
@@ -113,11 +115,13 @@ def write_drift(
         further: Further readers and metrics.
     """
     measured = _Measurement(run, reader, vocabulary, classify, further)
+    valid = [cell for cell in measured.cells if cell.state == "ok"]
+    distances = list(measure_sets(valid, measured.further.sets))
     summary = {
         "clip": reader.id if reader else None,
         "vocabulary": measured.concepts.words if measured.concepts else [],
         "readers": [reader.id for reader in measured.further.readers.values()],
-        "notes": list(measured.notes()),
+        "notes": [*measured.notes(), *measured.notes_on_sets(distances)],
         "floors": [
             {"group": floor.group, "prompt": floor.prompt, "seeds": len(floor.seeds)}
             | {metric: floor.mean(metric) for metric in measured.further.distances}
@@ -126,6 +130,7 @@ def write_drift(
     }
     _write_embeddings(run, measured)
     effects.write_effects(run, effects.estimate(list(measured.samples())))
+    write_sets(run, distances)
     run.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
     _write_table(run, measured.cells, measured.further.distances)
     return measured.cells
@@ -285,6 +290,17 @@ class _Measurement:
                 f"{_share(lacking, len(compared), 'image')} no final latents stored, so that"
                 " `latent` is empty there: `ablate run RECIPE --fresh` stores them."
             )
+
+    def notes_on_sets(self, distances: Sequence[SetDistance]) -> Iterator[str]:
+        """Sentences to the user about sets, as those that are too small."""
+        for name, metric in self.further.sets.items():
+            known = [distance for distance in distances if distance.metric == name]
+            if not known and any(not cell.is_baseline for cell in self.cells):
+                yield (
+                    f"`{name}` needs sets of {metric.fewest} images or more: give more `prompts` or"
+                    " `seeds`."
+                )
+            yield from metric.notes(known)
 
 
 def _least_margin(reader: ConceptReader | None, cells: Sequence[MeasuredCell]) -> float | None:

@@ -1,5 +1,5 @@
 from .batch import EditReport as EditReport, NoRowsError as NoRowsError
-from .code import CodeError as CodeError, load_code as load_code
+from .code import CodeError as CodeError, load_code as load_code, load_metrics as load_metrics
 from .in_place import (
     applied as applied,
     edited_parameters as edited_parameters,
@@ -11,6 +11,7 @@ from .letters import (
     wrong_length as wrong_length,
     wrong_letters as wrong_letters,
 )
+from .metrics import METRICS as METRICS, Metric as Metric, metric as metric
 from .noise import NoiseCache as NoiseCache, draw as draw
 from .ops import OPS as OPS, apply as apply, wrong_strength as wrong_strength
 from .registry import OF_INPUT as OF_INPUT, Op as Op, op as op

@@ -1,4 +1,5 @@
-"""A user's ops, from a Python file whose functions are decorated with `@ablate.op(...)`.
+"""A user's ops and metrics, from a Python file whose functions are decorated with
+`@ablate.op(...)` and `@ablate.metric`.
 
     # my_ops.py
     import ablate
@@ -8,9 +9,13 @@
         \"\"\"(1−a)·W.\"\"\"
         return (1 - strength) * tensor
 
+    @ablate.metric
+    def redness(image, baseline):
+        return abs(image[..., 0].mean() - baseline[..., 0].mean())
+
 `load_code` executes the file, with all rights of the user; nothing else here executes any code.
-Each op keeps a digest of its file, so that the record of an image identifies its formula. What the
-file imports is not part of the digest.
+Each op keeps a digest of its file, so that the record of an image identifies its formula, and each
+metric, so that those of a file are known. What the file imports is not part of the digest.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import hashlib
 import inspect
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -28,6 +34,7 @@ from typing import Any, TypeGuard, get_args
 import torch
 from torch import Tensor
 
+from ablate.edits.metrics import METRICS, Measure, Metric
 from ablate.edits.ops import OPS
 from ablate.edits.registry import GIVEN, KINDS, Apply, NoiseSource, Op
 from ablate.messages import RequestError
@@ -40,51 +47,85 @@ ONLY |= {kind: "output" for kind in GIVEN if kind not in ONLY}
 
 
 class CodeError(RequestError, ValueError):
-    """A file of ops that cannot be used; says which file, where the line is known, and why."""
+    """A user's file that cannot be used; says which file, where the line is known, and why."""
 
     def __init__(self, file: Path, message: str, line: int | None = None) -> None:
         super().__init__(f"{file}:{line}: {message}" if line else f"{file}: {message}")
 
 
 def load_code(file: Path) -> tuple[str, ...]:
-    """Execute a Python file, register the ops that it defines, and return their names in order.
+    """Execute a Python file, register the ops and metrics that it defines, and return their names.
 
     A file with the content of one that was loaded before is not executed again.
 
     Raises:
-        CodeError: The file does not exist, is not Python, raises, defines no op, or one of its ops
-            is invalid. The registry is then as it was.
+        CodeError: The file does not exist, is not Python, raises, defines neither op nor metric, or
+            one of them is invalid. The registries are then as they were.
     """
-    try:
-        source = read_bytes(file)
-    except StoreError as error:
-        raise CodeError(file, str(error).removeprefix(f"{file} ")) from error
-    digest = hashlib.blake2b(source, digest_size=16).hexdigest()
-    loaded = tuple(name for name, op in OPS.items() if op.code == digest)
+    source = _read(file)
+    digest = _digest(source)
+    loaded = _defined_by(digest)
     if loaded:
         return loaded
-    before = dict(OPS)
+    ops, metrics = dict(OPS), dict(METRICS)
     module = ModuleType(f"ablate_code_{digest}")
     module.__file__ = str(file)
     # Dataclasses and the like look up the names of their file here.
     sys.modules[module.__name__] = module
     try:
         _execute(file, source, module)
-        defined = {name: op for name, op in OPS.items() if name not in before}
-        if not defined:
-            raise CodeError(file, "defines no op; decorate a function with `@ablate.op(...)`")
-        for name, op in defined.items():
-            message = _problem(op, module)
-            if message:
-                line = op.apply.__code__.co_firstlineno if _is_of(op.apply, module) else None
-                raise CodeError(file, f"the op `{name}` {message}", line)
+        for name, op in [item for item in OPS.items() if item[0] not in ops]:
+            _check(file, f"op `{name}`", op.apply, _problem(op, module), module)
             OPS[name] = replace(op, apply=_checked(op), code=digest)
+        for name, metric in [item for item in METRICS.items() if item[0] not in metrics]:
+            _check(file, f"metric `{name}`", metric.measure, _wrong(metric, module), module)
+            METRICS[name] = replace(metric, code=digest)
+        defined = _defined_by(digest)
+        if not defined:
+            raise CodeError(
+                file,
+                "defines no op; decorate a function with `@ablate.op(...)`, or a metric's with"
+                " `@ablate.metric`",
+            )
     except BaseException:
         del sys.modules[module.__name__]
         OPS.clear()
-        OPS.update(before)
+        OPS.update(ops)
+        METRICS.clear()
+        METRICS.update(metrics)
         raise
-    return tuple(defined)
+    return defined
+
+
+def load_metrics(file: Path) -> tuple[Metric, ...]:
+    """Load a file as `load_code` does, and return the metrics that it defines."""
+    load_code(file)
+    digest = _digest(_read(file))
+    return tuple(metric for metric in METRICS.values() if metric.code == digest)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return read_bytes(file)
+    except StoreError as error:
+        raise CodeError(file, str(error).removeprefix(f"{file} ")) from error
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.blake2b(source, digest_size=16).hexdigest()
+
+
+def _defined_by(digest: str) -> tuple[str, ...]:
+    registered: list[Op | Metric] = [*OPS.values(), *METRICS.values()]
+    return tuple(one.name for one in registered if one.code == digest)
+
+
+def _check(
+    file: Path, what: str, function: Apply | Measure, problem: str | None, module: ModuleType
+) -> None:
+    if problem:
+        line = function.__code__.co_firstlineno if _is_of(function, module) else None
+        raise CodeError(file, f"the {what} {problem}", line)
 
 
 def _execute(file: Path, source: bytes, module: ModuleType) -> None:
@@ -106,21 +147,36 @@ def _last_line(error: BaseException, file: Path) -> int | None:
     return lines[-1] if lines else None
 
 
-def _is_of(function: Apply, module: ModuleType) -> TypeGuard[FunctionType]:
+def _is_of(function: Apply | Measure, module: ModuleType) -> TypeGuard[FunctionType]:
     """Whether a function is defined in a module, so that the digest of the file covers it."""
     return isinstance(function, FunctionType) and function.__module__ == module.__name__
 
 
-def _problem(op: Op, module: ModuleType) -> str | None:
-    """The rest of a sentence, after its name, on what is wrong with an op; None if it is valid."""
-    if not _is_of(op.apply, module):
-        return f"is defined elsewhere, in `{op.apply.__module__}`; load the file that defines it"
-    if not op.name.isidentifier():
+def _wrong(metric: Metric, module: ModuleType) -> str | None:
+    """As `_problem`, of a metric."""
+    taken = ("image", "baseline") if metric.of == "images" else ("images", "baselines")
+    return _wrong_function(metric.name, metric.measure, taken, module)
+
+
+def _wrong_function(
+    name: str, function: Apply | Measure, takes: Sequence[str], module: ModuleType
+) -> str | None:
+    if not _is_of(function, module):
+        return f"is defined elsewhere, in `{function.__module__}`; load the file that defines it"
+    if not name.isidentifier():
         return "must be a function with a name"
     try:
-        inspect.signature(op.apply).bind(None, None, None)
+        inspect.signature(function).bind(*takes)
     except TypeError:
-        return "must take (tensor, noise, strength)"
+        return f"must take ({', '.join(takes)})"
+    return None
+
+
+def _problem(op: Op, module: ModuleType) -> str | None:
+    """The rest of a sentence, after its name, on what is wrong with an op; None if it is valid."""
+    wrong = _wrong_function(op.name, op.apply, ("tensor", "noise", "strength"), module)
+    if wrong:
+        return wrong
     if op.draws is not None and op.draws not in get_args(NoiseSource):
         return f"draws no `{op.draws}`; there are {', '.join(get_args(NoiseSource))}"
     if not op.places or not set(op.places) <= set(PLACES):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ablate.edits import Variant
+from ablate.edits import Variant, load_metrics
 from ablate.engine.batches import KeyedCell
 from ablate.models import versions
 from ablate.network import ModuleInfo
@@ -137,6 +138,8 @@ def _manifest(plan: Plan, pipeline: Pipeline, cells: Sequence[KeyedCell]) -> dic
         "sheet": dict(recipe.sheet) if recipe.sheet else None,
         "clip": recipe.clip,
         **({"readers": list(recipe.readers)} if recipe.readers else {}),
+        **({"metrics": list(recipe.metrics)} if recipe.metrics else {}),
+        **_code(recipe.code_file),
         "vocabulary": list(recipe.vocabulary) if recipe.vocabulary else None,
         **({"notes": list(plan.notes)} if plan.notes else {}),
         "cells": [entry(cell) for cell in cells[: len(plan.cells)]],
@@ -146,6 +149,12 @@ def _manifest(plan: Plan, pipeline: Pipeline, cells: Sequence[KeyedCell]) -> dic
         },
         "catalog": [[m.path, m.kind, m.stage, m.block, m.role, m.parameters] for m in plan.catalog],
     }
+
+
+def _code(file: Path | None) -> dict[str, Any]:
+    """The metrics of a recipe's file, which measure the run, and where they are."""
+    metrics = [] if file is None else [metric.name for metric in load_metrics(file)]
+    return {"code": {"file": str(file), "metrics": metrics}} if metrics else {}
 
 
 def _numbers(variant: Variant, catalog: Sequence[ModuleInfo]) -> list[int]:

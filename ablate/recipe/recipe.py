@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PrivateAttr, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 
+from ablate.drift import Extra
 from ablate.edits import OPS, CodeError, load_code
 from ablate.models import Lora, located
 from ablate.recipe.axes import AxisOrList
@@ -43,7 +44,7 @@ from ablate.recipe.strict import (
     optional,
     validated,
 )
-from ablate.recipe.types import Into, ListOf, Number, Short, Text, Truth, Whole, Word, is_text
+from ablate.recipe.types import Into, ListOf, Number, Rule, Short, Text, Truth, Whole, Word, is_text
 from ablate.sampling import Sampling as Settings
 
 VERSION = 1
@@ -151,11 +152,18 @@ class Recipe(Strict):
     compile: Truth = optional("Whether the network is compiled by torch.", False)
     component: Text | None = optional("The network that is edited. Default: the denoiser.")
     ops: Text | None = optional(
-        "A file of further ops, beside the recipe; runs with `--allow-code`."
+        "A file of further ops and metrics, beside the recipe; runs with `--allow-code`."
     )
     clip: Text | None = optional("The CLIP or SigLIP model that names concepts.")
     readers: Annotated[tuple[Word, ...], ListOf("models", empty=True)] = optional(
         "Further image encoders; each measures drift.", ()
+    )
+    metrics: Annotated[tuple[Annotated[Extra, Rule()], ...], ListOf("metrics", empty=True)] = (
+        optional(
+            "Further metrics: of two images (`lpips`), or of all images of a variant and their"
+            " baselines (`fid`, `kid`).",
+            (),
+        )
     )
     vocabulary: Annotated[tuple[Word, ...], ListOf("words")] | None = optional(
         "The concepts that images are compared with."
@@ -220,12 +228,19 @@ class Recipe(Strict):
         data = changes = self._document.data
         for place in LOCATED:
             changes = _with_full_paths(changes, place.split())
-        if isinstance(ops := data.get("ops"), str):
-            ops = str((Path(self._document.file or "").parent / ops).absolute())
-            changes = {**changes, "ops": ops}
+        if self.code_file is not None:
+            changes = {**changes, "ops": str(self.code_file)}
         return self._document.written(
             {key: value for key, value in changes.items() if value != data[key]}
         )
+
+    @property
+    def code_file(self) -> Path | None:
+        """The full path of the file of ops and metrics that it names; None without one."""
+        ops = self._document.data.get("ops")
+        if not isinstance(ops, str):
+            return None
+        return (Path(self._document.file or "").parent / ops).absolute()
 
     def revised(self, source: str, **changes: Any) -> Recipe:
         """The recipe with another text, and with other values of some keys, which are valid."""

@@ -28,6 +28,9 @@ SHAPE = {
     "floor?": [CELL],
     "sheet?": (dict, type(None)),
     "clip?": (str, type(None)),
+    "readers?": [str],
+    "metrics?": [str],
+    "code?": {"file": str, "metrics": [str]},
     "vocabulary?": (list, type(None)),
     "notes?": [str],  # of texts
     "touched?": dict,

@@ -22,7 +22,7 @@ from ablate.store.run import Run
 DRIFT = "drift.csv"
 MANIFEST = "run.json"
 DESCRIPTIONS = ("recipe.yaml", MANIFEST, LEDGER)
-TABLES = (DRIFT, "effects.csv", "drift.json", "embeddings.npz")
+TABLES = (DRIFT, "effects.csv", "drift.json", "embeddings.npz", "sets.csv")
 # Files of each run that was measured; one of an older version has no ledger.
 NEEDED = (*DESCRIPTIONS[:2], *TABLES[:3], "report.html")
 PICTURES = (".png", ".webp", ".gif")

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ablate.drift import check_encoder, check_reader
+from ablate.drift import check_encoder, check_extra, check_reader, clip_of
 from ablate.edits import wrong_length, wrong_letters
-from ablate.messages import counted
+from ablate.messages import RequestError, counted
 from ablate.models import (
     ModelError,
     Source,
@@ -130,7 +130,8 @@ def check_loras(recipe: Recipe, report: Report) -> None:
 
 
 def check_readers(recipe: Recipe, report: Report) -> None:
-    """Whether the models that read the images can be loaded, as far as their files show."""
+    """Whether the models that read the images can be loaded, as far as their files show, and
+    whether there is what metrics need."""
     try:
         if recipe.clip is not INVALID:
             check_reader(recipe.model, recipe.clip)
@@ -142,6 +143,13 @@ def check_readers(recipe: Recipe, report: Report) -> None:
                 check_encoder(model)
         except ModelError as error:
             report(("readers", i), str(error))
+    read = bool(recipe.readers) or clip_of(recipe.model, recipe.clip) is not None
+    for i, name in enumerate(recipe.metrics):
+        try:
+            if name is not INVALID:
+                check_extra(name, read=read)
+        except RequestError as error:
+            report(("metrics", i), str(error))
 
 
 def check_checkpoint(edit: BoundEdit, source: Source, name: str, report: Report) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ablate.drift import read_cells, read_effects, read_notes
+from ablate.drift import read_cells, read_effects, read_notes, read_sets
 from ablate.network import ROOT
 from ablate.store import REPORT, Run, StoredCell, spans
 from ablate.view.report.page import format_value, parse_drawing, settings_of, write_page
@@ -25,7 +25,7 @@ from ablate.view.shown import shown_cells
 
 SCRIPTS = (  # in the order in which they build on each other
     "elements", "sweep", "figures", "filters", "pictures", "rows", "card", "enlargement",
-    "grid", "menus", "sliders", "toolbar", "effects", "settings", "report",
+    "grid", "menus", "sliders", "toolbar", "effects", "sets", "settings", "report",
 )  # fmt: skip
 # Keys of the manifest that are shown elsewhere than among the settings.
 LISTED = ("format", "name", "about", "axes", "cells", "catalog", "touched", "floor")
@@ -130,6 +130,7 @@ def _data(run: Run) -> dict[str, Any]:
             {"key": cell.key, "prompt": prompts[cell.prompt], "seed": cell.seed}
             for cell in run.floor()
         ],
+        "sets": _sets(run, numbered, at),
         "effects": [
             {
                 "variant": numbered[effect.variant],
@@ -144,6 +145,23 @@ def _data(run: Run) -> dict[str, Any]:
             if effect.variant in numbered and effect.prompt in prompts
         ],
     }
+
+
+def _sets(
+    run: Run, variants: Mapping[str, int], at: Callable[[Mapping[str, Any]], list[int | None]]
+) -> dict[str, Any]:
+    """Distances between sets: the names of metrics, and a row a variant with a value for each."""
+    distances = [distance for distance in read_sets(run) if distance.variant in variants]
+    metrics = _numbered(distance.metric for distance in distances)
+    rows: dict[str, dict[str, Any]] = {}
+    for distance in distances:
+        place = {"variant": variants[distance.variant], "at": at(distance.axes)}
+        counts = {"images": distance.images, "baselines": distance.baselines}
+        row = rows.setdefault(
+            json.dumps([place, counts]), {**place, **counts, "values": [None] * len(metrics)}
+        )
+        row["values"][metrics[distance.metric]] = _rounded(distance.value)
+    return {"metrics": list(metrics), "rows": list(rows.values())}
 
 
 def _numbered(names: Iterable[str]) -> dict[str, int]:

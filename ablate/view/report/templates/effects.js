@@ -127,18 +127,7 @@ class Effects {
     const [variant, interval, drift, range, q, seeds, verdict] = node.children;
     const { low, high } = effect;
     const known = low != null && high != null;
-    const others = [...effect.at]
-      .map((value, i) => [sweep.axes[i], value])
-      .filter(
-        ([axis, value]) =>
-          value != null &&
-          axis.varies &&
-          (axis.name === "prompt" || !effect.variant.name.includes(`${axis.name}=`)),
-      )
-      .map(([axis, value]) =>
-        axis.name === "prompt" ? `“${axis.labels[value]}”` : `${axis.name} ${axis.labels[value]}`,
-      );
-    const name = [variantName(effect.variant), ...others].join(" · ");
+    const name = placeName(effect.variant, effect.at);
     const opener = variant.firstChild;
     opener.firstChild.textContent = name;
     opener.title = name;
@@ -161,11 +150,9 @@ class Effects {
   }
 
   #enlarge(effect) {
-    const fits = (cell) =>
-      cell.variant === effect.variant &&
-      cell.prompt === effect.prompt &&
-      effect.at.every((value, i) => value == null || cell.at[i] == null || cell.at[i] === value);
-    const cell = sweep.cells.find(fits);
+    const cell = sweep.cells.find(
+      (cell) => cell.prompt === effect.prompt && isOf(cell, effect.variant.index, effect.at),
+    );
     if (cell) this.open(cell);
   }
 }

@@ -4,16 +4,23 @@ const METRICS = {
   rmse: ["RMSE", "root mean square difference of the pixels"],
   ssim: ["SSIM", "structural similarity; 1 is equal"],
   latent: ["latents", "root mean square difference of the final latents"],
-  embedding: ["embedding", "1 − cosine of the CLIP embeddings of the images"],
+  embedding: ["embedding", "1 − cosine of the embeddings of the images"],
   score: ["score", "cosine of the image with its prompt"],
+  lpips: ["LPIPS", "distance of the activations of a network that sees as people do"],
+  fid: ["FID", "Fréchet distance of two sets of vectors"],
+  kid: ["KID", "kernel distance of two sets of vectors"],
 };
 const CLASSES = ["intact", "altered", "other concept", "structure without concept", "noise"];
 
-const READER = /^embedding_(.*)/; // a distance by a further reader
-const metricName = (name) => METRICS[name]?.[0] ?? name.replace(READER, "embedding by $1");
-const metricHint = (name) =>
-  METRICS[name]?.[1] ??
-  (READER.test(name) ? name.replace(READER, "1 − cosine of the embeddings of the images by $1") : "");
+
+/** The words on a metric: of `fid_dinov2_base` those of `fid`, by `dinov2_base`. */
+function metricWords(name, which) {
+  const [, plain, by] = /^(embedding|lpips|fid|kid)_(.*)/.exec(name) ?? [];
+  return METRICS[name]?.[which] ?? (plain && `${METRICS[plain][which]} by ${by}`);
+}
+
+const metricName = (name) => metricWords(name, 0) ?? name;
+const metricHint = (name) => metricWords(name, 1) ?? "";
 const percent = (share) =>
   `${share >= 0.995 || share < 0.005 ? Math.round(100 * share) : (100 * share).toPrecision(2)} %`;
 const count = (number) => number.toLocaleString("en-US");
@@ -86,6 +93,27 @@ function variantName({ name }) {
     ? path
     : name;
 }
+
+/** A variant with the values of axes that its name does not say, on one line. */
+function placeName(variant, at) {
+  const others = [...at]
+    .map((value, i) => [sweep.axes[i], value])
+    .filter(
+      ([axis, value]) =>
+        value != null &&
+        axis.varies &&
+        (axis.name === "prompt" || !variant.name.includes(`${axis.name}=`)),
+    )
+    .map(([axis, value]) =>
+      axis.name === "prompt" ? `“${axis.labels[value]}”` : `${axis.name} ${axis.labels[value]}`,
+    );
+  return [variantName(variant), ...others].join(" · ");
+}
+
+/** Whether a cell is of a variant, and at the places of axes that are given. */
+const isOf = (cell, variant, at) =>
+  cell.variant === sweep.variants[variant] &&
+  at.every((value, i) => value == null || cell.at[i] == null || cell.at[i] === value);
 
 /** A cell by its full name, on one line. */
 function fullName(cell) {

@@ -176,6 +176,7 @@ function build() {
     ["Cells", [grid.box, grid.empty], () => draw(false)],
     ...pictures.filter((picture) => !first.includes(picture)),
     ...(effects ? [["Effects", [effects.box], () => effects.show()]] : []),
+    ...(sweep.sets.rows.length ? [["Sets", [setsSection(open)]]] : []),
     ["Settings & recipe", [settingsSection()]],
   ]);
   const toolbar = new Toolbar(() => draw(false));
