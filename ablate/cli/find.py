@@ -25,6 +25,7 @@ HERE = "ablate.cli.find"
 COMMANDS = {
     "breaking-point": (HERE, "Bisect where images stop being their concept."),
     "dose": (HERE, "Bisect the dose that each part of a network bears."),
+    "search": (HERE, "Search the variant that comes nearest to a goal."),
 }
 
 
@@ -129,5 +130,33 @@ def dose_command(**options: Any) -> dict[str, Any]:
 
     RECIPE has an axis of doses (`dose: $dose` in an edit), one of what they are given to, and seeds
     for the interval.
+    """
+    return options
+
+
+@finder("search")
+@click.option(
+    "--goal",
+    default=finders.STRUCTURED,
+    show_default=True,
+    metavar="GOAL",
+    help="Or `nearest to CONCEPT`, or a distance that is to be large, as `rmse`.",
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Images at most, with baselines.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
+)
+@click.option("--method", default="evolution", show_default=True, help="Or `random`.")  # fmt: skip
+def search_command(**options: Any) -> dict[str, Any]:
+    """Search the variant of a recipe that comes nearest to a goal, within a budget of images.
+
+    RECIPE has the axes that variants differ in; each is judged by all prompts and seeds. Each
+    generation descends from the best so far: axes of two parents, and one value moved by one step.
     """
     return options

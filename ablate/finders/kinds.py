@@ -15,6 +15,7 @@ from ablate.engine import OnProgress
 from ablate.finders.breaking_point import breaking_point
 from ablate.finders.dose import dose
 from ablate.finders.finding import Finding, forget_finding, write_finding
+from ablate.finders.search import search
 from ablate.finders.trials import Trials
 from ablate.lab import Result, Session, session
 from ablate.messages import RequestError, did_you_mean
@@ -27,6 +28,7 @@ from ablate.sweep import Plan, plan
 FINDERS: Mapping[str, Callable[..., Finding]] = {
     "breaking-point": breaking_point,
     "dose": dose,
+    "search": search,
 }
 
 
@@ -61,7 +63,7 @@ def find(
     not computed again.
 
     Args:
-        kind: `breaking-point` or `dose`.
+        kind: `breaking-point`, `dose` or `search`.
         recipe: A recipe, its plan, or its file.
         out: The folder of the run. Default: `outputs/<name>-<kind>`.
         pipeline: A loaded pipeline to compute with, in place of the recipe's model.
@@ -97,7 +99,7 @@ def find(
             finding = FINDERS[kind](trials, **options)
         at_work = trials.session
         if finding is not None and at_work.is_main:
-            cells = {"used": trials.used, "sweep": sweep}
+            cells = {"used": trials.cost(), "sweep": sweep}
             write_finding(at_work.store, finding, kind, options, cells)
         at_work.present(sheet=finding is None or not finding.strips)
         return Answer(at_work.store, trials.summary, at_work.is_main, finding, sweep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ablate.drift import MeasuredCell, read_cells
@@ -62,9 +62,14 @@ class Trials:
         return self._by_key[cell.baseline]
 
     @property
-    def used(self) -> int:
-        """How many different images the rounds so far took, with baselines and noise floors."""
-        return len(self.plan.part(self.asked).distinct())
+    def cells(self) -> Sequence[MeasuredCell]:
+        """All cells measured so far, with their baselines."""
+        return list(self._measured.values())
+
+    def cost(self, cells: Iterable[Cell] = ()) -> int:
+        """How many different images there are when further cells are measured, with baselines and
+        noise floors."""
+        return len(self.plan.part((*self.asked, *cells)).distinct())
 
     def _compute(self, planned: Plan) -> None:
         session = self.session

@@ -92,7 +92,7 @@ class Plan:
 
         It has their baselines and noise floors, and only those values of axes that they have.
         """
-        baselines = {c.baseline: c for c in reversed(self.cells) if c.variant.is_baseline}
+        baselines = {c.condition: c for c in reversed(self.cells) if c.variant.is_baseline}
         chosen = tuple(cells)
         there = {cell.condition for cell in chosen if cell.variant.is_baseline}
         wanted = dict.fromkeys(cell.baseline for cell in chosen)

@@ -24,3 +24,4 @@ from .report.study import letters_note as letters_note, present_study as present
 from .sheets import contact_sheet as contact_sheet, save_sheet as save_sheet
 from .studies.visualizations import save_visualizations as save_visualizations
 from .svg import save_drawing as save_drawing
+from .tries import Try as Try, draw_tries as draw_tries

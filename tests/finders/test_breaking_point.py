@@ -92,6 +92,7 @@ def first_lost(cells: Sequence[MeasuredCell], part: str, seed: int) -> float:
     return float(max(lost))
 
 
+@pytest.mark.usefixtures("without_report")
 def test_it_is_that_of_the_whole_sweep_for_a_part_of_its_cells(
     reads: None, paling: Recipe, run: Callable[..., lab.Result], find: Find
 ) -> None:
@@ -161,6 +162,7 @@ def test_interrupted_and_called_again_it_is_as_never_interrupted(
         assert other.read_bytes() == path.read_bytes(), path
 
 
+@pytest.mark.usefixtures("without_report")
 def test_what_is_never_lost_is_a_bound(
     reads: None, build: Callable[..., Recipe], find: Find
 ) -> None:

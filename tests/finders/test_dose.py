@@ -17,6 +17,7 @@ from ablate.messages import RequestError
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 
+pytestmark = pytest.mark.usefixtures("without_report")
 DOSES = {"geomspace": [0.05, 12.8, 17]}
 
 
