@@ -31,7 +31,8 @@ from ablate.recipe.document import (
     kind_of,
     replaced,
 )
-from ablate.recipe.edits import AnyEdit, Prompts, Seeds
+from ablate.recipe.edits import AnyEdit, Seeds
+from ablate.recipe.prompt_files import PromptsOrFile, with_prompts
 from ablate.recipe.references import reference_mistakes
 from ablate.recipe.strict import (
     ENOUGH,
@@ -44,7 +45,19 @@ from ablate.recipe.strict import (
     optional,
     validated,
 )
-from ablate.recipe.types import Into, ListOf, Number, Rule, Short, Text, Truth, Whole, Word, is_text
+from ablate.recipe.types import (
+    Into,
+    ListOf,
+    Number,
+    Rule,
+    Short,
+    Text,
+    Truth,
+    Whole,
+    Word,
+    in_yaml,
+    is_text,
+)
 from ablate.sampling import Sampling as Settings
 
 VERSION = 1
@@ -168,7 +181,7 @@ class Recipe(Strict):
     vocabulary: Annotated[tuple[Word, ...], ListOf("words")] | None = optional(
         "The concepts that images are compared with."
     )
-    prompts: Prompts = optional("What images show.", ("a cat in a party hat",))
+    prompts: PromptsOrFile = optional("What images show.", ("a cat in a party hat",))
     seeds: Seeds = optional("Where images start from.", (0,))
     noise_floor: Annotated[int, Field(strict=True, ge=2)] | None = optional(
         "How many baselines tell drift from chance; other seeds are added."
@@ -223,16 +236,22 @@ class Recipe(Strict):
 
     @property
     def source(self) -> str:
-        """Its text with all values that replaced others; files and folders by their full paths, so
-        that it is the same recipe wherever it is read."""
+        """Its text with all values that replaced others; files and folders by their full paths, and
+        prompts themselves in place of a file of them, so that it is the same recipe wherever it is
+        read."""
         data = changes = self._document.data
         for place in LOCATED:
             changes = _with_full_paths(changes, place.split())
         if self.code_file is not None:
             changes = {**changes, "ops": str(self.code_file)}
-        return self._document.written(
+        drawn = data.get("prompts")
+        if isinstance(drawn, dict):
+            changes = {**changes, "prompts": list(self.prompts)}
+        text = self._document.written(
             {key: value for key, value in changes.items() if value != data[key]}
         )
+        from_file = " ".join(str(in_yaml(drawn)).split())
+        return f"# prompts: {from_file}\n{text}" if isinstance(drawn, dict) else text
 
     @property
     def code_file(self) -> Path | None:
@@ -344,7 +363,9 @@ def _read(
     if wrong_code is not None:
         problems.append(document.problem(("ops",), wrong_code))
         data = _without_unknown_ops(data)
+    data, of_prompts = with_prompts(data, document.file)
     recipe, data, mistakes = validated(Recipe, data)
+    mistakes = of_prompts + mistakes
     if recipe is not None:
         recipe._document = document
         wrong = [path for path, _ in mistakes]

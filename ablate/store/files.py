@@ -45,12 +45,12 @@ def regular(path: Path) -> Path:
     return path
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     """The content of a file that the user names. Raises `StoreError`."""
     try:
         size = regular(path).stat().st_size
-        if size > MAX_BYTES:
-            raise StoreError(f"{path} has {size:,} bytes; {MAX_BYTES:,} is the most")
+        if size > most:
+            raise StoreError(f"{path} has {size:,} bytes; {most:,} is the most")
         return path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
