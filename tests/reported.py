@@ -82,6 +82,7 @@ def make_run(
     edited = [name for name in axes if name not in ("prompt", "seed")]
     cells, rows, images, effects = [], [], [], {}
     touched: dict[str, str] = {}
+    same = manifest.get("same", {})
 
     def add(values: Mapping[str, Any], baseline: str, own: bool) -> None:
         key = baseline if own else key_of(values)
@@ -110,7 +111,7 @@ def make_run(
         word = "cat" if drift < 0.1 else "dog"
         shows = "none" if name == "noise" else word
         row += [name, shows, 0.2, word, 0.8, "hat", 0.15, "fur", 0.05] if known else [""] * 9
-        rows.append(row)
+        rows.append([*row, same.get(variant, "")])
         if not own:
             place = json.dumps([variant, values["prompt"], [values[n] for n in edited]])
             effects.setdefault(place, []).append(drift)
@@ -137,7 +138,7 @@ def make_run(
     if not new:
         return run
     heads = ["cell", "variant", "prompt", "seed", *edited, "state", *METRICS, *FLOORS, "class"]
-    write_table(run, "drift.csv", [[*heads, *CONCEPTS], *rows])
+    write_table(run, "drift.csv", [[*heads, *CONCEPTS, "same_as"], *rows])
     table = []
     for place, found in effects.items():
         variant, prompt, at = json.loads(place)
@@ -149,8 +150,10 @@ def make_run(
             )
             interval = [0.8 * drift, 1.3 * drift]
             figures = [len(found), mean, floor, drift, *interval, 0.02, 0.03, verdict]
+            figures.append(same.get(variant, ""))
             table.append([variant, prompt, *at, metric, *figures])
     tail = ["metric", "seeds", "mean", "floor", "drift", "low", "high", "p", "q", "verdict"]
+    tail.append("same_as")
     write_table(run, "effects.csv", [["variant", "prompt", *edited, *tail], *table])
     notes = ["Four seeds give narrow intervals."]
     run.write_text("drift.json", json.dumps({"notes": notes, "floors": []}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,7 @@ from ablate.models.errors import ModelError, SizeError
 from ablate.models.sizes import default_side, outline as outline_with, outline_of, wrong_side
 from ablate.models.source import Source
 from ablate.network.components import phase_of
+from ablate.network.hooks import tensors
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.sampling.request import Request
@@ -297,6 +299,80 @@ def sizes(family: Family, folder: Path) -> None:
             assert samples.images.shape == (1, height, width, 3)
 
 
+def same_experiments(family: Family, _folder: Path) -> None:
+    """Modules whose zeroing comes to the same, by the data flow, give the same bits."""
+    outputs = Outputs(family)
+    groups = outputs.groups()
+    kinds = {tuple(re.sub(r"\d+", "*", path) for path in group): group for group in groups}
+    for group in kinds.values():
+        if len(group) > 1:
+            assert len({outputs(path) for path in group}) == 1, group
+    assert any(len(group) > 1 for group in groups) == (family.name != "kandinsky22")
+
+
+class Outputs:
+    """What a family's denoiser gives in its first call of a sampling, with modules zeroed."""
+
+    def __init__(self, family: Family) -> None:
+        self.network = family.network
+        self.flow: Any = family.pipeline.catalog.flow
+        self.modules = dict(self.network.named_modules())
+        self.paths = [module.path for module in family.pipeline.catalog]
+        calls: list[Any] = []
+        handle = self.network.register_forward_pre_hook(
+            lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+        )
+        family.image()
+        handle.remove()
+        self.args, self.kwargs = calls[0]
+
+    def __call__(self, *paths: str) -> bytes:
+        with zeroed(self.network, *paths), torch.no_grad():
+            result = self.network(*self.args, **self.kwargs)
+        return b"".join(tensor.numpy().tobytes() for tensor in tensors(result))
+
+    def effect(self, *paths: str) -> Any:
+        return self.flow.effect(
+            f"{path}.{name}".removeprefix(".")
+            for path in paths
+            for name, _ in self.modules[path].named_parameters(recurse=False)
+        )
+
+    def groups(self) -> list[list[str]]:
+        """Modules of equal effects; each that has none is alone."""
+        groups: dict[Any, list[str]] = {}
+        for path in self.paths:
+            groups.setdefault(self.effect(path) or path, []).append(path)
+        return list(groups.values())
+
+
+# Equal for reasons beyond zeros: keys that are a bias, values beside a one, an attention over a
+# single place, text whose result is dropped.
+MORE_ARE_EQUAL = {"sana": 2, "hunyuan": 9, "kandinsky3": 1, "qwen": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_distinct_zeroings_are_distinct_in_bits(
+    name: str, families: Callable[[str], Family]
+) -> None:
+    """All modules one at a time, and random sets with one module more."""
+    outputs = Outputs(families(name))
+    groups = outputs.groups()
+    in_bits = {path: hash(outputs(path)) for path in outputs.paths}
+    assert all(len({in_bits[path] for path in group}) == 1 for group in groups)
+    assert len(groups) - len(set(in_bits.values())) == MORE_ARE_EQUAL.get(name, 0)
+    rng, equal = random.Random(0), 0
+    for _ in range(15 if len(outputs.paths) < 300 else 0):
+        order = rng.sample(outputs.paths, len(outputs.paths))
+        count = rng.randrange(1, len(order))
+        sets = order[:count], order[: count + 1]
+        if (effect := outputs.effect(*sets[0])) and effect == outputs.effect(*sets[1]):
+            equal += 1
+            assert outputs(*sets[0]) == outputs(*sets[1]), sets
+    assert equal or name == "kandinsky3"
+
+
 FEATURES: dict[str, Callable[[Family, Path], None]] = {
     feature.__name__: feature
     for feature in (
@@ -308,6 +384,7 @@ FEATURES: dict[str, Callable[[Family, Path], None]] = {
         when,
         export_and_reload,
         sizes,
+        same_experiments,
     )
 }
 

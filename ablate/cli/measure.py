@@ -15,7 +15,7 @@ from ablate.cli.output import echo
 from ablate.cli.process import WRONG
 from ablate.cli.tables import print_table
 from ablate.drift import Effect, SetDistance, read_cells, read_effects, read_notes, read_sets
-from ablate.messages import did_you_mean
+from ablate.messages import counted, did_you_mean
 from ablate.store import Run, read_words
 from ablate.view import present_run
 
@@ -69,7 +69,8 @@ def drift_command(
 
 def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
     """Print the strongest effects: in noise floors or, where there are none, as measured."""
-    measured = [effect for effect in effects if effect.mean is not None]
+    measured = [e for e in effects if e.mean is not None and not e.same_as]
+    others = Counter((e.same_as, e.prompt) for e in effects if e.same_as)
     floored = [effect for effect in measured if effect.drift is not None]
     strongest = sorted(floored or measured, key=lambda e: -(e.drift or e.mean or 0))[:top]
     if not strongest:
@@ -94,7 +95,7 @@ def _print_effects(effects: Sequence[Effect], metric: str, top: int) -> None:
             "" if e.low is None else f"{e.low:.2f} to {e.high:.2f}",
             "" if e.q is None else f"{e.q:.2g}" if e.q >= 0.001 else "< 0.001",
             e.verdict,
-            e.variant,
+            e.variant + _and_others(others[e.variant, e.prompt]),
             e.prompt if several else "",
         ]
         for e in strongest
@@ -113,6 +114,10 @@ def _print_sets(distances: Sequence[SetDistance], top: int) -> None:
     print_table([*heads, "variant"], rows, right=heads)
 
 
+def _and_others(count: int) -> str:
+    return f" (and {counted(count, 'other')} to the same effect)" if count else ""
+
+
 def print_drift(store: Run) -> None:
     """Print the measurements of a run in a few lines: classes, verdicts, notes."""
     classes = Counter(cell.class_name for cell in read_cells(store) if not cell.is_baseline)
@@ -121,7 +126,9 @@ def print_drift(store: Run) -> None:
         echo(f"classes   {counts}")
     effects = read_effects(store)
     for metric in ("rmse", "embedding"):
-        verdicts = Counter(e.verdict for e in effects if e.metric == metric and e.verdict)
+        verdicts = Counter(
+            e.verdict for e in effects if e.metric == metric and e.verdict and not e.same_as
+        )
         if verdicts:
             echo(
                 f"{metric:9} {verdicts['matters']} of {verdicts.total()} edits are above the noise"

@@ -131,6 +131,8 @@ def print_outcome(store: Run, summary: Summary) -> None:
         f"{summary.computed} images computed, {summary.reused} reused, of {summary.total}{floor},"
         f" in {clock(summary.seconds)}"
     )
+    if same := sum(cell.same_as != "" for cell in store.cells()):
+        echo(f"{same} of them are sampled with others: zeroing their modules has the same effect")
     if orphans := len(store.orphans()):
         echo(
             f"{counted(orphans, 'finished cell')} not part of this recipe any more;"
@@ -208,7 +210,9 @@ def plan_command(
         note = f", {axis.note}" if axis.note else ""
         echo(f"axis      {axis.name}: {len(axis.values)} ({shown}){note}")
     images = planned.distinct()
-    echo(f"variants  {len(planned.variants)}")
+    same = len(planned.same)
+    distinct = f", of which {len(planned.variants) - same} are distinct" if same else ""
+    echo(f"variants  {len(planned.variants)}{distinct}")
     echo(f"cells     {len(images)}{_terms(planned)}")
     component = loaded.component or denoiser_of(source)
     whole = not loaded.compile and loaded.offload is None

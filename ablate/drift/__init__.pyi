@@ -18,6 +18,7 @@ from .effects import (
     explained as explained,
     read_effects as read_effects,
 )
+from .embeddings import read_embeddings as read_embeddings
 from .encoders import (
     ImageReader as ImageReader,
     check_encoder as check_encoder,
@@ -41,7 +42,6 @@ from .measure import (
     MeasuredCell as MeasuredCell,
     measured_with as measured_with,
     read_cells as read_cells,
-    read_embeddings as read_embeddings,
     read_notes as read_notes,
     write_drift as write_drift,
 )

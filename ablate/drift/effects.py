@@ -29,7 +29,7 @@ MATTERS = 1.0  # an effect that is larger moves pictures more than a seed does
 NOTHING = 0.1  # and one that is smaller moves them by less than can be noticed
 FEWEST = 4  # seeds of a verdict; with fewer an edit must be enormous to be significant
 ERRORS = 0.05  # the share of false verdicts that is expected among those that are not `changes`
-FIGURES = ("seeds", "mean", "floor", "drift", "low", "high", "p", "q", "verdict")
+FIGURES = ("seeds", "mean", "floor", "drift", "low", "high", "p", "q", "verdict", "same_as")
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
@@ -56,6 +56,7 @@ class Effect:
         q: The smallest false discovery rate among the effects of a run by this metric at which this
             one differs from 1.
         verdict: `matters`, `changes`, `nothing`, or empty with fewer than four seeds.
+        same_as: The variant whose images these are; the two are one test.
     """
 
     variant: str
@@ -71,6 +72,7 @@ class Effect:
     p: float | None = None
     q: float | None = None
     verdict: str = ""
+    same_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,10 @@ class Floor:
 
 @dataclass(frozen=True)
 class Sample:
-    """The measured distances of one variant in one condition by one metric, by seed."""
+    """The measured distances of one variant in one condition by one metric, by seed.
+
+    `same_as`: the variant whose images these are, if that is another.
+    """
 
     variant: str
     prompt: str
@@ -107,10 +112,18 @@ class Sample:
     metric: str
     by_seed: Mapping[int, float]
     floor: Floor
+    same_as: str = ""
+
+    @property
+    def test(self) -> tuple[object, ...]:
+        """What is tested: equal for samples that are one experiment."""
+        experiment = self.same_as or self.variant
+        return experiment, self.prompt, self.metric, tuple(self.by_seed), id(self.floor)
 
 
 def estimate(samples: Sequence[Sample]) -> list[Effect]:
-    """The effect of each sample, in their order. Those of one metric are corrected together."""
+    """The effect of each sample, in their order. Those of one metric are corrected together, each
+    experiment counted once."""
     effects, ratios = [], [_ratio_of(sample) for sample in samples]
     for sample, ratio in zip(samples, ratios, strict=True):
         values = list(sample.by_seed.values())
@@ -119,11 +132,15 @@ def estimate(samples: Sequence[Sample]) -> list[Effect]:
         drift = None if mean is None or floor is None else mean / floor
         low, high = ratio.interval() if ratio else (None, None)
         effects.append(Effect(sample.variant, sample.prompt, sample.axes, sample.metric,
-                            len(values), mean, floor, drift, low, high))  # fmt: skip
+                            len(values), mean, floor, drift, low, high,
+                            same_as=sample.same_as))  # fmt: skip
+    first = {sample.test: i for i, sample in enumerate(samples) if not sample.same_as}
+    tested = [first.get(s.test, i) if s.same_as else i for i, s in enumerate(samples)]
     for metric in dict.fromkeys(sample.metric for sample in samples):
         judged = {
             i: ratio for i, ratio in enumerate(ratios)
-            if ratio and effects[i].metric == metric and effects[i].seeds >= FEWEST
+            if ratio and tested[i] == i
+            and effects[i].metric == metric and effects[i].seeds >= FEWEST
         }  # fmt: skip
         p, small = (
             np.array([ratio.p(value) for ratio in judged.values()]) for value in (MATTERS, NOTHING)
@@ -137,6 +154,9 @@ def estimate(samples: Sequence[Sample]) -> list[Effect]:
                 else "changes"
             )  # fmt: skip
             effects[i] = replace(effects[i], p=p_value, q=q_value, verdict=judgement)
+    for i, test in enumerate(tested):
+        same = effects[test]
+        effects[i] = replace(effects[i], p=same.p, q=same.q, verdict=same.verdict)
     return effects
 
 
@@ -182,7 +202,7 @@ def write_effects(run: Run, effects: Iterable[Effect]) -> None:
                 for figure in (effect.mean, effect.floor, effect.drift, effect.low, effect.high)
             ),
             *("" if figure is None else f"{figure:.3g}" for figure in (effect.p, effect.q)),
-            effect.verdict,
+            effect.verdict, effect.same_as,
         ]
         for effect in effects
     )  # fmt: skip
@@ -248,17 +268,18 @@ def _effect(
 ) -> Effect:
     # By position: an axis may have the name of a column.
     variant, prompt, *written = row[: 2 + len(axes)]
-    metric, seeds, *figures, verdict = row[2 + len(axes) :]
+    metric, seeds, *figures, verdict, same_as = row[2 + len(axes) :]
     values = {
         name: known.get(text, text)
         for (name, known), text in zip(axes.items(), written, strict=True)
         if text
     }
     mean, floor, drift, low, high, p, q = (figure(text) if text else None for text in figures)
-    variant, prompt = texts.get(variant, variant), texts.get(prompt, prompt)
+    variant, prompt, same_as = (texts.get(text, text) for text in (variant, prompt, same_as))
     return Effect(
-        variant, prompt, values, metric, int(seeds), mean, floor, drift, low, high, p, q, verdict
-    )
+        variant, prompt, values, metric, int(seeds), mean, floor, drift, low, high, p, q, verdict,
+        same_as,
+    )  # fmt: skip
 
 
 def table_axes(run: Run) -> dict[str, dict[str, Any]]:

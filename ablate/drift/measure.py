@@ -22,6 +22,7 @@ import numpy as np
 
 from ablate.drift import effects
 from ablate.drift.effects import Floor, Sample, explained, figure, read_rows
+from ablate.drift.embeddings import write_embeddings
 from ablate.drift.images import (
     DISTANCES,
     NAMED,
@@ -38,10 +39,8 @@ from ablate.store import (
     Run,
     StoredCell,
     StoreError,
-    read_arrays,
     read_table,
     regular,
-    write_arrays,
     write_table,
 )
 
@@ -52,7 +51,6 @@ KNOWN = 0.05  # quantile of the margins of known images below which an image sho
 ENOUGH = (20, 4)  # baselines and prompts that make a sample of known images
 TABLE = "drift.csv"
 SUMMARY = "drift.json"
-EMBEDDINGS = "embeddings.npz"
 FLOOR_SEEDS = 32  # their pairs, nearly 500, are enough; more would only cost time
 
 
@@ -82,16 +80,6 @@ class MeasuredCell(StoredCell):
     def shows(self) -> str:
         """The word for what it shows, or `none`; empty without a CLIP model."""
         return "" if not self.concepts else self.concepts[0][0] if self.named else NONE
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Unit vectors of the images and words of a run, rows in the order of `keys` and `words`."""
-
-    keys: tuple[str, ...]
-    images: np.ndarray  # (keys, width)
-    words: tuple[str, ...]
-    texts: np.ndarray  # (words, width)
 
 
 # Class of a cell from the cell, its image in [0, 1] of shape (height, width, 3), and its baseline.
@@ -128,7 +116,8 @@ def write_drift(
             for floor in measured.floors.values()
         ],
     }
-    _write_embeddings(run, measured)
+    embeddings = next(iter(measured.embedder.embeddings.values()), {})
+    write_embeddings(run, embeddings, dict.fromkeys(measured.order), measured.concepts)
     effects.write_effects(run, effects.estimate(list(measured.samples())))
     write_sets(run, distances)
     run.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
@@ -257,7 +246,7 @@ class _Measurement:
             for metric in known:
                 by_seed = {c.seed: _distance(c, metric) for c in cells if metric in c.drift}
                 yield Sample(first.variant, first.prompt, _axes(first), metric, by_seed,
-                             self.floor_of[first.key])  # fmt: skip
+                             self.floor_of[first.key], first.same_as)  # fmt: skip
 
     def notes(self) -> Iterator[str]:
         """Sentences to the user about empty columns, and how to fill them."""
@@ -343,35 +332,48 @@ def read_cells(run: Run) -> list[MeasuredCell]:
     They are measured again where `drift.csv` is missing, of an older version, or of other cells.
     """
     cells = [cell for cell in run.cells() if cell.done]
-    path = run.folder / TABLE
-    if not path.exists():
+    header, rows = _table(run)
+    distances = _distances(run, header)
+    if distances is None or [row[0] for row in rows] != [cell.path.name for cell in cells]:
         return _Measurement(run).cells
-    with explained(run, TABLE):
-        header, rows = read_table(path)
-        if not header:
-            raise StoreError("it is empty")
-    # By position: an axis may have the name of a column.
     start = len(_heads(run))
-    distances = tuple(header[start + 1 : _place_of("score", header, start)])
-    known = distances[: len(DISTANCES)] == DISTANCES
-    if (
-        not known
-        or header != [*_heads(run), *_measured(distances)]
-        or ([row[0] for row in rows] != [cell.path.name for cell in cells])
-    ):
-        return _Measurement(run).cells
     with explained(run, TABLE):
         pairs = list(zip(cells, rows, strict=True))
         return read_rows(pairs, lambda pair: _cell(pair[0], pair[1][start:], distances))
 
 
-def _place_of(column: str, header: Sequence[str], start: int) -> int:
-    return header.index(column, start) if column in header[start:] else start
+def _table(run: Run) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of `drift.csv`; none where there is no such file."""
+    if not (run.folder / TABLE).exists():
+        return [], []
+    with explained(run, TABLE):
+        header, rows = read_table(run.folder / TABLE)
+        if not header:
+            raise StoreError("it is empty")
+    return header, rows
+
+
+def _distances(run: Run, header: Sequence[str]) -> tuple[str, ...] | None:
+    """The distances of a table by its header; None if that is not of this version."""
+    heads = _heads(run)
+    measured = header[len(heads) :]  # by position: an axis may have the name of a column
+    if "score" not in measured:
+        return None
+    distances = tuple(measured[1 : measured.index("score")])
+    known = distances[: len(DISTANCES)] == DISTANCES
+    return distances if known and header == [*heads, *_measured(distances)] else None
 
 
 def read_notes(run: Run) -> list[str]:
     """The sentences to the user about what could not be measured."""
-    return [str(note) for note in _summary(run).get("notes", ())]
+    notes = [str(note) for note in _summary(run).get("notes", ())]
+    header, _ = _table(run)
+    if header and _distances(run, header) is None:
+        notes.append(
+            f"`{TABLE}` is of another version, so that concepts are missing: `ablate drift"
+            f" {run.folder}` writes it again."
+        )
+    return notes
 
 
 def measured_with(run: Run) -> tuple[str | None, list[str] | None, list[str] | None]:
@@ -402,21 +404,6 @@ def _summary(run: Run) -> dict[str, Any]:
         return summary
 
 
-def read_embeddings(run: Run) -> Embeddings | None:
-    """The embeddings of the images and words of a run; None where no model has read them."""
-    path = run.folder / EMBEDDINGS
-    if not path.exists():
-        return None
-    with explained(run, EMBEDDINGS):
-        arrays = read_arrays(path)
-        keys, words = (tuple(arrays[name].ravel().tolist()) for name in ("keys", "words"))
-        images, texts = arrays["images"], arrays["texts"]
-        shapes = [(len(keys), *images.shape[1:]), (len(words), *images.shape[1:])]
-        if images.ndim != 2 or [images.shape, texts.shape] != shapes:
-            raise StoreError("its arrays do not fit together")
-        return Embeddings(keys, images, words, texts)
-
-
 def _heads(run: Run) -> list[str]:
     """The columns that say which cell a row is of."""
     axes = [axis.name for axis in run.axes() if axis.name not in ("prompt", "seed")]
@@ -426,7 +413,7 @@ def _heads(run: Run) -> list[str]:
 def _measured(distances: Sequence[str]) -> list[str]:
     """The columns of what is measured."""
     floors = (f"{metric}_floors" for metric in distances)
-    return ["state", *distances, "score", *floors, "class", "shows", "margin", *NAMES]
+    return ["state", *distances, "score", *floors, "class", "shows", "margin", *NAMES, "same_as"]
 
 
 def _write_table(run: Run, cells: Sequence[MeasuredCell], distances: Sequence[str]) -> None:
@@ -438,7 +425,7 @@ def _write_table(run: Run, cells: Sequence[MeasuredCell], distances: Sequence[st
             *(f"{cell.drift[m]:.6f}" if m in cell.drift else "" for m in (*distances, "score")),
             *(f"{cell.floors[m]:.6f}" if m in cell.floors else "" for m in distances),
             cell.class_name, cell.shows, "" if cell.margin is None else f"{cell.margin:.6f}",
-            *_named(cell),
+            *_named(cell), cell.same_as,
         ]
         for cell in cells
     )  # fmt: skip
@@ -454,7 +441,7 @@ def _named(cell: MeasuredCell) -> list[str]:
 def _cell(cell: StoredCell, row: Sequence[str], distances: Sequence[str]) -> MeasuredCell:
     metrics = (*distances, "score")
     state, *figures = row[: 1 + len(metrics) + len(distances)]
-    class_name, shows, margin, *named = row[1 + len(metrics) + len(distances) :]
+    class_name, shows, margin, *named, _ = row[1 + len(metrics) + len(distances) :]
     drift = zip(metrics, figures, strict=False)
     floors = zip(distances, figures[len(metrics) :], strict=True)
     return MeasuredCell(
@@ -469,21 +456,3 @@ def _cell(cell: StoredCell, row: Sequence[str], distances: Sequence[str]) -> Mea
             (word, figure(odds)) for word, odds in zip(named[::2], named[1::2], strict=True) if word
         ),
     )
-
-
-def _write_embeddings(run: Run, measured: _Measurement) -> None:
-    path = run.folder / EMBEDDINGS
-    embeddings = next(iter(measured.embedder.embeddings.values()), {})
-    if not embeddings:
-        path.unlink(missing_ok=True)
-        return
-    keys = [key for key in dict.fromkeys(measured.order) if key in embeddings]
-    images = np.array([embeddings[key] for key in keys], np.float32)
-    concepts = measured.concepts
-    texts = images[:0] if concepts is None else concepts.texts.astype(np.float32)
-    write_arrays(path, {
-        "keys": np.array(keys, dtype=str),
-        "images": images,
-        "words": np.array(concepts.words if concepts else (), dtype=str),
-        "texts": texts,
-    })  # fmt: skip

@@ -179,6 +179,11 @@ class Edit:
         return wordless or self.dose == 0 or (neutral is not None and self.strength == neutral)
 
     @property
+    def zeroes_weights(self) -> bool:
+        """Whether it sets whole parameters to zero."""
+        return self.op == "zero" and self.where == "weights" and self.unit is None
+
+    @property
     def all_modules(self) -> tuple[str, ...]:
         """The paths of all modules that it edits, partners included."""
         return self.modules + self.partners

@@ -7,10 +7,11 @@ processes, computes the same batches as one that computes everything at once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
+from types import MappingProxyType
 
 from ablate.edits import Reference, Variant
 from ablate.models import peak_memory, spare_memory
@@ -21,6 +22,7 @@ from ablate.sweep import Cell, Condition
 # Latent pixels of the first batch, by device; `BatchSize` adapts it.
 LATENT_PIXELS = {"cuda": 16 * 64 * 64, "mps": 4 * 64 * 64, "cpu": 64 * 8 * 8}
 LARGEST = 256  # samplings of a batch
+NONE_SAME: Mapping[Variant, Variant] = MappingProxyType({})
 PAYS = 0.95  # a larger batch pays if an image takes at most this share of the time
 # Variants that change more of the network's parameters than this share are applied in place: by
 # rows every edited module runs once for each variant, and the edited tensors are in memory besides.
@@ -133,16 +135,24 @@ class Batch:
         return self.variants[0] == other.variants[0]
 
 
-def jobs_of(cells: Iterable[KeyedCell], component: str) -> list[Job]:
+def jobs_of(
+    cells: Iterable[KeyedCell], component: str, same: Mapping[Variant, Variant] = NONE_SAME
+) -> list[Job]:
     """One job for all cells of one sampling, in order of appearance.
 
-    `component`: the one that edits without a component are of.
+    Args:
+        cells: The cells.
+        component: The one that edits without a component are of.
+        same: Variants that are sampled as another one, with that one.
     """
     groups: dict[tuple[Variant, Condition, Settings], list[KeyedCell]] = {}
     sampled: dict[Variant, Variant] = {}
     for cell in cells:
         condition = replace(cell.cell.condition, steps=None)
-        variant = sampled.setdefault(cell.cell.variant, cell.cell.variant.for_sampling)
+        variant = cell.cell.variant
+        if variant not in sampled:
+            sampled[variant] = same.get(variant, variant).for_sampling
+        variant = sampled[variant]
         groups.setdefault((variant, condition, cell.settings), []).append(cell)
     parts: dict[Variant, tuple[Variant, Variant, Variant]] = {}
     for variant in dict.fromkeys(variant for variant, _, _ in groups):

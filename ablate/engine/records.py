@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,7 @@ def _manifest(plan: Plan, pipeline: Pipeline, cells: Sequence[KeyedCell]) -> dic
         "touched": {
             v.name: spans(_numbers(v, plan.catalog)) for v in plan.variants if not v.is_baseline
         },
+        **({"same": same} if (same := _names(plan.same)) else {}),
         "catalog": [[m.path, m.kind, m.stage, m.block, m.role, m.parameters] for m in plan.catalog],
     }
 
@@ -155,6 +156,10 @@ def _code(file: Path | None) -> dict[str, Any]:
     """The metrics of a recipe's file, which measure the run, and where they are."""
     metrics = [] if file is None else [metric.name for metric in load_metrics(file)]
     return {"code": {"file": str(file), "metrics": metrics}} if metrics else {}
+
+
+def _names(same: Mapping[Variant, Variant]) -> dict[str, str]:
+    return {variant.name: first.name for variant, first in same.items()}
 
 
 def _numbers(variant: Variant, catalog: Sequence[ModuleInfo]) -> list[int]:

@@ -143,13 +143,14 @@ def execute(
         _prepare(plan, pipeline, store, cells, fresh)
     processes.wait()  # until the folder is ready
     batcher = Batcher(pipeline.catalog_of(pipeline.denoiser_name), rows=pipeline.edits_by_rows)
-    jobs = in_order(jobs_of({cell.key: cell for cell in cells}.values(), pipeline.component))
+    by_key = {cell.key: cell for cell in cells}
+    jobs = in_order(jobs_of(by_key.values(), pipeline.component, plan.same))
     spare = {cell.key for cell in cells[len(plan.cells) :]}
     everything = [cell for job in jobs for cell in job.cells]
     chosen = sorted(everything, key=lambda cell: cell.key in spare)[:limit]
     if only is not None:
         chosen = [cell for cell in chosen if cell.key in only]
-    jobs = in_order(jobs_of(chosen, pipeline.component))
+    jobs = in_order(jobs_of(chosen, pipeline.component, plan.same))
     size = BatchSize(batch_size, pipeline, jobs)
     known, damaged = store.keys(), store.damaged()
     finished = known - damaged.keys()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from ablate.network.dataflow import Flow, FlowRecorder
 from ablate.network.hooks import tensors
 from ablate.network.modules import Catalog, ModuleInfo
 from ablate.network.roles import (
@@ -44,8 +45,11 @@ def build_catalog(network: nn.Module, run: Callable[[], object] | None = None) -
     blocks = {path: module for path, module in modules.items() if path in outer}
     first: dict[str, int] = {}
     keeps_shape: dict[str, bool] = {}
+    flow: Flow | None = None
     if run is not None:
-        first, keeps_shape = _run_once({**rows, **blocks}, run)
+        with FlowRecorder(network) as recorder:
+            first, keeps_shape, result = _run_once({**rows, **blocks}, run)
+        flow = recorder.finish(result)
         blocks = {path: module for path, module in blocks.items() if path in first}
     else:
         blocks = {p: m for p, m in blocks.items() if not isinstance(m, CONTAINERS)}
@@ -58,12 +62,11 @@ def build_catalog(network: nn.Module, run: Callable[[], object] | None = None) -
     block_infos = [
         _info(i, path, modules, inside[path]) for i, path in enumerate(_in_order(blocks, first))
     ]
-    return Catalog(
-        *(
-            tuple(replace(info, passes=keeps_shape.get(info.path)) for info in group)
-            for group in (infos, block_infos)
-        )
-    )
+
+    def complete(infos: Sequence[ModuleInfo]) -> tuple[ModuleInfo, ...]:
+        return tuple(replace(info, passes=keeps_shape.get(info.path)) for info in infos)
+
+    return Catalog(complete(infos), complete(block_infos), flow)
 
 
 def _prefixes(path: str) -> list[str]:
@@ -131,7 +134,7 @@ def _arguments_of(module: nn.Module) -> tuple[str, ...]:
 
 def _run_once(
     watched: Mapping[str, nn.Module], run: Callable[[], object]
-) -> tuple[dict[str, int], dict[str, bool]]:
+) -> tuple[dict[str, int], dict[str, bool], object]:
     """The place of each module that runs in the order of first calls, and whether it keeps the
     shape of its input; both by path."""
     first: dict[str, int] = {}
@@ -153,8 +156,8 @@ def _run_once(
         for path, module in watched.items():
             watch(path, module)
         with torch.no_grad():
-            run()
+            result = run()
     finally:
         for handle in handles:
             handle.remove()
-    return first, keeps_shape
+    return first, keeps_shape, result

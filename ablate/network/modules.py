@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from ablate.network.dataflow import Flow
 
 ROOT = "(root)"  # the network itself, whose path is empty
 
@@ -57,10 +60,12 @@ class Catalog(Sequence[ModuleInfo]):
     Attributes:
         modules: The modules.
         blocks: Modules around others that are called themselves, in the order of first calls.
+        flow: The operations of a call; None if the network was never run.
     """
 
     modules: tuple[ModuleInfo, ...]
     blocks: tuple[ModuleInfo, ...] = ()
+    flow: Flow | None = None
 
     def __len__(self) -> int:
         return len(self.modules)

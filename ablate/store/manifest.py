@@ -34,6 +34,7 @@ SHAPE = {
     "vocabulary?": (list, type(None)),
     "notes?": [str],  # of texts
     "touched?": dict,
+    "same?": dict,
     "catalog?": [list],
 }
 
@@ -101,4 +102,7 @@ def _contradiction(manifest: Mapping[str, Any]) -> str | None:
     for name, spans in manifest.get("touched", {}).items():
         if not isinstance(spans, str) or not all(map(SPAN.fullmatch, spans.split(","))):
             return f"`touched.{name}` is no list of numbers"
+    for name, other in manifest.get("same", {}).items():
+        if not isinstance(other, str):
+            return f"`same.{name}` is no name of a variant"
     return None

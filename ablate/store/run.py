@@ -66,6 +66,7 @@ class StoredCell:
         baseline: Key of the baseline with the same condition.
         group: Cells of one group share a noise floor.
         point: Whether `prompt` only describes a point in embedding space.
+        same_as: A variant whose images these are: it zeroes other modules to the same effect.
     """
 
     key: str
@@ -77,6 +78,7 @@ class StoredCell:
     baseline: str
     group: int = 0
     point: bool = False
+    same_as: str = ""
 
     @property
     def is_baseline(self) -> bool:
@@ -300,7 +302,9 @@ class Run:
 
     def cells(self) -> Iterator[StoredCell]:
         """All planned cells in plan order, finished or not (`StoredCell.done`)."""
-        return map(self._cell, self.manifest()["cells"])
+        manifest = self.manifest()
+        same = manifest.get("same", {})
+        return (self._cell(e, same.get(e["variant"], "")) for e in manifest["cells"])
 
     def floor(self) -> tuple[StoredCell, ...]:
         """Further baselines, of other seeds, for the noise floor only."""
@@ -310,7 +314,7 @@ class Run:
             for entry in entries
         )
 
-    def _cell(self, entry: Mapping[str, Any]) -> StoredCell:
+    def _cell(self, entry: Mapping[str, Any], same_as: str = "") -> StoredCell:
         return StoredCell(
             key=entry["key"],
             path=self.path(entry["key"]),
@@ -321,6 +325,7 @@ class Run:
             baseline=entry["baseline"],
             group=entry.get("group", 0),
             point=entry.get("point", False),
+            same_as=same_as,
         )
 
     def catalog(self) -> tuple[ModuleInfo, ...]:

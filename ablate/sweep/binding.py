@@ -56,6 +56,7 @@ from ablate.sweep.check import (
     check_sizes,
     check_texts,
 )
+from ablate.sweep.distinct import equal_variants
 from ablate.sweep.edits import BoundEdit
 
 T = TypeVar("T")
@@ -309,7 +310,11 @@ class _Binding:
                 self.note(("prompts",), note)
         # Without places in the file, so that they are those of any copy of the recipe.
         notes = tuple(f"{note.key}: {note.message}" for note in self.notes)
-        return Plan(recipe, networks.catalog, axes, everything, floor, networks.guided, notes)
+        used = {id(cell.variant): cell.variant for cell in everything}.values()
+        return Plan(
+            recipe, networks.catalog, axes, everything, floor, networks.guided,
+            equal_variants(used, networks), notes,
+        )  # fmt: skip
 
     def _variants(self, edits: Sequence[BoundEdit]) -> _OfNumbers[Variant | None]:
         """The variants by the numbers of the axes that they depend on; None, and problems, where

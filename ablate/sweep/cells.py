@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ablate.edits import Variant
@@ -67,6 +67,7 @@ class Plan:
         cells: All images in the order of the sweep, added baselines first.
         floor: Further baselines, of other seeds, for the noise floor alone.
         guided: How many rows of the denoiser a step of a guided cell takes.
+        same: Variants that give the images of an earlier one, with that one.
         notes: Sentences on what is valid, but may not be what was meant.
     """
 
@@ -76,6 +77,7 @@ class Plan:
     cells: tuple[Cell, ...]
     floor: tuple[Cell, ...] = ()
     guided: int = 2
+    same: Mapping[Variant, Variant] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -98,9 +100,14 @@ class Plan:
         wanted = dict.fromkeys(cell.baseline for cell in chosen)
         added = tuple(baselines[c] for c in wanted if c not in there)
         cells, groups = (*added, *chosen), {cell.group for cell in chosen}
+        first: dict[Variant, Variant] = {}
+        for variant in {id(cell.variant): cell.variant for cell in cells}.values():
+            first.setdefault(self.same.get(variant, variant), variant)
+        firsts = {cell.variant: first[self.same.get(cell.variant, cell.variant)] for cell in cells}
         return replace(
             self,
             cells=cells,
+            same={variant: one for variant, one in firsts.items() if variant != one},
             floor=tuple(cell for cell in self.floor if cell.group in groups),
             axes=tuple(axis.limited([cell.axes for cell in cells]) for axis in self.axes),
         )
@@ -113,7 +120,7 @@ class Plan:
         along in every batch, count once.
         """
         distinct = self.distinct()
-        exact = {variant: _exact(variant.for_sampling) for variant in self.variants}
+        exact = {v: _exact(self.same.get(v, v).for_sampling) for v in self.variants}
         samplings = {(exact[c.variant], replace(c.condition, steps=None)) for c in distinct} | {
             (reference, replace(c.condition, prompt=reference.prompt, seed=reference.seed))
             for c in distinct

@@ -391,7 +391,23 @@ def _mark(sweep: _Sweep, block: Block, cells: list[list[StoredCell | None]]) -> 
 
 
 def _mark_of(sweep: _Sweep, cell: StoredCell) -> Label:
-    return BASELINE if sweep.marks(cell) else ()
+    """Whether a cell is the baseline, or the same as one that is edited elsewhere to one effect."""
+    if sweep.marks(cell):
+        return BASELINE
+    other = next((p for p in sweep.places if p.cell.variant == cell.same_as), None)
+    if other is None:
+        return ()
+    labels = []
+    for name, axis in sweep.axes.items():
+        own, place = _index(axis, cell.values[name]), other.at[name]
+        if own != place and not sweep.is_condition(name):
+            labels.append(_unshared(sweep.labels[name][place], sweep.labels[name][own]))
+    return ((f"same as {', '.join(labels)}", MUTED),)
+
+
+def _unshared(label: str, own: str) -> str:
+    """A label without the module path that another begins with too."""
+    return label[len(_shared_path([label, own])) :]
 
 
 def _shows(cell: MeasuredCell) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,21 @@ def test_the_table_keeps_what_was_estimated(tmp_path: Path) -> None:
     (tmp_path / "effects.csv").write_text("variant,prompt\n")
     with pytest.raises(StoreError, match="its columns are not variant, prompt, amount, floor"):
         effects.read_effects(run)
+
+
+def test_what_is_one_experiment_is_one_test() -> None:
+    """In the correction for many tests it counts once, whatever it is called."""
+    floor = equal(4)
+    rng = np.random.default_rng(0)
+    distinct = [
+        Sample(f"v{i}", "a cat", {}, "rmse", dict(enumerate(rng.uniform(0.1, 0.6, 4))), floor)
+        for i in range(5)
+    ]
+    names = [("again", distinct[1]), ("and again", distinct[1])]
+    doubled = [replace(s, variant=name, same_as=s.variant) for name, s in names]
+    alone, together = estimate(distinct), estimate([*distinct, *doubled])
+    assert together[:5] == alone
+    for other in together[5:]:
+        assert (other.p, other.q, other.verdict) == (alone[1].p, alone[1].q, alone[1].verdict)
+    strangers = [replace(s, same_as="") for s in doubled]
+    assert [e.q for e in estimate([*distinct, *strangers])] != [e.q for e in together]

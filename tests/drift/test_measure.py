@@ -15,6 +15,7 @@ from fabricated import DESCRIBED, SAMPLING
 from PIL import Image
 
 from ablate.drift import effects, measure as drift
+from ablate.drift.embeddings import read_embeddings
 from ablate.drift.measure import MeasuredCell
 from ablate.drift.metrics import rmse, ssim
 from ablate.store.run import Run, StoredCell
@@ -227,7 +228,7 @@ def test_each_group_has_its_own_floor_with_the_images_made_for_it(tmp_path: Path
     assert [float(row["rmse"]) for row in moved] == [0.2, 0.2]
     expected = [0.2 * 255 / 0.6 / 26, 0.2 * 255 / 0.6 / 128]
     assert [float(row["rmse_floors"]) for row in moved] == pytest.approx(expected, abs=1e-5)
-    kept = drift.read_embeddings(run)
+    kept = read_embeddings(run)
     assert kept is not None
     assert {"g0s4", "g1s4"} < set(kept.keys)
     assert not any("noise floor" in note for note in drift.read_notes(run))
@@ -256,7 +257,7 @@ def test_a_cell_that_met_nan_counts_nowhere(tmp_path: Path) -> None:
     edited, lost = (e for e in effects.read_effects(run) if e.metric == "rmse")
     assert edited.seeds == 2
     assert (lost.seeds, lost.mean, lost.drift, lost.verdict) == (0, None, None, "")
-    kept = drift.read_embeddings(run)
+    kept = read_embeddings(run)
     assert kept is not None
     assert set(kept.keys) == {"s0", "s1", "s2", "s1e", "s2e", "s3e"}
 
@@ -318,7 +319,7 @@ def test_concepts_are_the_likeliest_words(tmp_path: Path) -> None:
     assert cell.drift["score"] == pytest.approx(image[0, 1], abs=2e-3)
     assert described(run)["clip"] == "by-color"
     assert described(run)["vocabulary"] == ["red", "an orange red, <b>", "green", "blue"]
-    kept = drift.read_embeddings(run)
+    kept = read_embeddings(run)
     assert kept is not None
     assert kept.keys == ("one",)
     assert kept.words == ("red", "an orange red, <b>", "green", "blue")
@@ -426,9 +427,9 @@ def test_without_a_table_of_these_cells_they_are_measured(tmp_path: Path, damage
 def test_without_a_reader_what_another_read_is_gone(tmp_path: Path) -> None:
     run = swept(tmp_path)
     drift.write_drift(run, ByColor())
-    assert drift.read_embeddings(run) is not None
+    assert read_embeddings(run) is not None
     drift.write_drift(run)
-    assert drift.read_embeddings(run) is None
+    assert read_embeddings(run) is None
     assert {row["concept"] for row in rows(run)} == {""}
     assert drift.read_notes(run)[0] == (
         "No CLIP model has read these images, so that `embedding`, `score` and the concepts are"
@@ -453,7 +454,7 @@ def test_nothing_is_known_of_a_run_that_was_never_measured(tmp_path: Path) -> No
     run = swept(tmp_path)
     assert effects.read_effects(run) == []
     assert drift.read_notes(run) == []
-    assert drift.read_embeddings(run) is None
+    assert read_embeddings(run) is None
 
 
 # ---------------------------------------------------------------- few seeds, older runs

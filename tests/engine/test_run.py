@@ -542,3 +542,32 @@ def test_memory_stays_flat_over_two_thousand_cells(
     first = max(memory for done, memory in used.items() if done <= 100)
     last = max(memory for done, memory in used.items() if done > 1900)
     assert last - first < 32 * 2**20
+
+
+def test_zeroings_of_one_effect_are_sampled_once(
+    build: Build, run: RunIt, tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their cells are as if each was sampled, and say whose images they are."""
+    names = ["norm1", "attn1.to_q", "attn1.to_k", "attn1.to_v"]
+    paths = [f"mid_block.attentions.0.transformer_blocks.0.{name}" for name in names]
+    edits = [{"zero": {"modules": "$module"}}]
+    sampled: list[int] = []
+    sample = tiny.sample
+
+    def counted(requests: list[Any], *args: Any) -> Any:
+        sampled.append(len(requests))
+        return sample(requests, *args)
+
+    monkeypatch.setattr(tiny, "sample", counted)
+    together = run(build(axes={"module": {"values": paths}}, edits=edits), "together")
+    assert sum(sampled) == 3  # the baseline, two effects
+    same = {cell.axes["module"]: cell.same_as for cell in together if cell.same_as}
+    assert same == {paths[2]: f"module={paths[1]}", paths[3]: f"module={paths[0]}"}
+    assert dict(together.table().set_index("module")["same_as"].dropna()) == same
+    for path in paths:
+        alone = run(build(edits=[{"zero": {"modules": path}}]), path)
+        (one,) = [cell for cell in alone if not cell.is_baseline]
+        (other,) = [cell for cell in together if cell.axes.get("module") == path]
+        assert one.key == other.key
+        assert np.abs(np.asarray(one.image(), int) - np.asarray(other.image(), int)).max() <= 1
+        assert one.record()["edits"] == other.record()["edits"]

@@ -66,6 +66,13 @@ def test_all_that_was_measured_is_in_the_page(tmp_path: Path) -> None:
     assert first["low"] == pytest.approx(0.8 * first["drift"], rel=1e-4)
 
 
+def test_variants_of_one_effect_name_each_other(tmp_path: Path) -> None:
+    variants = [f"module={path}" for path in PATHS]
+    run = make_run(tmp_path / "run", {"module": PATHS}, same={variants[2]: variants[1]})
+    same = {v["name"]: v["same"] for v in data_of(report.save_report(run))["variants"]}
+    assert same == dict.fromkeys(["baseline", *variants]) | {variants[2]: 2}
+
+
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"module": PATHS})
     before = report.save_report(run).read_bytes()

@@ -201,10 +201,13 @@ def _variants(
         return sorted({numbers[path] for part in parts for path in part["modules"]})
 
     variants: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(cell.variant for cell in cells):
+    names = {cell.variant: cell.same_as for cell in cells}
+    numbered = {name: i for i, name in enumerate(names)}
+    for name, same in names.items():
         parts = edits.get(name, [])
         variants[name] = {
             "name": name,
+            "same": numbered.get(same),
             "touched": spans(touched.get(name, modules_of(parts))),
             "edits": [
                 {

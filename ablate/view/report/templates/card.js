@@ -62,6 +62,7 @@ function cellContent(cell) {
       make("strong", {}, strong),
     ),
     rest ? make("p", { class: "rest" }, rest) : null,
+    sameText(cell),
     classChip(cell),
     conceptBars(cell),
     figuresTable(cell),

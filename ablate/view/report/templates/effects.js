@@ -81,13 +81,16 @@ class Effects {
         return mark;
       }),
     );
+    const experiment = ({ variant, prompt, floor }) => `${(variant.same ?? variant).index} ${prompt} ${floor}`;
+    const distinct = [...new Map(this.shown.map((effect) => [experiment(effect), effect])).values()];
     const verdicts = ["matters", "changes", "nothing"].map((verdict) => [
-      this.shown.filter((e) => e.verdict === verdict).length,
+      distinct.filter((effect) => effect.verdict === verdict).length,
       verdict,
     ]);
     const words = { matters: "matter", changes: "change the image", nothing: "do nothing" };
     this.said.textContent = [
       `${count(this.shown.length)} of ${count(known.length)} effects`,
+      ...(distinct.length < this.shown.length ? [`${count(distinct.length)} distinct`] : []),
       ...verdicts
         .filter(([number]) => number)
         .map(([number, verdict]) => `${count(number)} ${words[verdict]}`),

@@ -161,7 +161,7 @@ function detailsOf(cell) {
   return [
     section("Drift", classChip(cell), figuresTable(cell)),
     section("Nearest concepts", conceptBars(cell)),
-    section("Edits", ...cell.variant.edits.map(editText)),
+    section("Edits", ...cell.variant.edits.map(editText), sameText(cell)),
     section(
       "Axes",
       axes.length

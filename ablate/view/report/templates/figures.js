@@ -107,7 +107,8 @@ function placeName(variant, at) {
     .map(([axis, value]) =>
       axis.name === "prompt" ? `“${axis.labels[value]}”` : `${axis.name} ${axis.labels[value]}`,
     );
-  return [variantName(variant), ...others].join(" · ");
+  const same = variant.same ? ` = ${sameName(variant)}` : "";
+  return [variantName(variant) + same, ...others].join(" · ");
 }
 
 /** Whether a cell is of a variant, and at the places of axes that are given. */
@@ -120,6 +121,20 @@ function fullName(cell) {
   const name = cell.isBaseline ? "baseline" : variantName(cell.variant);
   const seeds = sweep.axes.find((axis) => axis.name === "seed")?.varies || cell.spare;
   return seeds && !/\bseed=/.test(name) ? `${name}, seed ${cell.seed}` : name;
+}
+
+/** What a variant is the same as, without the module path that both begin with. */
+function sameName(variant) {
+  const [own, name] = [variant, variant.same].map((one) => variantName(one).split(/(?<=\.)/));
+  const shared = own.findIndex((part, i) => part !== name[i]);
+  return name.slice(Math.max(shared, 0)).join("");
+}
+
+/** What a cell is the same as, where zeroing other modules has the same effect; or null. */
+function sameText({ variant }) {
+  return variant.same
+    ? make("p", { class: "rest" }, "same as ", ...breakable(sameName(variant)))
+    : null;
 }
 
 /** A table of all that was measured of a cell, or null. */

@@ -38,12 +38,14 @@ function readSweep(data) {
     role,
     parameters,
   }));
-  const variants = data.variants.map(({ name, touched, edits }, index) => ({
+  const variants = data.variants.map(({ name, same, touched, edits }, index) => ({
     index,
     name,
+    same,
     modules: numbersOf(touched),
     edits: edits.map((edit) => ({ ...edit, modules: numbersOf(edit.modules) })),
   }));
+  for (const variant of variants) variant.same = variants[variant.same] ?? null;
   const isBaseline = (cell) => data.cells[cell.baseline]?.key === cell.key;
   // Where nothing is edited no cell is marked as the baseline.
   const plain = data.cells.every(isBaseline);
@@ -67,7 +69,7 @@ function readSweep(data) {
       key,
       seed,
       prompt: data.prompts[prompt],
-      variant: { name: "baseline", modules: [], edits: [] },
+      variant: { name: "baseline", same: null, modules: [], edits: [] },
       at: [],
       state: "ok",
       drift: [],
