@@ -70,6 +70,7 @@ class Keys(TypedDict, total=False):
     sampling: Mapping[str, Any]
     axes: Mapping[str, Any]
     zip: Sequence[Any]
+    base: str
     edits: Iterable[Mapping[str, Any]]
     sheet: Mapping[str, Any]
 

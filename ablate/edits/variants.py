@@ -25,7 +25,7 @@ class UnknownOpError(RequestError, ValueError):
         what = "the file of ops that is loaded is not the one" if known else "no file is loaded"
         super().__init__(
             f"`{name}` is not a built-in op: {what} that it comes from; the digest of that file is"
-            f" {code}, and `--code FILE` loads it"
+            f" {code}; `--code FILE`, or `ops:` of a recipe, loads it"
         )
 
 

@@ -13,8 +13,9 @@ from ablate.edits import Variant, load_metrics
 from ablate.engine.batches import KeyedCell
 from ablate.models import versions
 from ablate.network import ModuleInfo
+from ablate.recipe import BASE
 from ablate.sampling import Pipeline, revision_of
-from ablate.store import Run, key_of, spans
+from ablate.store import Run, atomic_write, key_of, spans
 from ablate.sweep import Cell, Condition, Plan
 
 
@@ -90,9 +91,16 @@ def cell_record(cell: KeyedCell, image: np.ndarray, pipeline: Pipeline) -> dict[
 
 
 def describe_run(plan: Plan, pipeline: Pipeline, store: Run, cells: Sequence[KeyedCell]) -> None:
-    """Write `recipe.yaml` and `run.json`. `cells`: those of the plan, then of its noise floor."""
+    """Write `recipe.yaml` and `run.json`, and a copy of the cell that the recipe starts from.
+
+    `cells`: those of the plan, then of its noise floor.
+    """
     store.write_manifest(_manifest(plan, pipeline, cells))
     store.write_text("recipe.yaml", plan.recipe.source)
+    if plan.base is not None:
+        data = plan.base.file.read_bytes()
+        with atomic_write(store.folder / BASE) as temporary:
+            temporary.write_bytes(data)
 
 
 def _manifest(plan: Plan, pipeline: Pipeline, cells: Sequence[KeyedCell]) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ablate.edits import Edit, UnknownOpError, Variant
 from ablate.engine.run import compute_cell
 from ablate.messages import counted, shown
 from ablate.models import Source, located
 from ablate.network import ScopeError
-from ablate.sampling import SAMPLING, Pipeline, Point, Sampling
-from ablate.store import StoreError, check_asked, open_image, read_record
-from ablate.sweep import Cell, Condition
+from ablate.sampling import Pipeline
+from ablate.store import StoreError, open_image, read_record
+from ablate.sweep import Cell, cell_of
 
 ALIKE = 2  # of 255: what another batch size, or another machine in float32, may change
 
@@ -42,32 +41,6 @@ class Replay:
     @property
     def is_alike(self) -> bool:
         return self.difference is not None and self.difference <= ALIKE
-
-
-def cell_of(path: Path, record: dict[str, Any]) -> Cell:
-    """The cell that a record describes. Raises `StoreError` if it describes none."""
-    check_asked(path, record)
-    given = record["condition"]
-    point = given.get("point")
-    condition = Condition(
-        prompt=given["prompt"],
-        seed=given["seed"],
-        sampling=Sampling(**{name: given["sampling"][name] for name in SAMPLING}),
-        point=_point(point) if point else None,
-        steps=given.get("steps"),
-    )
-    try:
-        edits = tuple(Edit.from_json(edit) for edit in record["edits"])
-    except UnknownOpError as error:
-        raise StoreError(str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: its record describes no cell: {error!r}") from error
-    variant = Variant(record["variant"], edits, record.get("perturbation_seed", 0))
-    return Cell(variant, condition, record.get("axes", {}), condition)
-
-
-def _point(given: dict[str, Any]) -> Point:
-    return Point(tuple((text, weight) for text, weight in given["weights"]), given["path"])
 
 
 @dataclass(frozen=True)

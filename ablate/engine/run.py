@@ -135,8 +135,12 @@ def execute(
             are its last.
         fresh: Remove finished cells first.
         only: Compute only cells of these keys.
+
+    Raises `StoreError` where the plan starts from a cell of another model.
     """
     began = time.monotonic()
+    if plan.base is not None:
+        plan.base.check_model(pipeline.fingerprint)
     processes = Processes(pipeline.device.type)
     cells = with_keys((*plan.cells, *plan.floor), pipeline)
     if processes.is_main:

@@ -15,6 +15,7 @@ from .edits import (
     UnitsSpec as UnitsSpec,
 )
 from .recipe import (
+    BASE as BASE,
     Recipe as Recipe,
     parse_recipe as parse_recipe,
     read_recipe as read_recipe,

@@ -67,6 +67,7 @@ LOCATED = (
     "model", "config", "clip", "readers []", "lora []", "lora [] model", "axes * cumulative run",
     "edits [] * units run",
 )  # fmt: skip
+BASE = "base.png"  # beside the recipe of a run, a copy of the cell that it starts from
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -194,6 +195,9 @@ class Recipe(Strict):
         "What varies, by name. Axes multiply.", {}
     )
     zipped: Zipped = Field((), alias="zip", description="Axes that go together, value by value.")
+    base: Text | None = optional(
+        "The PNG of a cell of this model, whose edits come before the others; beside the recipe."
+    )
     edits: Annotated[tuple[AnyEdit, ...], ListOf("edits", distinct=False, empty=True)] = optional(
         "What is done to the network, in this order.", ()
     )
@@ -236,14 +240,16 @@ class Recipe(Strict):
 
     @property
     def source(self) -> str:
-        """Its text with all values that replaced others; files and folders by their full paths, and
-        prompts themselves in place of a file of them, so that it is the same recipe wherever it is
-        read."""
+        """Its text with all values that replaced others; files and folders by their full paths, the
+        base beside it, and prompts themselves in place of a file of them, so that it is the same
+        recipe wherever it is read."""
         data = changes = self._document.data
         for place in LOCATED:
             changes = _with_full_paths(changes, place.split())
         if self.code_file is not None:
             changes = {**changes, "ops": str(self.code_file)}
+        if self.base_file is not None:
+            changes = {**changes, "base": BASE}
         drawn = data.get("prompts")
         if isinstance(drawn, dict):
             changes = {**changes, "prompts": list(self.prompts)}
@@ -254,12 +260,19 @@ class Recipe(Strict):
         return f"# prompts: {from_file}\n{text}" if isinstance(drawn, dict) else text
 
     @property
+    def base_file(self) -> Path | None:
+        """The full path of the cell whose edits come first; None without one."""
+        return self._beside(self.base) if self.base else None
+
+    @property
     def code_file(self) -> Path | None:
         """The full path of the file of ops and metrics that it names; None without one."""
         ops = self._document.data.get("ops")
-        if not isinstance(ops, str):
-            return None
-        return (Path(self._document.file or "").parent / ops).absolute()
+        return self._beside(ops) if isinstance(ops, str) else None
+
+    def _beside(self, name: str) -> Path:
+        """The full path of a file that is named beside it."""
+        return (Path(self._document.file or "").parent / name).absolute()
 
     def revised(self, source: str, **changes: Any) -> Recipe:
         """The recipe with another text, and with other values of some keys, which are valid."""
@@ -374,7 +387,7 @@ def _read(
         recipe, *_ = validated(Recipe, invalidated(data, [path for path, _ in of_references]))
     if recipe is not None:
         recipe._document = document
-        if not (recipe.edits or recipe.axes or mistakes or problems):
+        if not (recipe.edits or recipe.axes or recipe.base or mistakes or problems):
             message = (
                 "an empty sweep: there are neither `edits` nor `axes`; an edit is, for example,"
                 ' `zero: {modules: "*"}`'

@@ -11,3 +11,4 @@ from .cells import (
     Condition as Condition,
     Plan as Plan,
 )
+from .recorded import Base as Base, cell_of as cell_of

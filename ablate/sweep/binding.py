@@ -35,6 +35,7 @@ from ablate.recipe import (
     unequal,
 )
 from ablate.sampling import SAMPLING
+from ablate.store import StoreError
 from ablate.sweep.axes import (
     Assignment,
     BindingError,
@@ -58,6 +59,7 @@ from ablate.sweep.check import (
 )
 from ablate.sweep.distinct import equal_variants
 from ablate.sweep.edits import BoundEdit
+from ablate.sweep.recorded import Base
 
 T = TypeVar("T")
 Numbers = Mapping[str, int]  # which value of every axis, by name
@@ -111,6 +113,7 @@ class _Binding:
         self.recipe = recipe
         self.problems = list(problems)
         self.notes: list[Problem] = []
+        self.base = self._base()
         self.source = None if networks is not None else _source_of(recipe)
         self.networks = networks or self._networks()
         if networks is not None:
@@ -118,6 +121,15 @@ class _Binding:
                 if not networks.has(component):
                     self.report(path, f"there is no component `{component}` here")
         self.axes: dict[str, PlanAxis] = {}
+
+    def _base(self) -> Base | None:
+        """The variant that the recipe starts from, if there is one."""
+        file = self.recipe.base_file
+        try:
+            return None if file is None else Base.read(file)
+        except (OSError, StoreError) as error:
+            self.report(("base",), str(error))
+            return None
 
     def report(self, path: KeyPath, message: str) -> None:
         """Add a problem, unless there is one with the same key."""
@@ -144,6 +156,9 @@ class _Binding:
             check_readers(self.recipe, self.report)
             sizes = check_sizes(self.recipe, self.source, self.report)
         check_texts(edits, sizes, self.report)
+        if self.base is not None and self.networks is not None:
+            for path, message in self.base.problems(self.recipe, self.networks):
+                self.report(path, message)
         if self.source is not None and self.networks is not None:
             for edit in edits:
                 check_checkpoint(edit, self.source, self.networks.name, self.report)
@@ -192,6 +207,9 @@ class _Binding:
         for i, edit in enumerate(self.recipe.edits):
             if edit and edit.component:
                 yield edit.component, ("edits", i, edit.op.name, "component")
+        for part in self.base.variant.edits if self.base else ():
+            if part.component:
+                yield part.component, ("base",)
 
     # ------------------------------------------------------------ axes
 
@@ -291,12 +309,13 @@ class _Binding:
                 cells.append(Cell(variant, condition, _values(axes, numbers), condition))
         if self.problems:
             raise RecipeError(self.problems)
-        if not recipe.edits:
+        edited = bool(recipe.edits) or self.base is not None
+        if not edited:
             cells = [replace(c, baseline=self._origin(c.condition, c.axes)) for c in cells]
         there = {cell.condition for cell in cells if cell.variant.is_baseline}
         # A baseline that none of its cells is: of the axes it has only what both share.
         of_condition = [axis.name for axis in axes if axis.of_condition]
-        shared = of_condition if recipe.edits else ["prompt", "seed", *SAMPLING]
+        shared = of_condition if edited else ["prompt", "seed", *SAMPLING]
         added: dict[Condition, Cell] = {}
         for cell in cells:
             baseline = cell.baseline
@@ -313,7 +332,7 @@ class _Binding:
         used = {id(cell.variant): cell.variant for cell in everything}.values()
         return Plan(
             recipe, networks.catalog, axes, everything, floor, networks.guided,
-            equal_variants(used, networks), notes,
+            equal_variants(used, networks), notes, self.base,
         )  # fmt: skip
 
     def _variants(self, edits: Sequence[BoundEdit]) -> _OfNumbers[Variant | None]:
@@ -322,12 +341,14 @@ class _Binding:
         used = {"num_inference_steps"}.union(*(edit.used for edit in edits))
         axes = [axis for axis in self.axes.values() if axis.name in used or not axis.of_condition]
         varied = [axis for axis in axes if not axis.of_condition]
+        base = self.base.variant.edits if self.base else ()
+        drawn = None if self.base is None else self.base.seed
         total = 0
 
         def variant(numbers: Numbers) -> Variant | None:
             nonlocal total
             values = _values(axes, numbers)
-            parts = [part for part in self._parts(edits, values) if part]
+            parts = [part for part in (base, *self._parts(edits, values)) if part]
             total += sum(map(len, parts))
             if total > EDITS * self.max_cells:
                 most = EDITS * self.max_cells
@@ -340,12 +361,13 @@ class _Binding:
                 return BASELINE
             name = ", ".join(f"{axis.name}={axis.labels[numbers[axis.name]]}" for axis in varied)
             seed = int(values.get("perturbation_seed", self.recipe.perturbation_seed))
+            seed = seed if drawn is None else drawn
             flat = tuple(itertools.chain(*parts))
             return Variant(name or " + ".join(part[0].op for part in parts), flat, seed)
 
         return _kept(axes, variant)
 
-    def _parts(self, edits: Sequence[BoundEdit], values: Assignment) -> Iterator[list[Edit]]:
+    def _parts(self, edits: Sequence[BoundEdit], values: Assignment) -> Iterator[Sequence[Edit]]:
         for edit in edits:
             try:
                 yield edit.at(values)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablate.edits import Variant
 from ablate.network import Catalog
 from ablate.recipe import Recipe
 from ablate.sampling import Point, Sampling
 from ablate.sweep.axes import PlanAxis
+
+if TYPE_CHECKING:
+    from ablate.sweep.recorded import Base
 
 BASELINE = Variant("baseline")
 
@@ -69,6 +72,7 @@ class Plan:
         guided: How many rows of the denoiser a step of a guided cell takes.
         same: Variants that give the images of an earlier one, with that one.
         notes: Sentences on what is valid, but may not be what was meant.
+        base: What all its variants start from, if anything.
     """
 
     recipe: Recipe
@@ -79,6 +83,7 @@ class Plan:
     guided: int = 2
     same: Mapping[Variant, Variant] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    base: Base | None = None
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -262,7 +262,7 @@ def test_cells_of_users_ops_record_their_code(
     assert status == 2
     assert output == (
         "`shrink` is not a built-in op: no file is loaded that it comes from; the digest of"
-        f" that file is {digest}, and `--code FILE` loads it\n"
+        f" that file is {digest}; `--code FILE`, or `ops:` of a recipe, loads it\n"
     )
     command = ("replay", edited.path, "--code", file, "--yes")
     assert run_command(*command, "--verify", "--device", "cpu")[0] == 0
