@@ -21,7 +21,7 @@ from ablate.models import ModelError, cause, folder_of, is_regular, read_config
 from ablate.store import StoreError, read_table
 
 MAX_WORDS = 2**22  # bytes of a vocabulary
-KINDS = ("clip", "siglip", "siglip2")  # of models that read words, too
+KINDS = ("clip", "siglip")  # of models that read words, too; SigLIP 2 of one size is a `siglip`
 
 
 class Reader(ImageReader):
@@ -129,8 +129,8 @@ def _check_kind(clip: str, config: Mapping[str, Any] | None) -> None:
         raise ModelError(
             f"`{clip}` is no CLIP model: the `model_type`"
             f" of its config.json is `{str(kind)[:100]}`; images are read by one such as"
-            " `openai/clip-vit-large-patch14`, and a SigLIP model will do; one that reads no words"
-            " goes into `readers`"
+            " `openai/clip-vit-large-patch14`, or a SigLIP model; other image encoders"
+            " go into `readers`"
         )
 
 

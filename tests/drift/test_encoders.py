@@ -157,7 +157,7 @@ def test_weights_that_are_not_there_are_named(folders: Mapping[str, Path], tmp_p
 
 
 def test_a_model_that_reads_no_words_cannot_name(folders: Mapping[str, Path]) -> None:
-    with pytest.raises(ModelError, match=r"is no CLIP model: .* goes into `readers`"):
+    with pytest.raises(ModelError, match=r"is no CLIP model: .* go into `readers`"):
         Reader.load(str(folders["dinov2"]), "cpu")
 
 

@@ -8,7 +8,11 @@ function setsSection(open) {
     make(
       "th",
       { scope: "col" },
-      make("button", { type: "button", title: metricHint(name), onclick: () => sort(i) }, metricName(name)),
+      make(
+        "button",
+        { type: "button", title: metricHint(name), onclick: () => sort(i) },
+        metricName(name),
+      ),
     ),
   );
 
@@ -39,7 +43,11 @@ function setsSection(open) {
   return make(
     "div",
     { class: "sets" },
-    make("p", {}, "All images of a variant, over prompts and seeds, against all of their baselines."),
+    make(
+      "p",
+      {},
+      "All images of a variant, over prompts and seeds, against all of their baselines.",
+    ),
     make(
       "table",
       {},
