@@ -19,12 +19,7 @@ from .effects import (
     read_effects as read_effects,
 )
 from .embeddings import read_embeddings as read_embeddings
-from .encoders import (
-    ImageReader as ImageReader,
-    check_encoder as check_encoder,
-    load_readers as load_readers,
-    reader_names as reader_names,
-)
+from .encoders import ImageReader as ImageReader
 from .extras import (
     check_extra as check_extra,
     extra_names as extra_names,
@@ -50,6 +45,11 @@ from .projection import (
     has_umap as has_umap,
     principal_components as principal_components,
     umap_plane as umap_plane,
+)
+from .readers import (
+    check_further as check_further,
+    load_readers as load_readers,
+    reader_names as reader_names,
 )
 from .sets import (
     SetDistance as SetDistance,

@@ -10,8 +10,7 @@ for its pooling is read by its class token.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -100,11 +99,11 @@ class ImageReader:
         for i in range(0, len(images), BATCH):
             # The processor would blend transparency with white.
             batch = [image.convert("RGB") for image in images[i : i + BATCH]]
-            inputs = self.processor(batch, return_tensors="pt").to(self.network.device)
-            parts.append(then(self._vectors(inputs).float()).cpu().numpy())
+            parts.append(then(self._vectors(batch).float()).cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
 
-    def _vectors(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _vectors(self, images: Sequence[Image.Image]) -> Tensor:
+        inputs = self.processor(images, return_tensors="pt").to(self.network.device)
         read = getattr(self.network, "get_image_features", self.network)
         output = read(**inputs)
         pooled = getattr(output, "pooler_output", None)
@@ -118,28 +117,6 @@ class ImageReader:
             )
         token: Tensor = output.last_hidden_state[:, 0]
         return token
-
-
-def load_readers(models: Iterable[str], device: str | None = None) -> dict[str, ImageReader]:
-    """Load the image encoders of a run, by the names of their distances."""
-    models = list(models)
-    loaded = [ImageReader.load(model, device) for model in models]
-    return dict(zip(reader_names(models), loaded, strict=True))
-
-
-def reader_names(models: Iterable[str]) -> list[str]:
-    """The names of the distances by image encoders: `embedding_dinov2_base` of
-    `facebook/dinov2-base`. Those of one name are numbered."""
-    names: list[str] = []
-    for model in models:
-        words = re.findall(r"[a-z0-9]+", Path(model).name.lower())
-        plain = name = "_".join(["embedding", *words])
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{plain}_{number}"
-        names.append(name)
-    return names
 
 
 def load_encoder(model: str, device: str | None) -> tuple[Any, Any, str]:

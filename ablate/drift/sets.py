@@ -89,18 +89,20 @@ def measure_sets(
         if not cell.is_baseline and cell.baseline in baselines:
             place = [cell.variant, _axes(cell), cell.record().get("size")]
             groups.setdefault(json.dumps(place, sort_keys=True), {})[cell.key] = cell
-    known: dict[tuple[str, ...], Pictures] = {}
+    sets: dict[tuple[str, ...], Pictures] = {}
+    values: dict[tuple[str, Pictures, Pictures], float] = {}  # variants may be one experiment
     for group in groups.values():
         first = next(iter(group.values()))
+        images = sets.setdefault(tuple(group), Pictures(group.values()))
         keys = tuple(dict.fromkeys(cell.baseline for cell in group.values()))
-        images = Pictures(group.values())
-        compared = known.setdefault(keys, Pictures(baselines[key] for key in keys))
+        compared = sets.setdefault(keys, Pictures(baselines[key] for key in keys))
         for name, metric in metrics.items():
             if min(len(images), len(compared)) >= metric.fewest:
-                value = metric.distance(images, compared)
-                yield SetDistance(
-                    first.variant, _axes(first), name, value, len(images), len(compared)
-                )
+                asked = name, images, compared
+                if asked not in values:
+                    values[asked] = metric.distance(images, compared)
+                counts = len(images), len(compared)
+                yield SetDistance(first.variant, _axes(first), name, values[asked], *counts)
 
 
 def _axes(cell: StoredCell) -> dict[str, Any]:

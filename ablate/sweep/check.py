@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ablate.drift import check_encoder, check_extra, check_reader, clip_of
+from ablate.drift import check_extra, check_further, check_reader, clip_of
 from ablate.edits import wrong_length, wrong_letters
 from ablate.messages import RequestError, counted
 from ablate.models import (
@@ -140,7 +140,7 @@ def check_readers(recipe: Recipe, report: Report) -> None:
     for i, model in enumerate(recipe.readers):
         try:
             if model is not INVALID:
-                check_encoder(model)
+                check_further(model)
         except ModelError as error:
             report(("readers", i), str(error))
     read = bool(recipe.readers) or clip_of(recipe.model, recipe.clip) is not None

@@ -22,9 +22,10 @@ from torch import Tensor
 from ablate import bundled, lab
 from ablate.cli.main import main
 from ablate.drift.clip import Reader
-from ablate.drift.encoders import ImageReader, reader_names
+from ablate.drift.encoders import ImageReader
 from ablate.drift.images import Further
 from ablate.drift.measure import read_cells, write_drift
+from ablate.drift.readers import reader_names
 from ablate.models.errors import ModelError
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline

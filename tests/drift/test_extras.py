@@ -22,7 +22,9 @@ from ablate import lab
 from ablate.cli.main import main
 from ablate.drift.encoders import ImageReader
 from ablate.drift.extras import extra_names, load_extras
+from ablate.drift.readers import check_further, load_readers
 from ablate.messages import RequestError
+from ablate.models.errors import ModelError
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
 from ablate.store.run import Run, StoredCell
@@ -203,6 +205,42 @@ def test_weights_that_are_not_there_are_named(torchvision: dict[str, Any]) -> No
         "`lpips` cannot be measured: the hub cannot be reached; the weights of its network are read"
         f" from {torch.hub.get_dir()}/checkpoints, or fetched by torchvision"
     )
+
+
+def test_inception_reads_as_torchmetrics_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Inception(nn.Module):
+        """Of bytes, each size by itself."""
+
+        def __init__(self, name: str, features: list[str]) -> None:
+            super().__init__()
+            assert (name, features) == ("inception-v3-compat", ["2048"])
+            self.last = nn.Linear(3, 8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            assert images.dtype == torch.uint8
+            vectors: Tensor = self.last(images.float().mean((2, 3)))
+            return vectors
+
+    def offline(*_: object) -> nn.Module:
+        raise OSError("the hub cannot be reached")
+
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ModelError, match="`inception` needs torch-fidelity: pip install 'ablate"):
+        check_further("inception")
+    package = ModuleType("torch_fidelity")
+    package.__spec__ = ModuleSpec("torch_fidelity", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", package)
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", offline)
+    with pytest.raises(ModelError, match="loaded: the hub cannot be reached; its weights are read"):
+        load_readers(["inception"], "cpu")
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Inception)
+    (name, reader), *_ = load_readers(["inception"], "cpu").items()
+    assert (name, reader.id, reader.width) == ("embedding_inception", "inception", 8)
+    images = [Image.new("RGB", (size, 40), (size, 99, 7)) for size in (32, 32, 50, 32)]
+    means = torch.tensor([[size, 99.0, 7.0] for size in (32, 32, 50, 32)])
+    with torch.no_grad():
+        expected = reader.network.last(means)
+    np.testing.assert_allclose(reader.features(images), expected.numpy(), rtol=1e-5)
 
 
 def test_what_metrics_need_is_a_problem_of_the_recipe(
