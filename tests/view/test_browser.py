@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from reported import DRAWING, MODULES, NASTY, PATHS, color_of, make_run
 
+from ablate.drift.sets import SetDistance, write_sets
 from ablate.store.run import Run
 from ablate.view.report import run as report
 
@@ -80,6 +81,19 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Run:
         skip=lambda values: (values.get("module"), values.get("amount")) == (PATHS[3], 1.0),
     )
     one = next(c for c in run.cells() if c.axes.get("module") == PATHS[2])
+    variants = {cell.variant: cell.axes for cell in run.cells() if not cell.is_baseline}
+    axes = [
+        {n: v for n, v in at.items() if n not in ("seed", "prompt")} for at in variants.values()
+    ]
+    sets = zip(variants, axes, range(len(axes)), strict=True)
+    write_sets(
+        run,
+        [
+            SetDistance(name, at, metric, value, 2, 2)
+            for name, at, number in sets
+            for metric, value in (("fid", 0.5 + number), ("kid_dinov2_base", -number))
+        ],
+    )
     report.save_report(run, {"Architecture": PICTURE.format(1, one.key)})
     return run
 
@@ -400,7 +414,7 @@ def test_light_and_dark(sweep: Run, opened: Open) -> None:
 @pytest.mark.parametrize("width", [360, 420, 1920])
 def test_no_width_is_too_narrow(sweep: Run, opened: Open, width: int) -> None:
     page = opened(sweep, viewport={"width": width, "height": 800})
-    for title in ("Cells", "Architecture", "Effects", "Settings & recipe"):
+    for title in ("Cells", "Architecture", "Effects", "Sets", "Settings & recipe"):
         page.click(f"role=tab[name='{title}']")
         assert page.evaluate("document.scrollingElement.scrollWidth") <= width
     page.click("role=tab[name='Cells']")
@@ -450,6 +464,23 @@ def test_effects_are_sorted_and_filtered(sweep: Run, opened: Open) -> None:
     assert page.locator(".effect .variant button").all_inner_texts()[0].count("mid_block") == 1
     page.locator(".effect .variant button").first.click()
     assert "mid_block.attentions.0.norm" in page.inner_text("dialog[open]")
+
+
+def test_sets_are_sorted_by_the_metric_that_is_clicked(sweep: Run, opened: Open) -> None:
+    page = opened(sweep)
+    page.click("role=tab[name='Sets']")
+
+    def row(number: int) -> list[str]:
+        cells: list[str] = page.locator(f".sets tbody tr:nth-child({number}) > *").all_inner_texts()
+        return cells
+
+    heads = page.locator(".sets thead th").all_inner_texts()
+    assert heads == ["variant", "FID", "KID by dinov2_base", "images", "baselines"]
+    assert row(1) == [f"module={PATHS[4]}, amount=1.0", "19.5", "-19.0", "2", "2"]
+    page.click(".sets >> text=KID by dinov2_base")
+    assert row(1) == [f"module={PATHS[0]}, amount=0.0", "0.500", "0", "2", "2"]
+    page.click(".sets tbody tr:nth-child(1) button")
+    assert PATHS[0] in page.inner_text(".enlargement h2")
 
 
 def test_settings_and_recipe(sweep: Run, opened: Open) -> None:
