@@ -25,6 +25,7 @@ HERE = "ablate.cli.find"
 COMMANDS = {
     "breaking-point": (HERE, "Bisect where images stop being their concept."),
     "dose": (HERE, "Bisect the dose that each part of a network bears."),
+    "screen": (HERE, "Rank parts by a first-order score, and measure a few."),
     "search": (HERE, "Search the variant that comes nearest to a goal."),
 }
 
@@ -110,6 +111,10 @@ def _print(kind: str, answer: finders.Answer) -> None:
 
 AXIS = click.option("--axis", help="Along which edits grow. Default: the only one.")
 
+METRIC = click.option(
+    "--metric", help="What drift is measured by. Default: `embedding`, else `rmse`."
+)
+
 
 @finder("breaking-point")
 @AXIS
@@ -124,12 +129,38 @@ def breaking_point_command(**options: Any) -> dict[str, Any]:
 
 @finder("dose")
 @AXIS
-@click.option("--metric", help="What drift is measured by. Default: `embedding`, else `rmse`.")
+@METRIC
 def dose_command(**options: Any) -> dict[str, Any]:
     """Bisect the dose at which drift passes the noise floor, for each combination of other axes.
 
     RECIPE has an axis of doses (`dose: $dose` in an edit), one of what they are given to, and seeds
     for the interval.
+    """
+    return options
+
+
+@finder("screen")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How many with the highest scores to measure.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How many of all to measure, drawn by chance.",
+)
+@METRIC
+def screen_command(**options: Any) -> dict[str, Any]:
+    """Rank modules, heads, channels or groups by a first-order score, and measure a few.
+
+    RECIPE has an axis of them (`each`, `each_head`, `each_channel`, `group`, `window`) and no other
+    axis of edits. All scores together take about as long as a few images; how well they rank is
+    part of the finding.
     """
     return options
 

@@ -1,5 +1,6 @@
 from .batch import EditReport as EditReport, NoRowsError as NoRowsError
 from .code import CodeError as CodeError, load_code as load_code, load_metrics as load_metrics
+from .first_order import Derivatives as Derivatives
 from .in_place import (
     applied as applied,
     edited_parameters as edited_parameters,

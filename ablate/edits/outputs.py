@@ -82,6 +82,7 @@ def edited_outputs(
     rows: RowMap,
     report: EditReport,
     references: Mapping[Reference, int] | None = None,
+    gate: Tensor | None = None,
 ) -> Iterator[None]:
     """Edit the outputs and inputs of modules for as long as the context is open.
 
@@ -91,6 +92,7 @@ def edited_outputs(
         rows: The rows of each cell; with a single cell, all rows.
         report: Filled with the paths of the modules that ran and whose outputs changed.
         references: The cells that are computed as references.
+        gate: How much of each change takes place, a number to differentiate by; None is all of it.
 
     Raises:
         NoRowsError: From inside the network, an output has no row for each cell.
@@ -100,7 +102,7 @@ def edited_outputs(
 
     def hook(path: str, place: str, applying: Sequence[OutputEdit]) -> _OutputHook:
         heads = heads_of(modules, place) if any(edit.by_heads for edit in applying) else 0
-        return _OutputHook(path, place, applying, rows, references or {}, heads, report)
+        return _OutputHook(path, place, applying, rows, references or {}, heads, report, gate)
 
     try:
         # In reverse, because each hook is put before those that are there.
@@ -163,6 +165,7 @@ class _OutputHook:
         references: Mapping[Reference, int],
         heads: int,
         report: EditReport,
+        gate: Tensor | None,
     ) -> None:
         self.path = path
         self.place = place
@@ -171,6 +174,7 @@ class _OutputHook:
         self.references = references
         self.heads = heads
         self.report = report
+        self.gate = gate
         self.needs_input = any(target.op.draws in OF_INPUT for target in edits)
         self.noise: dict[object, Tensor] = {}
         self.entries: dict[tuple[Unit, int, torch.device], Tensor] = {}
@@ -210,6 +214,8 @@ class _OutputHook:
                 self._apply(target, module, number, original, edited, given)
             if self.path not in self.report.changed and not torch.equal(edited, original):
                 self.report.changed.add(self.path)
+            if self.gate is not None:
+                edited = original + (self.gate * (edited - original).detach()).to(original.dtype)
             results.append(edited)
         return results
 

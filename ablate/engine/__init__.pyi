@@ -7,6 +7,7 @@ from .batches import (
     jobs_of as jobs_of,
 )
 from .export import ExportError as ExportError, export_variant as export_variant
+from .linear import first_order as first_order
 from .processes import (
     Processes as Processes,
     stoppable as stoppable,

@@ -15,6 +15,7 @@ from ablate.engine import OnProgress
 from ablate.finders.breaking_point import breaking_point
 from ablate.finders.dose import dose
 from ablate.finders.finding import Finding, forget_finding, write_finding
+from ablate.finders.screen import screen
 from ablate.finders.search import search
 from ablate.finders.trials import Trials
 from ablate.lab import Result, Session, session
@@ -28,6 +29,7 @@ from ablate.sweep import Plan, plan
 FINDERS: Mapping[str, Callable[..., Finding]] = {
     "breaking-point": breaking_point,
     "dose": dose,
+    "screen": screen,
     "search": search,
 }
 
@@ -63,7 +65,7 @@ def find(
     not computed again.
 
     Args:
-        kind: `breaking-point`, `dose` or `search`.
+        kind: `breaking-point`, `dose`, `screen` or `search`.
         recipe: A recipe, its plan, or its file.
         out: The folder of the run. Default: `outputs/<name>-<kind>`.
         pipeline: A loaded pipeline to compute with, in place of the recipe's model.

@@ -10,6 +10,7 @@ from .findings import (
     save_strips as save_strips,
 )
 from .maps import draw_map as draw_map
+from .measures import Measure as Measure, measures_of as measures_of
 from .page import (
     Block as Block,
     PageText as PageText,
@@ -21,6 +22,7 @@ from .page import (
 from .present import present_run as present_run
 from .report.run import save_report as save_report
 from .report.study import letters_note as letters_note, present_study as present_study
+from .scatter import Dot as Dot, draw_scatter as draw_scatter
 from .sheets import contact_sheet as contact_sheet, save_sheet as save_sheet
 from .studies.visualizations import save_visualizations as save_visualizations
 from .svg import save_drawing as save_drawing

@@ -40,6 +40,14 @@ class Measure:
         return 1 - value
 
 
+def measures_of(cells: Sequence[MeasuredCell]) -> list[Measure]:
+    """All measures that cells have figures of, each in noise floors where there are any."""
+    edited = [cell for cell in cells if not cell.is_baseline]
+    names = dict.fromkeys(name for cell in edited for name in cell.drift if name != "score")
+    floors = {name for cell in edited for name in cell.floors}
+    return [Measure(name, name in floors) for name in names]
+
+
 def choose_measure(cells: Sequence[MeasuredCell], asked: str | None = None) -> Measure | None:
     """The measure asked for (`rmse`, `embedding_floors`, ...), or the best known; None without any.
 
