@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import Field
 
 from ablate.messages import counted, did_you_mean
 from ablate.recipe.document import SCALAR, TEXT, KeyPath, replaced
 from ablate.recipe.edits import Prompts
 from ablate.recipe.strict import INVALID, Strict, optional, validated
-from ablate.recipe.types import Count, Rule, Text, Whole, Word
+from ablate.recipe.types import Count, Either, Rule, Text, Whole, Word
 from ablate.store import StoreError, read_bytes
 
 MOST = 200_000_000  # bytes of a file of prompts
@@ -34,13 +33,11 @@ class PromptFile(Strict):
 class _OrFile(Rule):
     """Prompts, which may be given as a `PromptFile`; `with_prompts` reads it."""
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [handler(schema), handler(PromptFile.__pydantic_core_schema__)]}
+    def inside(self, source: Any) -> Any:
+        return Annotated[Prompts | PromptFile, Either(lambda value: isinstance(value, dict))]
 
 
-PromptsOrFile = Annotated[Prompts, _OrFile()]
+PromptsOrFile = Annotated[tuple[str, ...], _OrFile()]
 
 
 def with_prompts(
