@@ -136,7 +136,7 @@ def test_a_metric_that_fails_is_found_before_anything_is_computed(tmp_path: Path
     assert not (run / "cells").exists()
 
 
-def test_a_metric_registered_in_python_measures_there(tmp_path: Path) -> None:
+def test_a_metric_registered_in_python_measures_there(tmp_path: Path, without_report: None) -> None:
     @ablate.metric
     def brightness(image: np.ndarray, baseline: np.ndarray) -> float:
         return float(abs(image.mean() - baseline.mean()))

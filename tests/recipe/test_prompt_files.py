@@ -61,7 +61,7 @@ def test_a_draw_depends_on_the_seed_alone_and_grows(tmp_path: Path) -> None:
     assert sorted(drawn(60)) == sorted(CAPTIONS)
 
 
-def test_the_recipe_of_a_run_contains_the_prompts(tmp_path: Path) -> None:
+def test_the_recipe_of_a_run_contains_the_prompts(tmp_path: Path, without_report: None) -> None:
     file = write(tmp_path, "{file: prompts.csv, column: caption, count: 2, seed: 3}",
                  as_csv(CAPTIONS))  # fmt: skip
     asked = ["--set", "sampling.num_inference_steps=1", "--device", "cpu"]
