@@ -1,9 +1,11 @@
 """What a finder returns, and its files beside the cells.
 
-find.json   the kind, its options, the sentence, and how many cells it took
-find.csv    the table of the finding
-find.svg    its picture, which the report shows first
-sheet.png   the images that it rests on
+    find.json            the kind, its options, the sentence, and how many cells it took
+    find.csv             the table of the finding
+    find.svg, find.png   its picture, which the report shows first
+    sheet.png            the images that it rests on
+
+The first four are only there when the finder is done.
 """
 
 from __future__ import annotations
@@ -14,9 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.store import FINDINGS, Run, write_table
-from ablate.view import Strip, save_strips
-
-SUMMARY, TABLE, PICTURE = FINDINGS
+from ablate.view import Strip, save_drawing, save_strips
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ def write_finding(
     """Write a finding. `cells`: how many different images it took, and the plain sweep has."""
     if finding.strips:
         save_strips(run, finding.heads, finding.strips, about=finding.sentence)
-    run.write_text(PICTURE, finding.picture)
-    write_table(run.folder / TABLE, finding.columns, [list(map(_figure, r)) for r in finding.rows])
+    save_drawing(finding.picture, run.folder / "find")
+    write_table(
+        run.folder / "find.csv", finding.columns, [list(map(_figure, r)) for r in finding.rows]
+    )
     summary = {
         "kind": kind,
         "options": dict(options),
@@ -63,7 +65,7 @@ def write_finding(
         "cells": dict(cells),
         **finding.facts,
     }
-    run.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
+    run.write_text("find.json", json.dumps(summary, indent=1) + "\n")
 
 
 def _figure(value: Any) -> Any:

@@ -193,11 +193,15 @@ class _Aim:
 
     @property
     def words(self) -> str:
-        """What is large where the goal is near, in words."""
+        """What is large where the goal is near."""
         if self.concept is not None:
-            return f"likeness to {self.concept} (cosine)"
-        unit = ", in noise floors," if self.what.endswith("_floors") else ""
-        return f"{self.what.removesuffix('_floors')}{unit}"
+            return f"likeness to {self.concept}"
+        return f"drift by {self.what.removesuffix('_floors')}"
+
+    @property
+    def unit(self) -> str:
+        """The unit of a score."""
+        return " noise floors" if self.what.endswith("_floors") else ""
 
     def look(self) -> None:
         """Take what was measured last into account."""
@@ -241,8 +245,9 @@ def _finding(trials: Trials, space: _Space, aim: _Aim, tried: list[Variant]) -> 
         start = aim.score([trials.baseline(cell) for cell in winner.cells])
         before = f", where baselines have {start:.3g}" if aim.concept and start is not None else ""
         sentence = (
-            f"{among}, {label[winner.genes]} is best for “{aim.goal}”: {aim.words}"
-            f" {winner.score:.3g} on average over {counted(len(winner.cells), 'image')}{before}."
+            f"{among}, {label[winner.genes]} is best for “{aim.goal}”: its {aim.words} is"
+            f" {winner.score:.3g}{aim.unit}, the mean of {counted(len(winner.cells), 'image')}"
+            f"{before}."
         )
     rows = []
     for rank, v in enumerate(ranked, 1):
@@ -260,7 +265,7 @@ def _finding(trials: Trials, space: _Space, aim: _Aim, tried: list[Variant]) -> 
         [Try(v.generation, v.score, label[v.genes], v.cells[0]) for v in tried],
         name=f"{plan.recipe.name}: search",
         about=sentence,
-        axis=f"{aim.words.strip(',')}, mean",
+        axis=f"Mean {aim.words}{aim.unit and ', in noise floors'}",
         notes=[
             "A dot for each variant, in the order in which they were tried; the line is the best so"
             " far. Below, the best of each generation.",

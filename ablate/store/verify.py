@@ -26,7 +26,8 @@ TABLES = (DRIFT, "effects.csv", "drift.json", "embeddings.npz", "sets.csv")
 # Files of each run that was measured; one of an older version has no ledger.
 NEEDED = (*DESCRIPTIONS[:2], *TABLES[:3], "report.html")
 PICTURES = (".png", ".webp", ".gif")
-FINDINGS = ("find.json", "find.csv", "find.svg")  # that a finder writes into the folder of its run
+# That a finder writes into the folder of its run.
+FINDINGS = ("find.json", "find.csv", "find.svg", "find.png")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ablate.store import FINDINGS, Run, StoreError, regular
+from ablate.store import Run, StoreError, regular
 from ablate.view.architecture.network import draw_network
 from ablate.view.curves import draw_curves
 from ablate.view.maps import draw_map
@@ -25,7 +25,7 @@ def present_run(run: Run) -> Path:
 
 def _finding(run: Run) -> str | None:
     """What a finder drew, if one did."""
-    path = run.folder / FINDINGS[-1]
+    path = run.folder / "find.svg"
     if not path.exists():
         return None
     try:

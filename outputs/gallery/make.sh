@@ -79,6 +79,13 @@ PY
 "$python" -m ablate.training.quality --pictures outputs/samples.png
 keep outputs/samples.png samples
 
+# Finders: what the README says of them, about three minutes.
+"$python" -m ablate find breaking-point amount-by-stage --set "$seeds" \
+    --set 'axes.amount={linspace: [0, 1, 33]}'
+"$python" -m ablate find dose dose-each-block
+photo outputs/dose-each-block-dose/find.png dose 880
+"$python" -m ablate find search two-edits --budget 150
+
 # Units: what the README says of them, about half an hour.
 units() { "$python" -m ablate units "$@"; }
 hidden=transformer_blocks.0.ff.net.0

@@ -89,7 +89,7 @@ def test_it_goes_toward_a_concept_and_stays_structured(tmp_path: Path) -> None:
     })  # fmt: skip
     near = ablate.find("search", recipe, tmp_path / "run", goal="nearest to balloon", budget=20)
     assert near.finding is not None
-    assert "likeness to balloon (cosine)" in near.finding.sentence
+    assert "its likeness to balloon is" in near.finding.sentence
     assert "where baselines have" in near.finding.sentence
     scores = [float(row["score"]) for row in leaders(near)]
     assert len(scores) == 6
