@@ -30,11 +30,16 @@ class PromptFile(Strict):
     seed: Whole = optional("Of the draw; of a larger count the first are those of a smaller.", 0)
 
 
+def _is_file(value: Any) -> bool:
+    """Whether prompts are given as a file, with all keys or some."""
+    return isinstance(value, dict) and bool(PromptFile.known_keys().keys() & value.keys())
+
+
 class _OrFile(Rule):
     """Prompts, which may be given as a `PromptFile`; `with_prompts` reads it."""
 
     def inside(self, source: Any) -> Any:
-        return Annotated[Prompts | PromptFile, Either(lambda value: isinstance(value, dict))]
+        return Annotated[Prompts | PromptFile, Either(_is_file)]
 
 
 PromptsOrFile = Annotated[tuple[str, ...], _OrFile()]
@@ -52,7 +57,7 @@ def with_prompts(
     Returns:
         The data, whose prompts are `INVALID` where they cannot be read, and what is wrong.
     """
-    if not isinstance(data.get("prompts"), dict):
+    if not _is_file(data.get("prompts")):
         return data, []
     asked, _, mistakes = validated(PromptFile, data["prompts"])
     if asked is not None and not mistakes:
