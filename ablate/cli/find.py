@@ -25,6 +25,7 @@ HERE = "ablate.cli.find"
 COMMANDS = {
     "breaking-point": (HERE, "Bisect where images stop being their concept."),
     "dose": (HERE, "Bisect the dose that each part of a network bears."),
+    "interactions": (HERE, "Compare edits of two parts at once with both alone."),
     "screen": (HERE, "Rank parts by a first-order score, and measure a few."),
     "search": (HERE, "Search the variant that comes nearest to a goal."),
 }
@@ -69,7 +70,7 @@ def finder(kind: str) -> Callable[[Callable[..., dict[str, Any]]], click.Command
             with closing(ProgressPrinter()) as printer:
                 answer = finders.find(
                     kind, planned, out, device=device, batch_size=batch_size,
-                    on_progress=printer, **options_of(**given),
+                    max_cells=max_cells, on_progress=printer, **options_of(**given),
                 )  # fmt: skip
             _print(kind, answer)
 
@@ -135,6 +136,24 @@ def dose_command(**options: Any) -> dict[str, Any]:
 
     RECIPE has an axis of doses (`dose: $dose` in an edit), one of what they are given to, and seeds
     for the interval.
+    """
+    return options
+
+
+@finder("interactions")
+@METRIC
+@click.option(
+    "--null",
+    default="sum",
+    show_default=True,
+    metavar="MODEL",
+    help="What two at once are compared with: `sum`, `independent`, or `max` of both alone.",
+)
+def interactions_command(**options: Any) -> dict[str, Any]:
+    """Edit all pairs of parts at once, and compare their drift with that of each part alone.
+
+    RECIPE has an axis of parts (`group`, `each` ...) and no other axis of edits, and four seeds or
+    more for a verdict.
     """
     return options
 

@@ -13,6 +13,7 @@ from .compare import (
     compare_runs as compare_runs,
 )
 from .effects import (
+    ERRORS as ERRORS,
     FEWEST as FEWEST,
     Effect as Effect,
     explained as explained,
@@ -29,6 +30,7 @@ from .images import DISTANCES as DISTANCES, Extra as Extra, Further as Further
 from .intervals import (
     COVERED as COVERED,
     Estimate as Estimate,
+    q_values as q_values,
     student_quantile as student_quantile,
     t_interval as t_interval,
 )

@@ -31,6 +31,7 @@ class Finding:
         facts: Further figures, as JSON.
         heads: The columns of its sheet.
         strips: The rows of its sheet; without any it is that of the cells.
+        sweep: How many different images the plain sweep has; None where it is that of the recipe.
     """
 
     sentence: str
@@ -40,6 +41,7 @@ class Finding:
     facts: Mapping[str, Any]
     heads: Sequence[str] = ()
     strips: Sequence[Strip] = ()
+    sweep: int | None = None
 
 
 def forget_finding(run: Run) -> None:

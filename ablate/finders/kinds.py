@@ -15,6 +15,7 @@ from ablate.engine import OnProgress
 from ablate.finders.breaking_point import breaking_point
 from ablate.finders.dose import dose
 from ablate.finders.finding import Finding, forget_finding, write_finding
+from ablate.finders.interactions import interactions
 from ablate.finders.screen import screen
 from ablate.finders.search import search
 from ablate.finders.trials import Trials
@@ -29,6 +30,7 @@ from ablate.sweep import Plan, plan
 FINDERS: Mapping[str, Callable[..., Finding]] = {
     "breaking-point": breaking_point,
     "dose": dose,
+    "interactions": interactions,
     "screen": screen,
     "search": search,
 }
@@ -40,7 +42,7 @@ class Answer(Result):
 
     Attributes:
         finding: What it found; None where it was interrupted.
-        planned: How many different images the plain sweep of the recipe has.
+        planned: How many different images the plain sweep has.
     """
 
     finding: Finding | None = None
@@ -65,7 +67,7 @@ def find(
     not computed again.
 
     Args:
-        kind: `breaking-point`, `dose`, `screen` or `search`.
+        kind: `breaking-point`, `dose`, `interactions`, `screen` or `search`.
         recipe: A recipe, its plan, or its file.
         out: The folder of the run. Default: `outputs/<name>-<kind>`.
         pipeline: A loaded pipeline to compute with, in place of the recipe's model.
@@ -94,11 +96,12 @@ def find(
                 forget_finding(at_work.store)
             return at_work
 
-        trials = Trials(planned, begin, batch_size)
+        trials = Trials(planned, begin, batch_size, max_cells)
         finding = None
         sweep = len(planned.distinct())
         with suppress(Stopped):
             finding = FINDERS[kind](trials, **options)
+            sweep = finding.sweep or sweep
         at_work = trials.session
         if finding is not None and at_work.is_main:
             cells = {"used": trials.cost(), "sweep": sweep}

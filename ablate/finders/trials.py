@@ -9,8 +9,10 @@ from dataclasses import replace
 from ablate.drift import MeasuredCell, read_cells
 from ablate.engine import Summary
 from ablate.lab import Session
+from ablate.messages import RequestError
+from ablate.recipe import MAX_CELLS
 from ablate.sampling import Stopped
-from ablate.sweep import Cell, Plan
+from ablate.sweep import Cell, Plan, PlanAxis
 
 
 class Trials:
@@ -23,7 +25,11 @@ class Trials:
     """
 
     def __init__(
-        self, planned: Plan, begin: Callable[[], Session], batch_size: int | None = None
+        self,
+        planned: Plan,
+        begin: Callable[[], Session],
+        batch_size: int | None = None,
+        max_cells: int = MAX_CELLS,
     ) -> None:
         """`begin` is called once, for the session in which cells are computed."""
         self.plan = planned
@@ -32,6 +38,7 @@ class Trials:
         self._begin = begin
         self._session: Session | None = None
         self._batch_size = batch_size
+        self._max_cells = max_cells
         self._measured: dict[str, MeasuredCell] = {}  # by place
         self._by_key: dict[str, MeasuredCell] = {}
 
@@ -42,16 +49,26 @@ class Trials:
             self._session = self._begin()
         return self._session
 
+    def vary(self, *axes: PlanAxis) -> None:
+        """Let cells have values of further axes, which the recipe does not have."""
+        self.plan = replace(self.plan, axes=(*self.plan.axes, *axes))
+
     def measure(self, cells: Iterable[Cell]) -> list[MeasuredCell]:
         """Compute cells with their baselines and noise floors, and return them measured, in order.
 
         Those that are in the folder, from this run or an earlier one, are not computed again.
 
         Raises:
+            RequestError: There would be more cells than allowed.
             Stopped: Ctrl-C was pressed; finished cells are in the folder.
         """
         cells = list(cells)
         places = {_place(cell): cell for cell in (*self.asked, *cells)}
+        if len(places) > self._max_cells:
+            raise RequestError(
+                f"{self.plan.recipe.name}: the finder asks for {len(places):,} cells, more than"
+                f" {self._max_cells:,}; `--max-cells`, or `max_cells=` in Python, allows more"
+            )
         if places.keys() - self._measured.keys():
             self.asked = tuple(places.values())
             self._compute(self.plan.part(self.asked))

@@ -10,6 +10,7 @@ from .findings import (
     save_strips as save_strips,
 )
 from .maps import draw_map as draw_map
+from .matrix import Square as Square, draw_matrix as draw_matrix, signed as signed
 from .measures import Measure as Measure, measures_of as measures_of
 from .page import (
     Block as Block,
