@@ -72,8 +72,8 @@ def judged(metric: str, distance: Value) -> Value:
     (Brunet et al. 2012, On the mathematical properties of the structural similarity index).
     1 − cosine and 1 − SSIM grow with their squares.
     """
-    # `embedding_dinov2_base` is an embedding, too.
-    factor = {"embedding": 2.0, "ssim": 1.0}.get(metric.partition("_")[0])
+    name = "embedding" if metric.startswith("embedding_") else metric  # by a further reader
+    factor = {"embedding": 2.0, "ssim": 1.0}.get(name)
     if factor is None:
         return distance
     root: Value = np.sqrt(np.maximum(factor * distance, 0))  # SSIM may be beyond 1 by rounding

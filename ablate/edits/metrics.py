@@ -15,6 +15,7 @@ def spread(images, baselines):
 from __future__ import annotations
 
 import math
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ from ablate.messages import RequestError
 
 Of = Literal["images", "sets"]
 Measure = Callable[[np.ndarray, np.ndarray], Any]
-TAKEN = ("rmse", "ssim", "latent", "embedding", "score", "lpips", "fid", "kid")
+# Columns of tables, beside metrics of the lab; `embedding_...` are those of its readers.
+TAKEN = re.compile(
+    r"cell|variant|prompt|seed|state|rmse|ssim|latent|score|class|shows|margin|same_as"
+    r"|(embedding|lpips|fid|kid|concept|probability)(_.*)?|.*_floors"
+)
 
 
 class MetricError(RequestError):
@@ -114,8 +119,8 @@ def metric(measure: Measure | None = None, /, *, of: Of = "images") -> Any:
 
     def register(function: Measure) -> Measure:
         name = function.__name__
-        if name in METRICS or name.split("_")[0] in TAKEN:
-            raise ValueError(f"there is a metric `{name}` already; give this one another name")
+        if name in METRICS or TAKEN.fullmatch(name):
+            raise ValueError(f"the name `{name}` of a metric is taken; give it another one")
         METRICS[name] = Metric(name, function, of)
         return function
 
