@@ -198,7 +198,7 @@ def write_effects(run: Run, effects: Iterable[Effect]) -> None:
             effect.variant, effect.prompt, *(effect.axes.get(axis, "") for axis in axes),
             effect.metric, effect.seeds,
             *(
-                "" if figure is None else f"{figure:.6f}"
+                "" if figure is None else decimal(figure)
                 for figure in (effect.mean, effect.floor, effect.drift, effect.low, effect.high)
             ),
             *("" if figure is None else f"{figure:.3g}" for figure in (effect.p, effect.q)),
@@ -253,6 +253,11 @@ def read_rows(rows: Iterable[Row], read: Callable[[Row], Value]) -> list[Value]:
         except (ValueError, LookupError) as error:
             raise StoreError(f"row {number} below its header: {error}") from error
     return results
+
+
+def decimal(value: float) -> str:
+    """A number as tables have it: to six decimals or, of a small one, six digits."""
+    return f"{value:.6f}" if value == 0 or abs(value) >= 0.001 else f"{value:.6g}"
 
 
 def figure(text: str) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ablate.drift import effects
-from ablate.drift.effects import Floor, Sample, explained, figure, read_rows
+from ablate.drift.effects import Floor, Sample, decimal, explained, figure, read_rows
 from ablate.drift.embeddings import write_embeddings
 from ablate.drift.images import (
     DISTANCES,
@@ -422,8 +422,8 @@ def _write_table(run: Run, cells: Sequence[MeasuredCell], distances: Sequence[st
         [
             cell.path.name, cell.variant, cell.prompt, cell.seed,
             *(cell.axes.get(axis, "") for axis in heads[4:]), cell.state,
-            *(f"{cell.drift[m]:.6f}" if m in cell.drift else "" for m in (*distances, "score")),
-            *(f"{cell.floors[m]:.6f}" if m in cell.floors else "" for m in distances),
+            *(decimal(cell.drift[m]) if m in cell.drift else "" for m in (*distances, "score")),
+            *(decimal(cell.floors[m]) if m in cell.floors else "" for m in distances),
             cell.class_name, cell.shows, "" if cell.margin is None else f"{cell.margin:.6f}",
             *_named(cell), cell.same_as,
         ]

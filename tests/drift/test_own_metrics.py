@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from reported import make_run
 
 import ablate
 from ablate.cli.main import main
+from ablate.drift.effects import read_effects
+from ablate.drift.images import Further
+from ablate.drift.measure import read_cells, write_drift
 from ablate.edits.code import CodeError, load_code, load_metrics
 from ablate.edits.metrics import METRICS, MetricError
 from ablate.edits.registry import OPS
@@ -145,6 +149,19 @@ def test_a_metric_registered_in_python_measures_there(tmp_path: Path, without_re
     recipe.write_text(recipe.read_text().replace("ops: mine.py\n", ""), encoding="utf-8")
     result = ablate.run(recipe, tmp_path / "run", device="cpu")
     assert all("brightness" in cell.drift for cell in result)
+
+
+def test_small_numbers_keep_their_digits(tmp_path: Path) -> None:
+    @ablate.metric
+    def tiny(image: np.ndarray, baseline: np.ndarray) -> float:
+        return float(1e-9 * abs(image - baseline).mean())
+
+    run = make_run(tmp_path / "run", {"amount": [0.3], "seed": [0, 1]})
+    written = write_drift(run, further=Further(metrics={"tiny": METRICS["tiny"].distance}))
+    for cell, again in zip(written, read_cells(run), strict=True):
+        assert again.drift["tiny"] == pytest.approx(cell.drift["tiny"], rel=1e-5, abs=0)
+    (effect,) = (e for e in read_effects(run) if e.metric == "tiny")
+    assert 0 < effect.mean < 1e-9  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
