@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,24 +17,57 @@ class NoRowsError(Exception):
         self.paths = paths
 
 
-@dataclass
 class EditReport:
     """What edits did so far.
 
     Attributes:
         edited: Paths of the modules that are edited.
-        changed: Paths of those whose weights or outputs differ from the unedited ones.
         ran: Paths of those that ran.
     """
 
-    edited: set[str] = field(default_factory=set)
-    changed: set[str] = field(default_factory=set)
-    ran: set[str] = field(default_factory=set)
+    def __init__(
+        self, edited: Iterable[str] = (), changed: Iterable[str] = (), ran: Iterable[str] = ()
+    ) -> None:
+        self.edited = set(edited)
+        self.ran = set(ran)
+        self._changed = set(changed)
+        self._differ: list[tuple[str, Tensor]] = []  # on their device
+
+    @property
+    def changed(self) -> set[str]:
+        """Paths of the modules whose weights or outputs differ from the unedited ones.
+
+        Of what was compared on a GPU since it was asked for last, all is read back at once.
+        """
+        if self._differ:
+            paths, differ = zip(*self._differ, strict=True)
+            self._differ = []
+            together = torch.stack([one.to(differ[0].device) for one in differ]).tolist()
+            self._changed.update(path for path, is_other in zip(paths, together, strict=True)
+                                 if is_other)  # fmt: skip
+        return self._changed
+
+    def compare(self, path: str, edited: Tensor, original: Tensor) -> None:
+        """Record whether a tensor of a module differs; a GPU is not waited for."""
+        if path in self._changed:
+            return
+        if edited.device.type != "cpu":
+            self._differ.append((path, (edited != original).any()))
+        elif not torch.equal(edited, original):
+            self._changed.add(path)
 
     def add(self, other: EditReport) -> None:
         self.edited |= other.edited
-        self.changed |= other.changed
         self.ran |= other.ran
+        self._changed |= other._changed
+        self._differ += other._differ
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; a GPU copies it when it comes to it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class RowMap:
@@ -73,7 +105,7 @@ class RowMap:
         key = (tuple(cells), device)
         if key not in self._indices:
             rows = torch.arange(self.rows).view(-1, self.cells)[:, list(cells)]
-            self._indices[key] = rows.flatten().to(device)
+            self._indices[key] = moved(rows.flatten(), device)
         return self._indices[key]
 
     def take(self, value: Any, cells: Sequence[int]) -> Any:

@@ -160,7 +160,7 @@ def _limited(before: Tensor, after: Tensor, target: EditedParameter, unit: Unit)
 @contextmanager
 def applied(
     network: nn.Module, variant: Variant, noise_cache: NoiseCache | None = None
-) -> Iterator[set[str]]:
+) -> Iterator[EditReport]:
     """Edit a network in place; afterwards every tensor is bit-identical to what it was.
 
     It is restored after errors and interruptions too.
@@ -171,8 +171,7 @@ def applied(
         noise_cache: Keeps noise from one variant to the next.
 
     Yields:
-        The paths of the modules with a weight that changed, to which those are added whose output
-        changes while the context is open.
+        What the edits did: weights that changed, and outputs, while the context is open.
 
     Raises:
         ValueError: An edit names a module that the network does not have.
@@ -180,7 +179,7 @@ def applied(
     noise_cache = noise_cache or NoiseCache()
     modules = dict(network.named_modules())
     saved: list[tuple[nn.Parameter, Tensor]] = []
-    differs: list[tuple[str, Tensor | bool]] = []
+    report = EditReport(variant.modules)
     swapped = {path for e in variant.edits if e.partners for path in e.all_modules}
     # Modules that change places need each other's weights as they were.
     before: dict[tuple[str, str], Tensor] = {
@@ -203,11 +202,9 @@ def applied(
                 seed = variant.perturbation_seed
                 weights = edited_weights(target, untouched, seed, noise_cache, loaded)
                 target.parameter.data.copy_(weights)
-                differs.append((target.module, _differs(target.parameter.data, untouched)))
-        # Evaluated when all are enqueued, so that a GPU is not waited for at each.
-        report = EditReport(changed={path for path, is_different in differs if is_different})
+                report.compare(target.module, target.parameter.data, untouched)
         with edited_outputs(modules, output_edits([variant]), RowMap(1), report):
-            yield report.changed
+            yield report
     finally:
         try:
             _restore(saved)
@@ -225,11 +222,6 @@ def _count(network: nn.Module, change: int) -> None:
     count = vars(network).pop(ACTIVE, 0) + change
     if count > 0:
         vars(network)[ACTIVE] = count
-
-
-def _differs(one: Tensor, other: Tensor) -> Tensor | bool:
-    """Whether two tensors differ; on a GPU as a tensor, so that its value is not waited for."""
-    return not torch.equal(one, other) if one.device.type == "cpu" else (one != other).any()
 
 
 def _restore(saved: list[tuple[nn.Parameter, Tensor]]) -> None:

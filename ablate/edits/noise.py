@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ablate.edits.batch import moved
 from ablate.edits.registry import GIVEN, Op
 
 
@@ -56,28 +57,30 @@ def draw(
     match op.draws, kind:
         case "order", _:
             order = torch.randperm(untouched.numel(), generator=generator)
-            return order.view(shape).double().to(device)  # float64 represents each number exactly
+            return moved(order.view(shape).double(), device)  # float64 represents each number exactly
         case "init", _:
             if owner is None:
                 raise ValueError(f"`{op.name}` needs the module of `{module}.{parameter}`")
-            return initialized(owner, parameter, generator).to(device)
+            return moved(initialized(owner, parameter, generator), device)
         case ("uniform", _) | ("scores", "random"):
-            return torch.rand(shape, generator=generator).to(device)
+            return moved(torch.rand(shape, generator=generator), device)
         case "scores", _:
             return weights.abs()
         case "values", "uniform":
-            share = torch.rand(shape, generator=generator).to(device)
+            share = moved(torch.rand(shape, generator=generator), device)
             low, high = weights.min(), weights.max()
             return low + (high - low) * share
-    normal = torch.randn(shape, generator=generator).to(device)
+    normal = moved(torch.randn(shape, generator=generator), device)
     mean, deviation = _moments(weights)
     return deviation * normal if op.draws == "spread" else mean + deviation * normal
 
 
-def _moments(weights: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation, in float64: else they depend on the order of summation."""
+def _moments(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, float32 and where the weights are, so that nothing waits for
+    them. In float64 on the way: else they depend on the order of summation."""
     wide = in_float64(weights)
-    return float(wide.mean().float()), float(wide.std(correction=0).float())
+    mean, deviation = wide.mean().float(), wide.std(correction=0).float()
+    return mean.to(weights.device), deviation.to(weights.device)
 
 
 def in_float64(tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablate.edits.batch import EditReport, NoRowsError, RowMap
+from ablate.edits.batch import EditReport, NoRowsError, RowMap, moved
 from ablate.edits.noise import seeded_generator
 from ablate.edits.ops import OPS
 from ablate.edits.registry import OF_INPUT, Op
@@ -212,8 +212,7 @@ class _OutputHook:
             given = self._input(inputs, original, len(outputs)) if self.needs_input else None
             for target in self.edits:
                 self._apply(target, module, number, original, edited, given)
-            if self.path not in self.report.changed and not torch.equal(edited, original):
-                self.report.changed.add(self.path)
+            self.report.compare(self.path, edited, original)
             if self.gate is not None:
                 edited = original + (self.gate * (edited - original).detach()).to(original.dtype)
             results.append(edited)
@@ -317,7 +316,7 @@ class _OutputHook:
             stream = f"{target.op.stream} of outputs"
             generator = seeded_generator(target.seed, stream, self.place, number, shape)
             draw = torch.rand if target.edit.kind == "uniform" else torch.randn
-            self.noise[key] = draw(shape, generator=generator).to(rows.device)
+            self.noise[key] = moved(draw(shape, generator=generator), rows.device)
         return self.noise[key]
 
     def _reference(self, target: OutputEdit, original: Tensor) -> Tensor:
@@ -328,9 +327,8 @@ class _OutputHook:
         if not set(chosen) <= self.references.keys():
             raise ScopeError(f"`{target.op.name}`: there are no references in this batch")
         cells = [self.references[reference] for reference in chosen]
-        mean: Tensor = (
-            original.view(-1, self.rows.cells, *original.shape[1:])[:, cells].float().mean(1)
-        )
+        taken = original.index_select(0, self.rows.index(cells, original.device))
+        mean = taken.view(-1, len(cells), *original.shape[1:]).float().mean(1)
         # One for each of guidance's rows, for all cells of the edit.
         return mean.repeat_interleave(len(target.cells), 0)
 

@@ -157,8 +157,8 @@ def _edited_module(
         and is_whole
         and all(e.op == "zero" and e.unit is None for target in targets for e in target.edits)
     ):
-        if any(bool(target.parameter.any()) for target in targets):
-            report.changed.add(path)
+        for target in targets:
+            report.compare(path, target.parameter.data, torch.zeros_like(target.parameter))
         return None
     edited = copy.copy(module)
     edited._parameters = dict(module._parameters)
@@ -170,8 +170,7 @@ def _edited_module(
             noise_cache,
             lambda other, name: modules[other].get_parameter(name).data,
         )
-        if not torch.equal(weights, target.parameter.data):
-            report.changed.add(path)
+        report.compare(path, weights, target.parameter.data)
         edited._parameters[target.name] = nn.Parameter(weights, requires_grad=False)
     return edited
 

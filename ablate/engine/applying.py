@@ -53,13 +53,13 @@ class PhaseEdits:
                 edits = tuple(edit for edit in variant.edits if edit.component == component)
                 part = replace(variant, edits=edits)
                 ran = stack.enter_context(watched(network, part.modules))
-                changed = stack.enter_context(applied(network, part, self.noise))
-                stack.callback(self._add, name, part.modules, changed, ran)
+                edited = stack.enter_context(applied(network, part, self.noise))
+                stack.callback(self._add, name, edited, ran)
             yield
 
-    def _add(self, component: str, *modules: Iterable[str]) -> None:
-        names = (self.pipeline.qualified(component, paths) for paths in modules)
-        self.report.add(EditReport(*names))
+    def _add(self, component: str, report: EditReport, ran: Iterable[str]) -> None:
+        sets = (report.edited, report.changed, ran)
+        self.report.add(EditReport(*(self.pipeline.qualified(component, paths) for paths in sets)))
 
 
 @contextmanager
@@ -101,8 +101,9 @@ def denoiser_edits(
             now = [variant.at(step, noise_levels) for variant in variants]
             if not batch.by_rows:
                 ran = stack.enter_context(watched(network, now[0].modules))
-                changed = stack.enter_context(applied(network, now[0], noise))
-                stack.callback(report.add, EditReport(set(now[0].modules), changed, ran))
+                edited = stack.enter_context(applied(network, now[0], noise))
+                stack.callback(lambda: report.add(EditReport(ran=ran)))
+                stack.callback(report.add, edited)
                 return
             histories[:] = [
                 (history, v.edits, v.perturbation_seed if v.is_random else None)

@@ -92,6 +92,7 @@ class _Call:
         generators: One for each request; schedulers that add noise at every step go on with it.
         calls: The number of calls of the scheduler; some take several a step.
         steps: The step that each of them belongs to.
+        timesteps: The timestep of each, on the CPU.
         estimates: Estimated finished latents, by number of steps.
         finite: Whether the latents of each request were finite after all steps.
         finite_images: Whether each decoded image is finite.
@@ -114,6 +115,7 @@ class _Call:
         self.generators = [torch.Generator().manual_seed(r.seed) for r in requests]
         self.calls = 0
         self.steps: list[int] = []
+        self.timesteps = torch.empty(0)
         self.estimates: dict[int, Tensor] = {}
         self.finite: Tensor | None = None
         self.finite_images: Tensor | None = None
@@ -153,8 +155,10 @@ class _Call:
             result = method(*args, **kwargs)
             highest = scheduler.config.get("num_train_timesteps", 1000)
             self.steps = steps_of_calls(scheduler)
+            # Schedulers look values up by them, which would wait for a GPU at every step.
+            self.timesteps = scheduler.timesteps.cpu()
             firsts = (self.steps.index(step) for step in range(self.steps[-1] + 1))
-            self.callbacks.on_start([float(scheduler.timesteps[i]) / highest for i in firsts])
+            self.callbacks.on_start([float(self.timesteps[i]) / highest for i in firsts])
             self.callbacks.on_step(0)
             return result
 
@@ -175,6 +179,8 @@ class _Call:
             done = self._steps_done()
             is_frame = done in self.frames
             keywords = kw | {"return_dict": True} if is_frame else kw
+            if isinstance(timestep, Tensor) and timestep.dim() == 0:
+                timestep = self.timesteps[self.calls]
             with warnings.catch_warnings():
                 # Ends of the Brownian motion that differ by rounding alone.
                 warnings.filterwarnings("ignore", "Should have t[ab]", UserWarning)
@@ -214,7 +220,7 @@ class _Call:
             parts, decoded = [], []
             for context, rows in self._decoded_together(latents):
                 with (context or nullcontext)():
-                    parts.append(method(latents[rows], *args, **kwargs))
+                    parts.append(method(latents[_selection(rows)], *args, **kwargs))
                 decoded += rows
             result = joined(parts, batched=True)
             images = [_at_rows(image, decoded, len(latents)) for image in tensors(result)]
@@ -317,5 +323,11 @@ def _at_rows(rows: Tensor, numbers: Sequence[int], count: int) -> Tensor:
     if len(numbers) == count:
         return rows
     whole = rows.new_zeros(count, *rows.shape[1:])
-    whole[list(numbers)] = rows
+    whole[_selection(numbers)] = rows
     return whole
+
+
+def _selection(rows: Sequence[int]) -> slice | list[int]:
+    """Rows as an index; neighbors as a slice, which no GPU has to be given."""
+    first, end = rows[0], rows[-1] + 1
+    return slice(first, end) if len(rows) == end - first else list(rows)
