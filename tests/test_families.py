@@ -26,6 +26,7 @@ from torch import nn
 from ablate import lab
 from ablate.drift.measure import MeasuredCell
 from ablate.engine.export import export_variant
+from ablate.models.catalogs import flow_of
 from ablate.models.errors import ModelError, SizeError
 from ablate.models.sizes import default_side, outline as outline_with, outline_of, wrong_side
 from ablate.models.source import Source
@@ -308,6 +309,8 @@ def same_experiments(family: Family, _folder: Path) -> None:
         if len(group) > 1:
             assert len({outputs(path) for path in group}) == 1, group
     assert any(len(group) > 1 for group in groups) == (family.name != "kandinsky22")
+    outputs.flow = flow_of(family.pipeline.denoiser)  # as it is loaded
+    assert outputs.groups() == groups
 
 
 class Outputs:

@@ -98,9 +98,9 @@ def test_strength_nought_is_the_baseline(
     baseline = tiny.sample(requests, settings).images
     nothing = Edit.on(tiny.network, op, "*", neutral, checkpoint=given[op].get("with"))
     draws = NoiseCache(0, tiny.checkpoint)
-    with applied(tiny.network, Variant("nought", (nothing,)), draws) as changed:
+    with applied(tiny.network, Variant("nought", (nothing,)), draws) as report:
         assert np.array_equal(tiny.sample(requests, settings).images, baseline)
-    assert not changed
+    assert not report.changed
     nought, strong = run(recipe)
     assert nought.is_baseline
     assert nought.axes["s"] == neutral

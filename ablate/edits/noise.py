@@ -57,7 +57,9 @@ def draw(
     match op.draws, kind:
         case "order", _:
             order = torch.randperm(untouched.numel(), generator=generator)
-            return moved(order.view(shape).double(), device)  # float64 represents each number exactly
+            return moved(
+                order.view(shape).double(), device
+            )  # float64 represents each number exactly
         case "init", _:
             if owner is None:
                 raise ValueError(f"`{op.name}` needs the module of `{module}.{parameter}`")

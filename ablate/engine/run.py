@@ -33,11 +33,11 @@ from ablate.engine.batches import (
 from ablate.engine.processes import Processes, stoppable
 from ablate.engine.progress import Progress
 from ablate.engine.records import cell_record, describe_run, with_keys
-from ablate.models import is_out_of_memory, spare_memory
+from ablate.models import flow_of, is_out_of_memory, spare_memory
 from ablate.network import ScopeError, watched
 from ablate.sampling import Callbacks, Pipeline, Request, Samples, Stopped, UnevenError
 from ablate.store import Run, StoreError
-from ablate.sweep import Cell, Plan
+from ablate.sweep import Cell, Plan, as_loaded
 
 # A cell with its image, float32 (height, width, 3) in [0, 1], and its final latents, float32.
 FinishedCell = tuple[KeyedCell, np.ndarray, np.ndarray]
@@ -142,6 +142,8 @@ def execute(
     if plan.base is not None:
         plan.base.check_model(pipeline.fingerprint)
     processes = Processes(pipeline.device.type)
+    if plan.same:
+        plan = as_loaded(plan, flow_of(pipeline.denoiser), pipeline.denoiser_name)
     cells = with_keys((*plan.cells, *plan.floor), pipeline)
     if processes.is_main:
         _prepare(plan, pipeline, store, cells, fresh)

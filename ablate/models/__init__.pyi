@@ -2,6 +2,7 @@ from .catalogs import (
     catalog_from_config as catalog_from_config,
     denoiser_of as denoiser_of,
     estimate_cost as estimate_cost,
+    flow_of as flow_of,
     guided_rows as guided_rows,
     guided_rows_of as guided_rows_of,
     load_catalog as load_catalog,

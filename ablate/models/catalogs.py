@@ -17,7 +17,8 @@ from typing import Any, cast
 import diffusers
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,7 +29,7 @@ from ablate.models.files import configuration, described_by
 from ablate.models.formats import MOST_MODULES, check_bounds
 from ablate.models.inputs import inputs_of
 from ablate.models.source import Source, as_source
-from ablate.network import DENOISERS, Catalog, build_catalog
+from ablate.network import DENOISERS, Catalog, Flow, FlowRecorder, build_catalog
 
 
 def load_catalog(model: str | Source, component: str | None = None) -> Catalog:
@@ -67,6 +68,35 @@ def catalog_from_config(config: Mapping[str, Any], model: str) -> Catalog:
         return build_catalog(network, lambda: network(**inputs))
     except Exception:  # a class that takes other shapes, or asks for values, raises anything
         return build_catalog(network)
+
+
+def flow_of(network: nn.Module) -> Flow | None:
+    """The data flow of a loaded network, with whatever was replaced in it; None if its class takes
+    inputs that are not known, or runs only where it was loaded.
+
+    Its code runs on tensors of the meta device in the place of its own.
+    """
+    inputs = inputs_of(network)
+    if inputs is None:
+        return None
+    own = [
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(remove_duplicate=False),
+    ]
+    one_for = {id(t): torch.empty(t.shape, dtype=_wide(t), device="meta") for _, t in own}
+    stand_ins = {name: one_for[id(tensor)] for name, tensor in own}
+    try:
+        with torch.no_grad(), FlowRecorder(stand_ins.items()) as recorder:
+            result = functional_call(network, stand_ins, (), inputs, tie_weights=False)
+    except Exception:  # code that anybody may have replaced raises anything
+        return None
+    flow: Flow = recorder.finish(result)
+    return flow
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The type of inputs, for numbers of any precision."""
+    return torch.float32 if tensor.is_floating_point() else tensor.dtype
 
 
 def skeleton(config: Mapping[str, Any], model: str) -> nn.Module:

@@ -6,7 +6,7 @@ from .components import (
     Phase as Phase,
     phase_of as phase_of,
 )
-from .dataflow import Effect as Effect, Flow as Flow
+from .dataflow import Effect as Effect, Flow as Flow, FlowRecorder as FlowRecorder
 from .hooks import (
     rebuilt as rebuilt,
     replaced as replaced,

@@ -47,7 +47,7 @@ def build_catalog(network: nn.Module, run: Callable[[], object] | None = None) -
     keeps_shape: dict[str, bool] = {}
     flow: Flow | None = None
     if run is not None:
-        with FlowRecorder(network) as recorder:
+        with FlowRecorder(network.named_parameters(remove_duplicate=False)) as recorder:
             first, keeps_shape, result = _run_once({**rows, **blocks}, run)
         flow = recorder.finish(result)
         blocks = {path: module for path, module in blocks.items() if path in first}

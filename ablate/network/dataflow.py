@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablate.network.hooks import tensors
@@ -226,20 +226,21 @@ class Flow:
 class FlowRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the data flow of a network that is called once while it is active.
 
-    On the meta device this costs about as much as the call.
+    On the meta device this costs about as much as the call. `parameters`: those of the network, by
+    dotted name.
 
     Attributes:
         flow: What is recorded; complete after `finish`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow = Flow()
         self._numbers: dict[int, int] = {}  # by identity of a tensor
         # By their memory; all are kept, so that identities stay unique.
         self._sharing: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._names: defaultdict[int, list[str]] = defaultdict(list)  # of parameters
-        for name, parameter in network.named_parameters(remove_duplicate=False):
+        for name, parameter in parameters:
             self._names[id(parameter)].append(name)
 
     def __torch_dispatch__(

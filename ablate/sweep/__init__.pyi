@@ -11,4 +11,5 @@ from .cells import (
     Condition as Condition,
     Plan as Plan,
 )
+from .distinct import as_loaded as as_loaded
 from .recorded import Base as Base, cell_of as cell_of

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ablate.edits import Variant, When
-from ablate.network import Catalog, Effect, Networks
+from ablate.network import Catalog, Effect, Flow, Networks
+from ablate.sweep.cells import Plan
 
 _Experiment = tuple[str | None, When | None, Effect]
 
@@ -38,6 +40,22 @@ def equal_variants(variants: Iterable[Variant], networks: Networks) -> dict[Vari
             if same is not variant:
                 equal[variant] = same
     return equal
+
+
+def as_loaded(plan: Plan, flow: Flow | None, denoiser: str) -> Plan:
+    """The plan with those variants of one effect that are so in the network as it is loaded.
+
+    Args:
+        plan: A plan from configuration.
+        flow: The data flow of the denoiser; None where it is not known.
+        denoiser: The name of that component.
+    """
+    if not plan.same:
+        return plan
+    concerned = plan.same.keys() | set(plan.same.values())
+    variants = [variant for variant in plan.variants if variant in concerned]
+    networks = Networks(Catalog((), (), flow), denoiser)
+    return replace(plan, same=equal_variants(variants, networks))
 
 
 def _parameters(catalog: Catalog) -> dict[str, list[str]]:

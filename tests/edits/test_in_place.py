@@ -58,9 +58,9 @@ def test_restores_every_bit(op: str, tiny: Pipeline) -> None:
     variant = Variant("v", (everywhere(op, tiny.network),))
     with untouched_afterwards(tiny.network):
         before = bits(tiny.network)
-        with applied(tiny.network, variant, draws_for(tiny.network)) as changed:
+        with applied(tiny.network, variant, draws_for(tiny.network)) as report:
             assert bits(tiny.network) != before
-        assert changed
+        assert report.changed
 
 
 @pytest.mark.parametrize("op", OF_WEIGHTS)
@@ -193,11 +193,11 @@ def test_what_changed_and_what_ran_is_reported() -> None:
     paths = tuple(m.path for m in build_catalog(network))
     with (
         watched(network, paths) as ran,
-        applied(network, Variant("v", (Edit("zero", paths),))) as changed,
+        applied(network, Variant("v", (Edit("zero", paths),))) as report,
     ):
         network["used"](torch.zeros(1, 2))
     assert ran == {"used"}
-    assert changed == {"used"}
+    assert report.changed == {"used"}
     assert not network["used"]._forward_pre_hooks
 
 

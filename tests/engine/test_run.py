@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from swept import SWEPT
 from torch import Tensor, nn
 
@@ -571,3 +572,24 @@ def test_zeroings_of_one_effect_are_sampled_once(
         assert one.key == other.key
         assert np.abs(np.asarray(one.image(), int) - np.asarray(other.image(), int)).max() <= 1
         assert one.record()["edits"] == other.record()["edits"]
+
+
+class Unlike(AttnProcessor2_0):
+    """Attention whose queries are values, too."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(attn, hidden_states, *args, **kwargs) + attn.to_q(hidden_states)
+
+
+def test_what_is_one_effect_is_so_in_the_network_as_it_is_loaded(
+    build: Build, run: RunIt, fresh: Pipeline
+) -> None:
+    """Not in that of its configuration, where a user has replaced attention."""
+    paths = [f"mid_block.attentions.0.transformer_blocks.0.attn1.to_{name}" for name in "qk"]
+    recipe = build(axes={"m": {"values": paths}}, edits=[{"zero": {"modules": "$m"}}])
+    assert len(plan(recipe).same) == 1
+    fresh.denoiser.set_attn_processor(Unlike())
+    result = run(recipe, pipeline=fresh)
+    assert [cell.same_as for cell in result] == ["", "", ""]
+    _, queries, keys = images(result)
+    assert not np.array_equal(queries, keys)
