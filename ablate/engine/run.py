@@ -213,7 +213,7 @@ def _compute_and_write(
     """Compute this process's batches until all are written or Ctrl-C is pressed."""
     summary = Summary(sum(map(len, batches)))
     noise = NoiseCache(spare_memory(pipeline.device) // 4, pipeline.checkpoint)
-    with stoppable(pipeline), _Writer(store, pipeline) as writer:
+    with stoppable(pipeline) as check, _Writer(store, pipeline) as writer:
         try:
             if pipeline.compiled and batches:
                 summary.ran = _modules_that_run(pipeline, batches)
@@ -225,6 +225,7 @@ def _compute_and_write(
                 summary.not_finite += sum(not np.isfinite(image).all() for _, image, _ in cells)
                 writer.put(cells)
                 report(summary.computed)
+            check()  # Ctrl-C after the last step, while images were decoded
         except Stopped:
             summary.interrupted = True
     summary.rowless = batcher.rowless

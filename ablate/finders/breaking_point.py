@@ -16,6 +16,8 @@ from ablate.finders.thresholds import Threshold, finding_of, thresholds_of
 from ablate.finders.trials import Trials
 from ablate.messages import RequestError, counted
 
+UNNAMED = (NONE, "")  # what images show that no word names, NaN among them
+
 
 def breaking_point(trials: Trials, axis: str | None = None) -> Finding:
     """Bisect where images stop being their concept, for each combination of the other axes.
@@ -36,14 +38,14 @@ def breaking_point(trials: Trials, axis: str | None = None) -> Finding:
     def is_lost(cell: MeasuredCell) -> bool:
         return cell.shows != trials.baseline(cell).shows
 
-    middles = trials.measure(chain.cells[(len(chain.cells) - 1) // 2] for chain in chains)
-    words = [trials.baseline(cell).shows for cell in middles]
     name = trials.plan.recipe.name
-    if not all(words):
+    if trials.session.reader is None:
         raise RequestError(
             f"{name}: no CLIP model names what images show; name one by `clip:` in the recipe"
         )
-    named = [chain for chain, word in zip(chains, words, strict=True) if word != NONE]
+    middles = trials.measure(chain.cells[(len(chain.cells) - 1) // 2] for chain in chains)
+    words = [trials.baseline(cell).shows for cell in middles]
+    named = [chain for chain, word in zip(chains, words, strict=True) if word not in UNNAMED]
     if not named:
         raise RequestError(
             f"{name}: the reader names no concept in any baseline, so that none can be lost; ask"
@@ -67,7 +69,7 @@ def breaking_point(trials: Trials, axis: str | None = None) -> Finding:
             f"Left out: {counted(skipped, 'chain')} of images whose baseline shows no concept that"
             " is known."
         )
-    concepts = sorted({word for word in words if word != NONE})
+    concepts = sorted(set(words).difference(UNNAMED))
     return finding_of(
         trials,
         thresholds,

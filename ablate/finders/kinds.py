@@ -106,5 +106,6 @@ def find(
         if finding is not None and at_work.is_main:
             cells = {"used": trials.cost(), "sweep": sweep}
             write_finding(at_work.store, finding, kind, options, cells)
-        at_work.present(sheet=finding is None or not finding.strips)
+        if trials.summary is not None and (trials.summary.computed or trials.summary.reused):
+            at_work.present(sheet=finding is None or not finding.strips)
         return Answer(at_work.store, trials.summary, at_work.is_main, finding, sweep)

@@ -198,6 +198,22 @@ def test_without_a_reader_nothing_is_lost(
         find(paling)
 
 
+def test_ctrl_c_ends_the_command_with_130_and_what_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ablate.cli.find.ProgressPrinter.__call__",
+        lambda _, now: os.kill(os.getpid(), signal.SIGINT) if now.computed else None,
+    )
+    out = tmp_path / "out"
+    arguments = ["amount-by-stage", "--set", "sampling.num_inference_steps=2", "--out", str(out)]
+    done = CliRunner().invoke(main, ["find", "breaking-point", *arguments])
+    assert done.exit_code == 130
+    assert f"or: ablate find breaking-point {out}" in done.stderr
+    assert not (out / "find.json").exists()
+    assert (out / "report.html").exists()
+
+
 BLOCKS = "axes: {block: {group: {by: block}}}\nedits: [{zero: {modules: $block}}]\n"
 TWO = (
     "axes: {a: [0, 0.1, 0.2], b: [0, 0.1, 0.2]}\n"
