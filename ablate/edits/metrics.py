@@ -59,7 +59,7 @@ class Metric:
 
     def distance(self, image: np.ndarray, baseline: np.ndarray) -> float:
         """Measure an image against its baseline. Raises `MetricError`."""
-        value = self._measured(image, baseline)
+        value = self._measured(image.copy(), baseline.copy())  # it may write into them
         if value < 0:
             raise self._error(f"returned {value:g}; a distance of images is 0 or above")
         return value
@@ -83,7 +83,7 @@ class Metric:
 
     def _measured(self, image: np.ndarray, baseline: np.ndarray) -> float:
         try:
-            value = float(self.measure(image.copy(), baseline.copy()))
+            value = float(self.measure(image, baseline))
         except Exception as error:  # of a user's code
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if frame.filename == self._file]
