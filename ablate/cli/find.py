@@ -26,6 +26,7 @@ COMMANDS = {
     "breaking-point": (HERE, "Bisect where images stop being their concept."),
     "dose": (HERE, "Bisect the dose that each part of a network bears."),
     "interactions": (HERE, "Compare edits of two parts at once with both alone."),
+    "order": (HERE, "Compare orders of editing ever more modules."),
     "screen": (HERE, "Rank parts by a first-order score, and measure a few."),
     "search": (HERE, "Search the variant that comes nearest to a goal."),
 }
@@ -154,6 +155,24 @@ def interactions_command(**options: Any) -> dict[str, Any]:
 
     RECIPE has an axis of parts (`group`, `each` ...) and no other axis of edits, and four seeds or
     more for a verdict.
+    """
+    return options
+
+
+@finder("order")
+@METRIC
+@click.option(
+    "--beam",
+    type=click.IntRange(min=2),
+    default=16,
+    show_default=True,
+    help="Groups of modules that the greedy order tries in a step.",
+)
+def order_command(**options: Any) -> dict[str, Any]:
+    """Edit ever more modules by several orders, and compare the areas below their drift.
+
+    RECIPE has a `cumulative` axis, and seeds for bands. Orders: random, of the network, reverse, by
+    first-order score, by the drift of each module alone, and greedy. Counts double.
     """
     return options
 

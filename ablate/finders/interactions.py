@@ -108,7 +108,7 @@ def interactions(trials: Trials, metric: str | None = None, null: str = "sum") -
         raise RequestError(f"--null: there is no null model `{null}`{hint}")
     parts, sweep = parts_of(trials.plan), len(trials.plan.distinct())
     first, second = parts.axis.name, f"other {parts.axis.name}"
-    trials.vary(replace(parts.axis, name=second))
+    trials.vary((*trials.plan.axes, replace(parts.axis, name=second)))
     alone = {
         value: [replace(cell, axes={**cell.axes, second: value}) for cell in cells]
         for value, cells in parts.cells.items()

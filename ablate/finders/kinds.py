@@ -16,6 +16,7 @@ from ablate.finders.breaking_point import breaking_point
 from ablate.finders.dose import dose
 from ablate.finders.finding import Finding, forget_finding, write_finding
 from ablate.finders.interactions import interactions
+from ablate.finders.order import order
 from ablate.finders.screen import screen
 from ablate.finders.search import search
 from ablate.finders.trials import Trials
@@ -31,6 +32,7 @@ FINDERS: Mapping[str, Callable[..., Finding]] = {
     "breaking-point": breaking_point,
     "dose": dose,
     "interactions": interactions,
+    "order": order,
     "screen": screen,
     "search": search,
 }
@@ -67,7 +69,8 @@ def find(
     not computed again.
 
     Args:
-        kind: `breaking-point`, `dose`, `interactions`, `screen` or `search`.
+        kind: `breaking-point`, `dose`, `interactions`, `order`, `screen` or
+            `search`.
         recipe: A recipe, its plan, or its file.
         out: The folder of the run. Default: `outputs/<name>-<kind>`.
         pipeline: A loaded pipeline to compute with, in place of the recipe's model.

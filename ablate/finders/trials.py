@@ -49,9 +49,16 @@ class Trials:
             self._session = self._begin()
         return self._session
 
-    def vary(self, *axes: PlanAxis) -> None:
-        """Let cells have values of further axes, which the recipe does not have."""
-        self.plan = replace(self.plan, axes=(*self.plan.axes, *axes))
+    def vary(self, axes: Iterable[PlanAxis]) -> None:
+        """Let cells vary along these axes in place of the plan's, of which baselines are left."""
+        axes = tuple(axes)
+        shared = [axis.name for axis in axes if axis.of_condition]
+        baselines = (
+            replace(cell, axes={name: cell.axes[name] for name in shared if name in cell.axes})
+            for cell in self.plan.cells
+            if cell.variant.is_baseline
+        )
+        self.plan = replace(self.plan, axes=axes, cells=tuple(baselines))
 
     def measure(self, cells: Iterable[Cell]) -> list[MeasuredCell]:
         """Compute cells with their baselines and noise floors, and return them measured, in order.

@@ -1,7 +1,7 @@
 from .animations import save_animation as save_animation
 from .architecture.network import draw_layout as draw_layout, draw_network as draw_network
 from .comparison import save_comparison as save_comparison
-from .curves import draw_curves as draw_curves
+from .curves import Line as Line, draw_curves as draw_curves
 from .errors import PictureError as PictureError
 from .findings import (
     Row as Row,
@@ -12,6 +12,7 @@ from .findings import (
 from .maps import draw_map as draw_map
 from .matrix import Square as Square, draw_matrix as draw_matrix, signed as signed
 from .measures import Measure as Measure, measures_of as measures_of
+from .orders import draw_orders as draw_orders
 from .page import (
     Block as Block,
     PageText as PageText,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablate.drift import FEWEST, Estimate, MeasuredCell, read_cells
+from ablate.drift import FEWEST, Estimate, MeasuredCell, read_cells, t_interval
 from ablate.store import Axis as RunAxis, Run
 from ablate.style import HAIRLINE, INK, MUTED, Color, elide, text_width
 from ablate.view.chart import Axis, Scale, capital, spread
@@ -69,7 +69,7 @@ def _paired(axes: Mapping[str, RunAxis], name: str, cells: Sequence[MeasuredCell
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """Drift along the strength."""
 
     label: str  # the values of the other axes
@@ -78,6 +78,7 @@ class _Line:
     keys: Sequence[str | None]  # of the cells of the first seed
     is_mean: bool = False  # whether it is the mean of the other lines
     prompts: int = 1  # how many are taken together
+    log: bool = True  # whether bands are those of logarithms, which are wide next to zero
 
     @property
     def mean(self) -> np.ndarray:
@@ -91,6 +92,9 @@ class _Line:
         rows = self.seeds[np.isfinite(self.seeds).all(axis=1)]
         if len(rows) < FEWEST:
             return None
+        if not self.log:
+            low, high = np.array([t_interval(values) for values in rows.T]).T
+            return np.maximum(low, 0), high
         low, high = np.array([Estimate.of_mean(values).interval() for values in rows.T]).T
         return low, high
 
@@ -108,7 +112,7 @@ def _lines(
     paired: Sequence[str],
     cells: Sequence[MeasuredCell],
     measure: Measure,
-) -> list[_Line]:
+) -> list[Line]:
     others = [n for n in axes if n not in (name, "seed", *paired)]
     counts = {n: len({repr(c.axes[n]) for c in cells if n in c.axes}) for n in others}
     apart = [n for n in others if counts[n] > 1]  # a line for each of their values
@@ -134,13 +138,13 @@ def _lines(
         texts = (caption(axes[n], axes[n].values[i]) for n, i in zip(apart, which, strict=True))
         count = len({prompt for prompt, _ in by_seed})
         strength, seeds = np.array(values, float), np.array(rows, float)
-        lines.append(_Line(" · ".join(texts), strength, seeds, keys, prompts=count))
+        lines.append(Line(" · ".join(texts), strength, seeds, keys, prompts=count))
     # Orders that are numbers are random draws; those with names have no mean.
     orders = axes["order"].values if apart == ["order"] else ()
     if len(lines) > 1 and orders and all(isinstance(order, int | float) for order in orders):
         means = np.array([line.mean for line in lines])
         together = f"mean of {len(lines)} orders"
-        lines.append(_Line(together, lines[0].strengths, means, lines[0].keys, is_mean=True))
+        lines.append(Line(together, lines[0].strengths, means, lines[0].keys, is_mean=True))
     return [line for line in lines if np.isfinite(line.mean).sum() > 1]
 
 
@@ -150,17 +154,18 @@ def _value(measure: Measure, cell: MeasuredCell | None) -> float:
 
 
 @dataclass(frozen=True)
-class _Plot:
+class Plot:
     """A coordinate system on a canvas, of strengths across and of drift upward."""
 
     canvas: Canvas
     across: Axis
     up: Axis
+    ticks: Sequence[float] = ()  # across; round ones by default
 
     @classmethod
     def at_corner(
         cls, canvas: Canvas, scales: tuple[Scale, Scale], x: float, y: float, size: tuple[int, int]
-    ) -> _Plot:
+    ) -> Plot:
         """A plot of these scales across and up, with its upper left corner at a place."""
         across, up = scales
         return cls(canvas, Axis(across, x, x + size[0]), Axis(up, y + size[1], y))
@@ -178,7 +183,8 @@ class _Plot:
             y = self.up.at(value)
             self.canvas.line([(left, y), (right, y)], HAIRLINE)
             self.canvas.text(left - 12, y + 0.36 * size, f"{value:g}", size, MUTED, anchor="end")
-        ticks = [(value, f"{value:g}") for value in self.across.scale.ticks(right - left, 110)]
+        values = self.ticks or self.across.scale.ticks(right - left, 110)
+        ticks = [(value, f"{value:g}") for value in values]
         labels = [bottom + 8 + size]
         self.across.draw_ticks(self.canvas, ticks, (bottom, bottom + 6), labels, size, MUTED)
         self.canvas.line([(left, bottom), (right, bottom)])
@@ -186,7 +192,7 @@ class _Plot:
             y = self.up.at(1)
             self.canvas.line([(left, y), (right, y)], INK, 1.2, stroke_dasharray="2 5")
 
-    def line(self, line: _Line, color: Color, thick: float, with_seeds: bool) -> None:
+    def line(self, line: Line, color: Color, thick: float, with_seeds: bool) -> None:
         """A line with its band and perhaps its seeds, as far as they are known."""
         band = line.band()
         if band is not None:
@@ -206,7 +212,7 @@ class _Plot:
 
 
 def _draw(
-    run: Run, axis: str, lines: Sequence[_Line], measure: Measure, cells: Mapping[str, MeasuredCell]
+    run: Run, axis: str, lines: Sequence[Line], measure: Measure, cells: Mapping[str, MeasuredCell]
 ) -> str:
     canvas, single = Canvas(), [line for line in lines if not line.is_mean]
     first, last = (float(lines[0].strengths[i]) for i in (0, -1))
@@ -214,12 +220,12 @@ def _draw(
     scales = Scale(last, first, "linear"), Scale(top, 0, "linear")
     head = capital(measure.words)
     if len(single) <= MOST:
-        plot = _Plot.at_corner(canvas, scales, MARGIN + 60, MARGIN + HEAD, PLOT)
-        width, bottom = _together(plot, lines, measure)
+        plot = Plot.at_corner(canvas, scales, MARGIN + 60, MARGIN + HEAD, PLOT)
+        width, bottom = draw_together(plot, lines, measure)
         canvas.text(MARGIN, MARGIN + HEAD - 32, head, 19, bold=True)
         canvas.text(plot.across.end, bottom, axis, 19, bold=True, anchor="end")
         for line in single if len(single) <= STRIPS else single[:1]:
-            _strip(plot, line, _color(lines, line), cells, bottom + 34)
+            draw_strip(plot, line, line_color(lines, line), cells, bottom + 34)
             bottom += SIDE + 14
     else:
         width, bottom = _apart(canvas, scales, lines, measure)
@@ -231,11 +237,12 @@ def _draw(
     return canvas.document(width, bottom + 60 + MARGIN, label=label, name=name, about=about)
 
 
-def _color(lines: Sequence[_Line], line: _Line) -> Color:
+def line_color(lines: Sequence[Line], line: Line) -> Color:
+    """The color of a line among others."""
     return INK if line.is_mean else LINES[lines.index(line) % len(LINES)]
 
 
-def _note(single: Sequence[_Line], lines: Sequence[_Line]) -> str:
+def _note(single: Sequence[Line], lines: Sequence[Line]) -> str:
     seeds = max(len(line.seeds) for line in single)
     prompts = single[0].prompts
     each = f" for each of {prompts} prompts" if prompts > 1 else ""
@@ -248,13 +255,13 @@ def _note(single: Sequence[_Line], lines: Sequence[_Line]) -> str:
     return capital("; ".join(facts)) + "."
 
 
-def _together(plot: _Plot, lines: Sequence[_Line], measure: Measure) -> tuple[float, float]:
+def draw_together(plot: Plot, lines: Sequence[Line], measure: Measure) -> tuple[float, float]:
     """Draw all lines in one plot, named at their ends; return its width, and where it ends."""
     canvas, right, bottom = plot.canvas, plot.across.end, plot.up.start
     plot.frame(17, measure)
     few = len(lines) <= FEW and lines[0].prompts == 1
     for line in lines:
-        plot.line(line, _color(lines, line), 3.5 if line.is_mean else 2.2, few)
+        plot.line(line, line_color(lines, line), 3.5 if line.is_mean else 2.2, few)
     if measure.in_floors and plot.up.scale.top > 1:  # on top, for lines may cross it
         canvas.text(plot.across.start + 6, plot.up.at(1) - 7, "another seed", 17, halo=5)
     ends = [plot.at(line.strengths, line.mean)[-1] for line in lines]
@@ -262,7 +269,7 @@ def _together(plot: _Plot, lines: Sequence[_Line], measure: Measure) -> tuple[fl
     widest = 0.0
     for line, (x, y), place in zip(lines, ends, places, strict=True):
         if line.label:
-            color, label = _color(lines, line), elide(line.label, 18, 420, start=True)
+            color, label = line_color(lines, line), elide(line.label, 18, 420, start=True)
             canvas.line([(x + 4, y), (right + 14, place)], color, 1, opacity=0.5)
             canvas.text(right + 20, place + 6, label, 18, color, bold=True)
             widest = max(widest, text_width(label, 18, True))
@@ -270,7 +277,7 @@ def _together(plot: _Plot, lines: Sequence[_Line], measure: Measure) -> tuple[fl
 
 
 def _apart(
-    canvas: Canvas, scales: tuple[Scale, Scale], lines: Sequence[_Line], measure: Measure
+    canvas: Canvas, scales: tuple[Scale, Scale], lines: Sequence[Line], measure: Measure
 ) -> tuple[float, float]:
     """Draw a plot a line, all of one scale; return their width, and where they end."""
     columns = min(4, math.ceil(math.sqrt(len(lines))))
@@ -278,7 +285,7 @@ def _apart(
     for i, line in enumerate(lines):
         x = left + i % columns * (wide + BETWEEN[0])
         y = top + i // columns * (tall + BETWEEN[1])
-        plot = _Plot.at_corner(canvas, scales, x, y, SMALL)
+        plot = Plot.at_corner(canvas, scales, x, y, SMALL)
         plot.frame(14, measure)
         plot.line(line, INK if line.is_mean else LINES[0], 2.2, line.prompts == 1)
         canvas.text(x, y - 16, elide(line.label, 17, wide, start=True), 17, bold=True)
@@ -287,8 +294,8 @@ def _apart(
     return width, top + rows * (tall + BETWEEN[1]) - 70
 
 
-def _strip(
-    plot: _Plot, line: _Line, color: Color, cells: Mapping[str, MeasuredCell], y: float
+def draw_strip(
+    plot: Plot, line: Line, color: Color, cells: Mapping[str, MeasuredCell], y: float
 ) -> None:
     """Pictures of the first seed below their strengths, as many as have room."""
     last = -math.inf
