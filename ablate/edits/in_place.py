@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.edits import ops
-from ablate.edits.batch import EditReport, RowMap
+from ablate.edits.batch import EditReport, RowMap, moved
 from ablate.edits.noise import NoiseCache
 from ablate.edits.ops import OPS
 from ablate.edits.outputs import edited_outputs, output_edits
@@ -153,7 +153,7 @@ def _limited(before: Tensor, after: Tensor, target: EditedParameter, unit: Unit)
     if entries is None:
         return before
     dim, numbers = entries
-    index = torch.tensor(numbers, device=before.device)
+    index = moved(torch.tensor(numbers), before.device)
     return before.index_copy(dim, index, after.index_select(dim, index))
 
 

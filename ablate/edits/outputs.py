@@ -272,7 +272,7 @@ class _OutputHook:
         key = (unit, original.shape[dim], original.device)
         if key not in self.entries:
             entries = unit.entries(original.shape[dim], self.heads)
-            self.entries[key] = torch.tensor(entries, device=original.device)
+            self.entries[key] = moved(torch.tensor(entries), original.device)
         return dim, self.entries[key]
 
     def _noise(
