@@ -23,7 +23,7 @@ class Strength:
     Attributes:
         axis: The axis.
         nought: The value at which nothing changes; None where there is none, or it is not known.
-        together: The names of the axes that vary with it, its own among them.
+        together: The names of the axes that vary with it, that of this one among them.
     """
 
     axis: PlanAxis

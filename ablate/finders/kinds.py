@@ -43,7 +43,7 @@ class Answer(Result):
     """The run of a finder; its cells are those that the finder looked at.
 
     Attributes:
-        finding: What it found; None where it was interrupted.
+        finding: The finding; None where the finder was interrupted.
         planned: How many different images the plain sweep has.
     """
 

@@ -95,7 +95,7 @@ def search(
         measured = iter(trials.measure(cell for genes in asked for cell in space.cells[genes]))
         aim.look()
         for genes in asked:
-            looked = list(itertools.islice(measured, space.conditions))
+            looked = list(itertools.islice(measured, len(space.cells[genes])))
             tried[genes] = Variant(genes, generation, looked, aim.score(looked))
     if not tried:
         first = next(iter(space.cells.values()))
@@ -113,15 +113,16 @@ class _Space:
         plan: The plan.
         axes: The names of the axes, those that vary together in one group.
         cells: The cells of each variant, one for each condition.
-        conditions: How many conditions there are.
+        conditions: How many cells a variant has at most.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         varied = [a for a in plan.axes if not a.of_condition and len(a.values) > 1]
-        zipped = {name: group for group in plan.recipe.zipped for name in group}
-        self.axes = list(dict.fromkeys(zipped.get(a.name, (a.name,)) for a in varied))
         numbers = {a.name: {repr(v): i for i, v in enumerate(a.values)} for a in varied}
+        groups = [tuple(n for n in group if n in numbers) for group in plan.recipe.zipped]
+        zipped = {name: group for group in groups for name in group}
+        self.axes = list(dict.fromkeys(zipped.get(name, (name,)) for name in numbers))
         self.sizes = [len(numbers[names[0]]) for names in self.axes]
         self.cells: dict[Genes, list[Cell]] = {}
         for cell in plan.cells:

@@ -178,6 +178,7 @@ def test_what_is_never_lost_is_a_bound(
     assert (row["unchanged"], row["mean"], row["each"]) == ("3", "", "> 3 > 3 > 3")
 
 
+@pytest.mark.slow
 def test_it_is_mended_by_the_finder(reads: None, paling: Recipe, find: Find) -> None:
     folder = find(paling).store.folder
     whole = {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}

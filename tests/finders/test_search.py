@@ -67,20 +67,22 @@ def test_it_climbs_to_the_corner_with_half_of_the_images(slope: Recipe, search: 
     assert facts["variants"] == 63  # without the one that edits nothing
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_again_and_another_one_others(slope: Recipe, search: Search) -> None:
     first, again, other = (
-        search(slope, folder, budget=20, seed=seed, method="random")
+        search(slope, folder, budget=12, seed=seed, method="random")
         for folder, seed in (("one", 0), ("two", 0), ("three", 1))
     )
     assert leaders(first) == leaders(again)
     assert first.store.keys() == again.store.keys() != other.store.keys()
-    resumed = search(slope, "one", budget=20, seed=0, method="random")
+    resumed = search(slope, "one", budget=12, seed=0, method="random")
     assert resumed.summary is not None
     assert resumed.summary.computed == 0
-    further = search(slope, "one", budget=30, seed=0, method="random")
+    further = search(slope, "one", budget=16, seed=0, method="random")
     assert further.store.keys() > again.store.keys()
 
 
+@pytest.mark.slow
 def test_it_goes_toward_a_concept_and_stays_structured(tmp_path: Path) -> None:
     recipe = Recipe.build({
         "version": 1, "name": "toward", "model": "bundled", "sampling": {"num_inference_steps": 4},
@@ -99,6 +101,26 @@ def test_it_goes_toward_a_concept_and_stays_structured(tmp_path: Path) -> None:
     assert far.summary.computed == 0
     for row in leaders(far):
         assert (row["score"] == "") == ("noise" in row["classes"])
+
+
+@pytest.mark.slow
+def test_axes_that_go_together_are_searched_as_one(
+    build: Callable[..., Recipe], search: Search
+) -> None:
+    recipe = build(
+        prompts=["a cat", "a dog"],
+        axes={"a": [0.9, 0.8, 0.7], "b": [0.1, 0.2, 0.3], "c": [0.5, 1]},
+        zip=["a", "b"],
+        edits=[
+            {"scale": {"modules": "conv_in", "factor": "$a"}},
+            {"mix_noise": {"modules": "conv_out", "amount": "$b"}},
+            {"scale": {"modules": "mid_block*", "factor": "$c"}},
+        ],
+    )
+    rows = leaders(search(recipe, budget=100))
+    assert sorted((row["a"], row["b"], row["c"]) for row in rows) == [
+        (a, b, c) for a, b in (("0.7", "0.3"), ("0.8", "0.2"), ("0.9", "0.1")) for c in ("0.5", "1")
+    ]
 
 
 @pytest.mark.parametrize(
