@@ -136,7 +136,7 @@ def test_the_bundled_model_stands_alone() -> None:
         # The benchmark is also the script that a user of diffusers would write.
         ("diffusers", ["bench", "models", "sampling"]),
         ("transformers", ["drift", "models"]),
-        ("accelerate", ["engine"]),
+        ("accelerate", ["engine", "models"]),
     ],
 )
 def test_heavy_libraries_have_boundaries(library: str, homes: list[str]) -> None:

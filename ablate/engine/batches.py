@@ -14,7 +14,7 @@ from math import ceil
 from types import MappingProxyType
 
 from ablate.edits import Reference, Variant
-from ablate.models import peak_memory, spare_memory
+from ablate.models import MemoryUse
 from ablate.network import ModuleInfo, Phase, phase_of
 from ablate.sampling import Pipeline, Settings
 from ablate.sweep import Cell, Condition
@@ -305,6 +305,7 @@ class BatchSize:
         units: How many batches of the plan are joined, by whether they are by rows.
         growing: Whether more are tried, by whether they are by rows.
         one_prompt: Whether batches are of one prompt each.
+        memory: What the last batch took.
     """
 
     def __init__(self, wanted: int | None, pipeline: Pipeline, jobs: Sequence[Job]) -> None:
@@ -316,12 +317,14 @@ class BatchSize:
         self.unit = wanted or min(max(start, 1), LARGEST)
         self.most = self.unit if wanted else LARGEST
         self.one_prompt = False
+        self.memory = MemoryUse(self.device)
         self.best: dict[bool, float] = {}
         self.units = {True: 1, False: 1}
         self.growing = {True: wanted is None, False: wanted is None}
 
     def take(self, queue: deque[Batch]) -> Batch:
-        """Remove the next batches from the queue and return them joined."""
+        """Remove the next batches from the queue and return them joined, to be computed now."""
+        self.memory = MemoryUse(self.device)
         first = queue.popleft()
         while len(first) > self.most:
             first, second = first.halves()
@@ -347,8 +350,7 @@ class BatchSize:
             self.growing[kind] = False
             return
         self.best[kind] = each
-        # A process of twice the size would still fit.
-        if peak_memory(self.device) < spare_memory(self.device):
+        if self.memory.fits_twice():
             self.units[kind] *= 2
         else:
             self.growing[kind] = False

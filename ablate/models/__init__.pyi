@@ -14,10 +14,10 @@ from .classes import (
     missing_packages as missing_packages,
 )
 from .devices import (
+    MemoryUse as MemoryUse,
     find_device as find_device,
     find_dtype as find_dtype,
     is_out_of_memory as is_out_of_memory,
-    peak_memory as peak_memory,
     spare_memory as spare_memory,
     versions as versions,
 )

@@ -11,6 +11,7 @@ import diffusers
 import psutil
 import torch
 import transformers
+from accelerate.utils.memory import should_reduce_batch_size
 
 from ablate import __version__
 from ablate.models.errors import ModelError
@@ -24,10 +25,30 @@ def spare_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has used on a device so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+class MemoryUse:
+    """What computing takes on a device, as it is measured from its making on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._held = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._held = torch.cuda.memory_allocated(device)
+
+    def fits_twice(self) -> bool:
+        """Whether there is memory for as much again as was used at most.
+
+        On a GPU that is without what it held before, such as weights; elsewhere the peak of the
+        whole process stands for it, which cannot be reset.
+        """
+        if self.device.type == "cuda":
+            used = torch.cuda.max_memory_allocated(self.device) - self._held
+            return 2 * used < spare_memory(self.device)
+        return _peak_of_process() < spare_memory(self.device)
+
+
+def _peak_of_process() -> int:
+    """The most bytes that this process has used so far."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource  # which Windows does not have
@@ -85,5 +106,10 @@ def versions() -> dict[str, str]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether an error says that memory ran out, in whatever words of CUDA, its libraries, MPS or
+    the CPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    texts = [arg for arg in error.args if isinstance(arg, str)]
+    known = any(should_reduce_batch_size(RuntimeError(text)) for text in texts)
+    return known or any("ALLOC_FAILED" in text for text in texts)

@@ -403,5 +403,7 @@ class Pipeline:
 
     def synchronize(self) -> None:
         """Wait until the device has finished its work."""
-        if self.device.type in ("cuda", "mps"):
-            getattr(torch, self.device.type).synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()

@@ -23,6 +23,7 @@ from ablate.edits.registry import OPS, Op
 from ablate.engine import batches, run as engine
 from ablate.engine.batches import Batch, Batcher, BatchSize, Job, KeyedCell, jobs_of
 from ablate.engine.progress import Progress
+from ablate.models import devices
 from ablate.network.selectors import select
 from ablate.recipe.recipe import Recipe
 from ablate.sampling.pipeline import Pipeline
@@ -69,7 +70,7 @@ def limited(pipeline: Pipeline, rows: int, error: Callable[[str], Exception]) ->
     def refuse(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
         asked.append(len(given[0]))
         if len(given[0]) > rows:
-            raise error("not enough memory: you tried to allocate; can't allocate memory")
+            raise error("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
     pipeline.network.register_forward_pre_hook(refuse)
     return asked
@@ -180,7 +181,7 @@ def sizes(
 @pytest.fixture
 def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if memory were no matter."""
-    monkeypatch.setattr(batches, "spare_memory", lambda _device: 2**60)
+    monkeypatch.setattr(devices, "spare_memory", lambda _device: 2**60)
 
 
 Prepare = Callable[..., tuple[list[Job], Batcher]]
@@ -231,7 +232,7 @@ def test_batches_stop_growing_at_the_size_that_pays_most(prepare: Prepare, tiny:
 def test_batches_do_not_grow_where_memory_is_short(
     prepare: Prepare, tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "spare_memory", lambda _device: 0)
+    monkeypatch.setattr(devices, "spare_memory", lambda _device: 0)
     jobs, batcher = prepare(**ZEROED)
     size = BatchSize(None, tiny, jobs)
     assert max(sizes(size, jobs, batcher, lambda batch: 1.0)) <= size.unit
