@@ -183,6 +183,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     ]
 
 
+@pytest.mark.slow  # as the checker starts with all libraries, without a cache
 def test_the_package_is_typed() -> None:
     assert (Path(ablate.__file__).parent / "py.typed").exists()
     program = (
