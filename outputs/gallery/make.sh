@@ -83,12 +83,17 @@ PY
 "$python" -m ablate.training.quality --pictures outputs/samples.png
 keep outputs/samples.png samples
 
-# Finders: what the README says of them, about three minutes.
+# Finders: what the README says of them, about ten minutes.
 "$python" -m ablate find breaking-point amount-by-stage --set "$seeds" \
     --set 'axes.amount={linspace: [0, 1, 33]}'
 "$python" -m ablate find dose dose-each-block
 photo outputs/dose-each-block-dose/find.png dose 880
 "$python" -m ablate find search two-edits --budget 150
+"$python" -m ablate find screen modules-that-matter
+"$python" -m ablate find interactions block-pairs --null max
+photo outputs/block-pairs-interactions/find.png interactions 880
+"$python" -m ablate find order hal --set 'seeds=[0, 1, 2, 3]'
+photo outputs/hal-order/find.png orders 880
 
 # Units: what the README says of them, about half an hour.
 units() { "$python" -m ablate units "$@"; }
