@@ -13,7 +13,7 @@ import numpy as np
 from ablate.drift import ERRORS, FEWEST, Estimate, MeasuredCell, q_values, t_interval
 from ablate.edits import Edit
 from ablate.finders.finding import Finding
-from ablate.finders.parts import Drift, measure_of, parts_of
+from ablate.finders.parts import Drift, check_metric, measure_of, parts_of
 from ablate.finders.trials import Trials
 from ablate.messages import RequestError, counted, did_you_mean
 from ablate.sweep import Cell
@@ -107,6 +107,7 @@ def interactions(trials: Trials, metric: str | None = None, null: str = "sum") -
         hint = did_you_mean(null, NULLS) or f"; there are {', '.join(NULLS)}"
         raise RequestError(f"--null: there is no null model `{null}`{hint}")
     parts, sweep = parts_of(trials.plan), len(trials.plan.distinct())
+    check_metric(trials, metric)
     first, second = parts.axis.name, f"other {parts.axis.name}"
     trials.vary((*trials.plan.axes, replace(parts.axis, name=second)))
     alone = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from ablate.drift import MeasuredCell
 from ablate.finders.finding import Finding
-from ablate.finders.parts import Drift, check_alone, measure_of
+from ablate.finders.parts import Drift, check_alone, check_metric, measure_of
 from ablate.finders.scores import check_scorable, scores_of
 from ablate.finders.trials import Trials
 from ablate.messages import RequestError
@@ -45,6 +45,7 @@ def order(trials: Trials, metric: str | None = None, beam: int = 16) -> Finding:
     """
     stack = _Stack(trials.plan)
     check_scorable(trials.plan)
+    check_metric(trials, metric)
     paths = stack.paths
     grown = [2**i for i in range(len(paths).bit_length()) if 2**i < len(paths)]
     counts = [*grown, len(paths)]
@@ -65,7 +66,7 @@ def order(trials: Trials, metric: str | None = None, beam: int = 16) -> Finding:
     measured = trials.measure(alone)
     measure = measure_of(measured, metric)
     by_drift = _sorted(paths, [_drift(cell, measure) for cell in measured])
-    found = {
+    orders = {
         "network": paths,
         "reverse": paths[::-1],
         "score": _sorted(paths, scores_of(trials, alone)),
@@ -75,9 +76,9 @@ def order(trials: Trials, metric: str | None = None, beam: int = 16) -> Finding:
     for name, seed in zip(randoms, seeds, strict=True):
         shuffled = list(paths)
         random.Random(seed).shuffle(shuffled)
-        found[name] = tuple(shuffled)
+        orders[name] = tuple(shuffled)
     asked = {
-        name: [stack.cells(found[name][:count], name, CURVE) for count in counts] for name in names
+        name: [stack.cells(orders[name][:count], name, CURVE) for count in counts] for name in names
     }
     cells = iter(trials.measure(cell for by in asked.values() for some in by for cell in some))
     images = {name: [[next(cells) for _ in some] for some in by] for name, by in asked.items()}
@@ -114,7 +115,7 @@ def order(trials: Trials, metric: str | None = None, beam: int = 16) -> Finding:
         "metric": measure.metric,
         "in_floors": measure.in_floors,
         "beam": beam,
-        "orders": {name: list(some) for name, some in found.items()},
+        "orders": {name: list(some) for name, some in orders.items()},
     }
     conditions = len(asked[names[0]][0])
     sweep = len(trials.plan.distinct()) + conditions * (len(names) * (len(paths) - 1) + 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ablate.drift import Estimate, MeasuredCell
+from ablate.finders.trials import Trials
 from ablate.messages import RequestError, did_you_mean
 from ablate.sweep import Cell, CumulativeAxis, ModuleAxis, Plan, PlanAxis
 from ablate.view import Measure, measures_of
@@ -77,9 +78,21 @@ def measure_of(cells: Sequence[MeasuredCell], asked: str | None) -> Measure:
     known = {measure.metric: measure for measure in measures_of(cells)}
     metric = asked or ("embedding" if "embedding" in known else "rmse")
     if metric not in known:
-        hint = did_you_mean(metric, known) or f"; there are {', '.join(known)}"
-        raise RequestError(f"--metric: there is no metric `{metric}`{hint}")
+        raise _unknown(metric, known)
     return known[metric]
+
+
+def check_metric(trials: Trials, asked: str | None) -> None:
+    """Raise `RequestError` where a run has no such metric, before anything is measured."""
+    at_work = trials.session
+    known = [n for n in at_work.further.distances if n != "embedding" or at_work.reader is not None]
+    if asked is not None and asked not in known:
+        raise _unknown(asked, known)
+
+
+def _unknown(metric: str, known: Iterable[str]) -> RequestError:
+    hint = did_you_mean(metric, known) or f"; there are {', '.join(known)}"
+    return RequestError(f"--metric: there is no metric `{metric}`{hint}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ablate.finders.finding import Finding
-from ablate.finders.parts import COLUMNS, Drift, measure_of, parts_of
+from ablate.finders.parts import COLUMNS, Drift, check_metric, measure_of, parts_of
 from ablate.finders.scores import check_scorable, scores_of
 from ablate.finders.thresholds import role_of
 from ablate.finders.trials import Trials
@@ -54,6 +54,7 @@ def screen(trials: Trials, top: int = 20, sample: int = 20, metric: str | None =
     """
     parts = parts_of(trials.plan)
     check_scorable(trials.plan)
+    check_metric(trials, metric)
     values = list(parts.cells)
     drawn = set(random.Random(0).sample(values, min(sample, len(values))))
     trials.measure(cell for value in values if value in drawn for cell in parts.cells[value])

@@ -120,6 +120,7 @@ WINDOWS = {
         (NESTED, {}, "has no axis of parts"),
         (WINDOWS, {}, "axes.window: no two of its values edit different modules"),
         (BLOCKS, {"null": "mac"}, "--null: there is no null model `mac`, did you mean `max`"),
+        (BLOCKS, {"metric": "rsme"}, "--metric: there is no metric `rsme`, did you mean `rmse`"),
         (BLOCKS, {"max_cells": 2}, "the finder asks for 3 cells, more than 2"),
     ],
 )
