@@ -104,6 +104,7 @@ def in_batches(items: Sequence[Any], size: int = CELLS) -> Iterator[Sequence[Any
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
+@pytest.mark.slow  # of predictions it is a default one
 def test_every_module_gives_the_image_that_it_gives_in_place(bundled_pipeline: Pipeline) -> None:
     """Law 5, for cells of the whole network, each with another seed. Half of the modules are
     not run, half run with other weights: of all of them by both the predictions are checked."""
