@@ -14,8 +14,10 @@ atomically.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ from ablate.store.manifest import FORMAT, read_manifest
 from ablate.store.notebook import run_html
 from ablate.store.png import read_record, write_png
 from ablate.store.work import Work, at_work, check_run_folder, named_cells, own_cells
+
+WRITERS = min(8, os.cpu_count() or 1)  # threads that write cells
 
 
 @dataclass(frozen=True)
@@ -165,13 +169,24 @@ class Run:
 
         They appear together, so that a run killed at any moment has complete batches.
         """
-        with ExitStack() as stack:  # which moves all files to their places at its end
+        # Compressing takes nearly all of the time, and lets other threads run. All are waited for
+        # before the stack moves the files to their places.
+        with (
+            ExitStack() as stack,
+            ThreadPoolExecutor(WRITERS, thread_name_prefix="png") as pool,
+        ):
+            written = []
             for key, image, record, latents in cells:
                 path = self.path(key)
                 if path.is_dir():  # a file cannot replace it
                     path.rmdir()
                 temporary = stack.enter_context(atomic_write(path))
-                write_png(temporary, image, {**record, "key": key}, latents)
+                record = {**record, "key": key}
+                # Saving an image writes into it: cells may share one.
+                job = pool.submit(_write_cell, temporary, image.copy(), record, latents)
+                written.append(job)
+            for future in written:
+                future.result()
 
     def forget_cells(self) -> None:
         """Remove all finished cells, and no other file."""
@@ -345,6 +360,16 @@ class Run:
                 numbers += range(int(first), min(int(last or first), most) + 1)
             modules[variant] = tuple(numbers)
         return modules
+
+
+def _write_cell(
+    temporary: Path, image: Image.Image, record: Mapping[str, Any], latents: np.ndarray | None
+) -> None:
+    try:
+        write_png(temporary, image, record, latents)
+    except OSError as error:
+        error.filename = error.filename or str(temporary)  # of the cells that are written at once
+        raise
 
 
 def _is_ours(path: Path) -> bool:

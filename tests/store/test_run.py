@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,30 @@ RECORD = {
 def test_key_depends_on_content_not_on_order() -> None:
     assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
     assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_where_one_cell_cannot_be_written_none_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are encoded at once, and the error names the one."""
+    run = Run(tmp_path / "run")
+    keys = [f"{number}abc" * 8 for number in range(6)]
+    images = [Image.new("RGB", (64, 64), (40 * number, 0, 0)) for number in range(6)]
+    save = Image.Image.save
+
+    def failing(image: Image.Image, *args: Any, **options: Any) -> None:
+        if image.getpixel((0, 0)) == (80, 0, 0):
+            raise OSError(28, "No space left on device")
+        save(image, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", failing)
+        with pytest.raises(OSError, match="No space left") as error:
+            run.write_cells((k, i, RECORD, None) for k, i in zip(keys, images, strict=True))
+    assert error.value.filename == str(run.path(keys[2]))
+    assert list((tmp_path / "run" / "cells").iterdir()) == []
+    run.write_cells((k, i, RECORD, None) for k, i in zip(keys, images, strict=True))
+    assert run.finished() == set(keys)
 
 
 def test_a_cell_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
